@@ -1,0 +1,213 @@
+"""Projected gradient descent, and the fast gradient sign method as its single step."""
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.attacks.base import (
+    Attack,
+    AttackInfo,
+    AttackKernel,
+    AttackState,
+    Keep,
+    iterate,
+    judge,
+)
+from jaxrobust.losses import LOSSES, LossName
+from jaxrobust.threat import ThreatModel, l2_normalize
+from jaxrobust.types import (
+    Images,
+    Labels,
+    Logits,
+    LogitsFn,
+    PerExample,
+    PRNGKey,
+    Scalar,
+)
+
+__all__ = ["Direction", "fgsm", "num_steps_for", "pgd", "pgd_kernel"]
+
+Direction = Literal["steepest", "sign", "raw", "l2"]
+Loss = LossName | Callable[[Logits, Labels], PerExample]
+
+
+def num_steps_for(
+    epsilon: float | np.ndarray, step_size: float, *, factor: float = 2.5
+) -> int | np.ndarray:
+    """Number of PGD steps that can cross a ball `factor` times: LP-A1.
+
+    `floor(factor * epsilon / step_size + 1e-9)`, in float64 on the host. The small
+    term mends quotients such as 2.5 * .18 / .01 = 44.999..., which the authors' code
+    truncates to 44 where 45 is meant.
+
+    Args:
+        epsilon: radius, in pixels of [0, 1]; one number or an array of them.
+        step_size: in the same unit, positive.
+        factor: how many radii the steps add up to.
+
+    Raises:
+        ValueError: if `step_size` is not positive or `epsilon` is negative.
+    """
+    if not step_size > 0:
+        raise ValueError(
+            f"`step_size` must be positive, got {step_size!r}; "
+            "it is in units of [0, 1] pixels, such as 0.01."
+        )
+    if np.any(np.asarray(epsilon) < 0):
+        raise ValueError(
+            f"`epsilon` must be non-negative, got {epsilon!r}; "
+            "radii are in units of [0, 1] pixels."
+        )
+    steps = np.floor(factor * np.asarray(epsilon, np.float64) / step_size + 1e-9)
+    return steps.astype(np.int32) if steps.ndim else int(steps)
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(
+            f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; "
+            "choose one of these."
+        )
+
+
+def pgd_kernel(
+    threat: ThreatModel,
+    *,
+    step_size: Scalar,
+    direction: Direction = "steepest",
+    loss: Loss = "cross_entropy",
+    random_start: bool = True,
+    targeted: bool = False,
+) -> AttackKernel:
+    """The step of projected gradient descent; see `pgd`."""
+    _check_choice("direction", direction, get_args(Direction))
+    if isinstance(loss, str):
+        _check_choice("loss", loss, get_args(LossName))
+    if isinstance(step_size, int | float) and not step_size > 0:
+        raise ValueError(
+            f"`step_size` must be positive, got {step_size!r}; "
+            "it is in units of [0, 1] pixels, such as 0.01."
+        )
+    loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
+    sign = -1.0 if targeted else 1.0
+    climb = {
+        "steepest": threat.steepest,
+        "sign": jnp.sign,
+        "raw": lambda gradient: gradient,
+        "l2": l2_normalize,
+    }[direction]
+
+    def evaluate(logits: Logits, labels: Labels) -> AttackInfo:
+        is_adversarial = judge(logits, labels, targeted=targeted)
+        return AttackInfo(sign * loss_fn(logits, labels), is_adversarial)
+
+    def init(
+        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+    ) -> AttackState:
+        del logits_fn
+        start = threat.sample(key, images) if random_start else images
+        is_finite = jnp.ones(images.shape[:1], bool)
+        return AttackState(start, images, labels, is_finite)
+
+    def step(
+        key: PRNGKey, logits_fn: LogitsFn, state: AttackState
+    ) -> tuple[AttackState, AttackInfo]:
+        del key
+
+        def objective(images: Images) -> tuple[jax.Array, AttackInfo]:
+            info = evaluate(logits_fn(images), state.labels)
+            return jnp.sum(info.loss), info
+
+        gradient, info = jax.grad(objective, has_aux=True)(state.images)
+        axes = tuple(range(1, gradient.ndim))
+        is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
+        gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
+        moved = state.images + step_size * climb(gradient).astype(jnp.float32)
+        images = threat.project(moved.astype(state.images.dtype), state.center)
+        state = state._replace(
+            images=images, is_gradient_finite=state.is_gradient_finite & is_finite
+        )
+        return state, info
+
+    return AttackKernel(init, step, evaluate)
+
+
+def pgd(
+    threat: ThreatModel,
+    *,
+    step_size: Scalar,
+    num_steps: Scalar,
+    direction: Direction = "steepest",
+    loss: Loss = "cross_entropy",
+    random_start: bool = True,
+    targeted: bool = False,
+    keep: Keep = "last",
+) -> Attack:
+    """Projected gradient descent (Madry et al., 2018; facts 0.1).
+
+    From a start in the ball, repeat: move by `step_size` along the direction of the
+    gradient of the loss, project on the ball, clip to the pixel range. Everything
+    numeric (`threat.epsilon`, `step_size`, `num_steps`) may be traced or mapped.
+
+    Args:
+        threat: the set to stay in.
+        step_size: length of a step, in the threat's norm and units of [0, 1] pixels;
+            with `direction="raw"` it multiplies the gradient itself (LP-A2: 5e4).
+        num_steps: at least 0; `num_steps_for` gives the paper's number.
+        direction: "steepest" climbs fastest in the threat's norm; "sign", "raw" and
+            "l2" (each example's gradient divided by its Euclidean length) force one.
+        loss: "cross_entropy", "margin", or a function `(logits, labels) -> (batch,)`.
+        random_start: start uniformly in the ball rather than at the clean image.
+        targeted: take `labels` as the classes to be mistaken for.
+        keep: "last" or "best" iterate.
+
+    Returns:
+        An attack `(key, logits_fn, images, labels) -> AttackResult`.
+
+    Raises:
+        ValueError: for an unknown choice, a step size that is not positive, or a
+            negative number of steps, when these are known to Python.
+    """
+    _check_choice("keep", keep, get_args(Keep))
+    if isinstance(num_steps, int | float) and (num_steps < 0 or num_steps % 1):
+        raise ValueError(
+            f"`num_steps` must be a whole number of at least 0, got {num_steps!r}; "
+            "`num_steps_for(epsilon, step_size)` gives the paper's choice."
+        )
+    kernel = pgd_kernel(
+        threat,
+        step_size=step_size,
+        direction=direction,
+        loss=loss,
+        random_start=random_start,
+        targeted=targeted,
+    )
+    return iterate(kernel, num_steps=num_steps, keep=keep)
+
+
+def fgsm(
+    threat: ThreatModel,
+    *,
+    loss: Loss = "cross_entropy",
+    random_start: bool = False,
+    targeted: bool = False,
+) -> Attack:
+    """The fast gradient sign method: one PGD step as long as the radius.
+
+    With an l2 threat the step follows the normalized gradient (fast gradient method).
+
+    References:
+        Goodfellow et al., 2015, arXiv:1412.6572.
+    """
+    # At radius 0 a step of length 0 is right, so the check of `pgd` does not apply.
+    return pgd(
+        threat,
+        step_size=jnp.asarray(threat.epsilon, jnp.float32),
+        num_steps=1,
+        loss=loss,
+        random_start=random_start,
+        targeted=targeted,
+    )

@@ -1,0 +1,25 @@
+"""Labeled images: where they come from, variants of them, and augmentation."""
+
+from jaxrobust.data.arrays import DataError, Dataset, Pixels, as_float, subset
+from jaxrobust.data.augmentation import pad_crop_flip
+from jaxrobust.data.preparation import DatasetStatus, prepare, status
+from jaxrobust.data.sources import DATASETS, Split, load_arrays
+from jaxrobust.data.variants import VARIANTS, apply_variant, binarize
+
+__all__ = [
+    "DATASETS",
+    "VARIANTS",
+    "DataError",
+    "Dataset",
+    "DatasetStatus",
+    "Pixels",
+    "Split",
+    "apply_variant",
+    "as_float",
+    "binarize",
+    "load_arrays",
+    "pad_crop_flip",
+    "prepare",
+    "status",
+    "subset",
+]

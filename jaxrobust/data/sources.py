@@ -1,0 +1,135 @@
+"""Where labeled images come from: a bundled set, prepared sets, or your own arrays."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from jaxrobust.data import records
+from jaxrobust.data.arrays import DataError, Dataset
+from jaxrobust.data.prepared import PREPARED, resolve
+
+__all__ = ["DATASETS", "DIGITS_TITLE", "Split", "load_arrays"]
+
+Split = Literal["train", "test"]
+
+DIGITS_TITLE = "digits (8x8)"
+
+DATASETS: tuple[str, ...] = ("digits", *PREPARED)
+"""The names `load_arrays` knows."""
+
+
+def load_arrays(
+    name: str, split: Split, *, data_dir: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Reads a whole split into memory; never downloads anything.
+
+    Args:
+        name: one of `DATASETS`; or the path of a directory that holds `train.npz` and
+            `test.npz`; or the path of one `.npz` file, whose examples then are both
+            splits. Such a file holds the arrays `image`, (examples, height, width) or
+            with channels behind, uint8 or float in [0, 1], and `label`, integers from
+            0.
+        split: "train" or "test". "digits" has no official one: 360 of its 1,797
+            examples, chosen once and stratified, are the test split.
+        data_dir: where prepared data sets lie; if not given, the environment variable
+            JAXROBUST_DATA_DIR, then TFDS_DATA_DIR, then ~/tensorflow_datasets.
+
+    Raises:
+        DataError: if the name or the split is unknown, or the data set is missing,
+            damaged, or not of the shape and range it should be.
+    """
+    if split not in get_args(Split):
+        raise DataError(
+            f"`split` must be 'train' or 'test', got {split!r}; use one of them."
+        )
+    if name == "digits":
+        return _read_digits(split)
+    if name in PREPARED:
+        return records.read(name, split, resolve(data_dir))
+    path = Path(name).expanduser()
+    if path.suffix == ".npz":
+        return _read_npz(name, path, [path])
+    if path.is_dir():
+        return _read_npz(
+            name, path / f"{split}.npz", [path / "train.npz", path / "test.npz"]
+        )
+    close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+    raise DataError(
+        f"`name` must be one of {', '.join(DATASETS)}, a .npz file, or a directory "
+        f"that holds train.npz and test.npz, got {name!r}; "
+        + (f"did you mean {close[0]!r}?" if close else "use one of these.")
+    )
+
+
+def _read_digits(split: Split) -> Dataset:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    bundled: Any = load_digits()
+    train, test = train_test_split(
+        np.arange(len(bundled.target)),
+        test_size=360,
+        random_state=0,
+        stratify=bundled.target,
+    )
+    chosen = train if split == "train" else test
+    return Dataset(
+        name="digits",
+        title=DIGITS_TITLE,
+        images=(bundled.images[chosen, :, :, None] / 16).astype(np.float32),
+        labels=bundled.target[chosen].astype(np.int32),
+        num_classes=10,
+    )
+
+
+def _read_npz(name: str, path: Path, splits: list[Path]) -> Dataset:
+    arrays = _load_npz(path, ["image", "label"])
+    images, labels = arrays["image"], arrays["label"]
+    if images.ndim == 3:
+        images = images[..., None]
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype(np.float32)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"`label` in {path} must be integers, got {labels.dtype.name!r}; "
+            "number the classes from 0."
+        )
+    # A class may be missing from one split, but both must have the same classes.
+    largest = max(
+        _load_npz(other, ["label"])["label"].max(initial=0)
+        for other in splits
+        if other.is_file()
+    )
+    return Dataset(
+        name=name,
+        title=name,
+        images=images,
+        labels=labels.astype(np.int32),
+        num_classes=int(largest) + 1,
+    )
+
+
+def _load_npz(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise DataError(
+            f"`name` must lead to existing files, got no {path}; "
+            "write it by `numpy.savez(path, image=images, label=labels)`."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = sorted(file.files)
+            arrays = {key: file[key] for key in keys if key in found}
+    except Exception as error:
+        raise DataError(
+            f"`{path}` must be a whole .npz file without pickled objects, got "
+            f"{type(error).__name__}: {error}; write it again."
+        ) from error
+    if len(arrays) < len(keys):
+        raise DataError(
+            f"`{path}` must hold the arrays 'image' and 'label', got {found!r}; "
+            "write it by `numpy.savez(path, image=images, label=labels)`."
+        )
+    return arrays

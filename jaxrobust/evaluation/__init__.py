@@ -1,0 +1,5 @@
+"""What an attack found, over every example of a data set."""
+
+from jaxrobust.evaluation.robustness import Evaluation, EvaluationConfig, evaluate
+
+__all__ = ["Evaluation", "EvaluationConfig", "evaluate"]

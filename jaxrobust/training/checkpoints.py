@@ -1,0 +1,169 @@
+"""Saving and restoring training with Orbax.
+
+A checkpoint holds the whole `TrainState` and a JSON record of the run's progress. It
+is committed atomically, so a process killed while saving leaves the one before it, and
+it carries a checksum of its arrays, so damage is noticed and not trained on.
+"""
+
+import shutil
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jaxrobust.training.trainer import TrainState
+
+__all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints"]
+
+
+class CheckpointError(RuntimeError):
+    """No checkpoint could be used."""
+
+
+class CheckpointWarning(UserWarning):
+    """A checkpoint was damaged; an older one is used."""
+
+
+def _as_arrays(state: TrainState) -> TrainState:
+    return state.replace(key=jax.random.key_data(state.key))
+
+
+def _from_arrays(state: TrainState) -> TrainState:
+    return state.replace(key=jax.random.wrap_key_data(state.key))
+
+
+def _checksums(arrays: Any) -> dict[str, int]:
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
+        for path, leaf in leaves
+    }
+
+
+class Checkpoints:
+    """The checkpoints of one run, newest kept; a context manager.
+
+    Args:
+        directory: made if missing.
+        max_to_keep: number of newest checkpoints that stay.
+    """
+
+    def __init__(self, directory: Path, *, max_to_keep: int = 2):
+        self.directory = Path(directory).absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=max_to_keep, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Optimizer steps at which a checkpoint is committed, newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Start saving in the background, unless this step is already saved.
+
+        Args:
+            state: copied before this returns, so its buffers may be donated next.
+            progress: anything JSON can hold; a function of the step alone.
+        """
+        step = int(state.step)
+        if step in self._manager.all_steps():
+            return
+        arrays = jax.tree.map(np.asarray, _as_arrays(state))
+        record = progress | {"checksums": _checksums(arrays)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(record)
+            ),
+        )
+
+    def wait(self) -> None:
+        """Return when every save is committed to disk."""
+        self._manager.wait_until_finished()
+
+    def _progress(self, step: int) -> dict[str, Any]:
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
+        )
+        return restored["progress"]
+
+    def _restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
+        progress = self._progress(step)
+        template = like(progress)
+        abstract = jax.tree.map(
+            lambda leaf: np.empty(leaf.shape, leaf.dtype),
+            jax.eval_shape(_as_arrays, template),
+        )
+        restored = self._manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
+        )
+        arrays = jax.tree.map(np.asarray, restored["state"])
+        expected = progress.pop("checksums")
+        found = _checksums(arrays)
+        damaged = [name for name in found if found[name] != expected.get(name)]
+        if damaged:
+            raise ValueError(f"checksum of {damaged[0]} does not match")
+        # Owned by JAX, not a view of host memory: the first step donates it.
+        arrays = jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), arrays)
+        return _from_arrays(arrays), progress
+
+    def _attempts(self, like: Any) -> Iterator[tuple[TrainState, dict[str, Any]]]:
+        for step in self.steps():
+            try:
+                yield self._restore(step, like)
+            except Exception as error:  # damage shows as many kinds of exception
+                reason = str(error).splitlines()[0][:200] if str(error) else "unreadable"
+                warnings.warn(
+                    f"checkpoint {self.directory / str(step)} is damaged ({reason}); "
+                    "using the one before it",
+                    CheckpointWarning,
+                    stacklevel=3,
+                )
+
+    def restore_newest(self, like: Any) -> tuple[TrainState, dict[str, Any]]:
+        """The newest undamaged checkpoint.
+
+        Args:
+            like: `(progress) -> state` of arrays or shapes, the form to restore into.
+
+        Returns:
+            The state and the progress record saved with it. Damaged checkpoints newer
+            than it are reported as `CheckpointWarning`.
+
+        Raises:
+            CheckpointError: if there is no checkpoint, or none undamaged.
+        """
+        for state, progress in self._attempts(like):
+            return state, progress
+        raise CheckpointError(
+            f"no usable checkpoint in {self.directory}; looked at steps "
+            f"{self.steps() or 'none'}. Train the run again in another directory."
+        )
+
+    def set_aside_newer(self, step: int) -> None:
+        """Move checkpoints beyond a step, which are damaged, out of the way.
+
+        They are kept under `damaged/` beside the checkpoints, never deleted.
+        """
+        newer = [other for other in self.steps() if other > step]
+        for other in newer:
+            aside = self.directory.parent / "damaged"
+            aside.mkdir(exist_ok=True)
+            target = aside / str(other)
+            if target.exists():
+                shutil.rmtree(target)
+            shutil.move(self.directory / str(other), target)
+        if newer:
+            self._manager.reload()

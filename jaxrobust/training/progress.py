@@ -1,0 +1,137 @@
+"""What a person sees while a run trains: a bar in a terminal, lines elsewhere."""
+
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["LineReporter", "NullReporter", "Reporter", "TerminalReporter", "reporter_for"]
+
+
+class Reporter(Protocol):
+    """Receives what a run has to tell; never influences it."""
+
+    def message(self, text: str) -> None:
+        """Something to tell once."""
+        ...
+
+    def start(self, num_batches: int, num_done: int) -> None:
+        """Training begins: batches of the whole run, and those already done."""
+        ...
+
+    def update(self, num_done: int, values: dict[str, Any]) -> None:
+        """Batches done so far in the whole run, and the sums of the epoch so far."""
+        ...
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """An epoch is complete; the record is the line of `metrics.jsonl`."""
+        ...
+
+    def stop(self) -> None:
+        """Training ended, in whatever way."""
+        ...
+
+
+class NullReporter:
+    """Says nothing."""
+
+    def message(self, text: str) -> None:
+        """Say nothing."""
+
+    def start(self, num_batches: int, num_done: int) -> None:
+        """Say nothing."""
+
+    def update(self, num_done: int, values: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Say nothing."""
+
+    def stop(self) -> None:
+        """Say nothing."""
+
+
+def _describe(values: dict[str, Any]) -> str:
+    return (
+        f"{values['phase']:<11} eps {values['epsilon']:.3f}  "
+        f"loss {values['loss']:.4f}  adv acc {values['adversarial_accuracy']:6.2%}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class LineReporter(NullReporter):
+    """One line an epoch, for logs and pipes."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream or sys.stdout
+
+    def message(self, text: str) -> None:
+        """Print the text."""
+        print(text, file=self._stream, flush=True)
+
+    def start(self, num_batches: int, num_done: int) -> None:
+        """Start the clock that foresees the end."""
+        self._num_batches, self._first, self._began = num_batches, num_done, time.time()
+
+    def update(self, num_done: int, values: dict[str, Any]) -> None:
+        """Remember how far training is."""
+        self._num_done = num_done
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Print one line."""
+        rate = (time.time() - self._began) / max(self._num_done - self._first, 1)
+        left = rate * (self._num_batches - self._num_done)
+        self.message(
+            f"epoch {record['epoch']:>3}  {_describe(record)}  "
+            f"{record['images_per_second']:,.0f} images/s  {_duration(left)} left"
+        )
+
+
+class TerminalReporter(NullReporter):
+    """A live bar with loss, adversarial accuracy, epsilon, images/s and time left."""
+
+    def __init__(self, console: Console | None = None):
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("compiling", total=None)
+
+    def message(self, text: str) -> None:
+        """Print above the bar."""
+        self._progress.console.print(text, highlight=False)
+
+    def start(self, num_batches: int, num_done: int) -> None:
+        """Show the bar."""
+        self._progress.update(self._task, total=num_batches, completed=num_done)
+        self._progress.start()
+
+    def update(self, num_done: int, values: dict[str, Any]) -> None:
+        """Move the bar."""
+        text = (
+            f"epoch {values['epoch']}/{values['num_epochs']} {_describe(values)} "
+            f"{values['images_per_second']:,.0f} images/s"
+        )
+        self._progress.update(self._task, completed=num_done, description=text)
+
+    def stop(self) -> None:
+        """Leave the last state of the bar on the screen."""
+        self._progress.stop()
+
+
+def reporter_for(stream: TextIO | None = None) -> Reporter:
+    """A bar if `stream` (standard output) is a terminal, lines otherwise."""
+    stream = stream or sys.stdout
+    if stream.isatty():
+        return TerminalReporter(Console(file=stream))
+    return LineReporter(stream)

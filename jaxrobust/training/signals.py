@@ -1,0 +1,46 @@
+"""Turning Ctrl-C and SIGTERM into a question that training asks between steps."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["StopRequest", "stop_on_signals"]
+
+
+class StopRequest:
+    """Whether, and by which signal, the run was asked to stop."""
+
+    def __init__(self) -> None:
+        self.signal_name: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.signal_name is not None
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Collect SIGINT and SIGTERM instead of dying of them; the second one kills.
+
+    Outside the main thread signals cannot be handled, and none are.
+    """
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+
+    def handle(number: int, frame: object) -> None:
+        del frame
+        request.signal_name = signal.Signals(number).name
+        for each, previous in before.items():
+            signal.signal(each, previous)
+
+    handled = (signal.SIGINT, signal.SIGTERM)
+    before = {each: signal.getsignal(each) for each in handled}
+    for each in handled:
+        signal.signal(each, handle)
+    try:
+        yield request
+    finally:
+        for each, previous in before.items():
+            signal.signal(each, previous)

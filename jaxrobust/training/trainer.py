@@ -1,0 +1,323 @@
+"""The compiled half of training: an explicit state and pure functions that move it.
+
+One program serves a whole run. Radius, step size, number of attack steps, learning
+rate and weight decay are traced (`Controls`), so that a standard, an adversarial, an
+extended and an iterative phase differ in numbers only, and an epoch is one loop over
+data that stays on the device. The loop takes the batch to stop at as an argument: the
+host may run an epoch in one call or in slices, with the same numbers to the bit.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax import lax
+from jaxtyping import Array, Float, Int, Shaped
+
+from jaxrobust.attacks import judge, pgd
+from jaxrobust.data import as_float, pad_crop_flip
+from jaxrobust.losses import cross_entropy
+from jaxrobust.training.phases import AttackConfig, OptimizerConfig
+from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey
+
+__all__ = [
+    "Controls",
+    "Metrics",
+    "TrainState",
+    "Trainer",
+    "Weights",
+    "bind",
+    "make_trainer",
+]
+
+
+class Controls(NamedTuple):
+    """The numbers of an epoch; all traced, none of them ever recompiles.
+
+    Attributes:
+        epsilon: radius, in units of [0, 1] pixels.
+        step_size: of the attack, same unit.
+        num_steps: of the attack.
+        learning_rate: of the optimizer.
+        weight_decay: of the optimizer.
+    """
+
+    epsilon: Float[Array, ""]
+    step_size: Float[Array, ""]
+    num_steps: Int[Array, ""]
+    learning_rate: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        epsilon: float,
+        step_size: float,
+        num_steps: int,
+        learning_rate: float,
+        weight_decay: float,
+    ) -> "Controls":
+        """Python numbers as device scalars."""
+        return cls(
+            jnp.float32(epsilon),
+            jnp.float32(step_size),
+            jnp.int32(num_steps),
+            jnp.float32(learning_rate),
+            jnp.float32(weight_decay),
+        )
+
+
+class Metrics(NamedTuple):
+    """Sums over the training examples seen so far in an epoch.
+
+    Attributes:
+        loss: sum of the losses trained on (adversarial ones, in nats).
+        num_correct: examples classified rightly under the training attack.
+        num_bad_gradients: examples whose attack met a gradient that is not finite.
+        num_examples: examples seen.
+    """
+
+    loss: Float[Array, ""]
+    num_correct: Int[Array, ""]
+    num_bad_gradients: Int[Array, ""]
+    num_examples: Int[Array, ""]
+
+    @classmethod
+    def zero(cls) -> "Metrics":
+        """Nothing seen yet."""
+        count = jnp.int32(0)
+        return cls(jnp.float32(0), count, count, count)
+
+    def merge(self, other: "Metrics") -> "Metrics":
+        """Sums over both."""
+        return jax.tree.map(jnp.add, self, other)
+
+
+class Weights(NamedTuple):
+    """What training changes for good.
+
+    Attributes:
+        params: parameters of the network.
+        batch_stats: running batch-norm statistics; empty without batch norm.
+        opt_state: state of the optimizer.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All there is to know of a run between two steps; arrays only.
+
+    Attributes:
+        step: optimizer steps done, over all phases.
+        epoch: epochs completed, over all phases.
+        batch: batches done in the epoch under way.
+        weights: parameters, batch statistics, optimizer state.
+        epoch_weights: the same at the start of the epoch, so that an epoch can be
+            taken back, and its length measured, even after a resume in its middle.
+        key: base of all randomness; never changes, since every use folds a counter in.
+        epsilon: radius of the epoch under way, in units of [0, 1] pixels.
+        metrics: sums of the epoch under way.
+    """
+
+    step: Int[Array, ""]
+    epoch: Int[Array, ""]
+    batch: Int[Array, ""]
+    weights: Weights
+    epoch_weights: Weights
+    key: PRNGKey
+    epsilon: Float[Array, ""]
+    metrics: Metrics
+
+
+class Trainer(NamedTuple):
+    """Pure functions that make and move a `TrainState`.
+
+    Attributes:
+        init: `(key, images) -> state`, with fresh weights; `images` lend their shape.
+        init_optimizer: `(params) -> opt_state`.
+        begin_epoch: `(state, epsilon) -> state`, with sums at zero.
+        run: `(state, controls, images, labels, stop_batch) -> state`, up to a batch of
+            the epoch, or sooner where a loss is not finite.
+        end_epoch: `(state) -> (state, weight_distance)`, the Euclidean distance that
+            the parameters moved in the epoch (LP-F10).
+    """
+
+    init: Callable[[PRNGKey, Array], TrainState]
+    init_optimizer: Callable[[Any], Any]
+    begin_epoch: Callable[[TrainState, Array], TrainState]
+    run: Callable[[TrainState, Controls, Array, Array, Array], TrainState]
+    end_epoch: Callable[[TrainState], tuple[TrainState, Array]]
+
+
+def bind(network: nn.Module, params: Any, batch_stats: Any) -> LogitsFn:
+    """A Flax network with its weights, in evaluation mode, as a logits function."""
+    variables = {"params": params}
+    if batch_stats:
+        variables["batch_stats"] = batch_stats
+    return lambda images: network.apply(variables, images, train=False)
+
+
+def _apply_train(
+    network: nn.Module, params: Any, batch_stats: Any, images: Images
+) -> tuple[Array, Any]:
+    """Logits in training mode, and the updated batch statistics."""
+    if not batch_stats:
+        return network.apply({"params": params}, images, train=True), batch_stats
+    variables = {"params": params, "batch_stats": batch_stats}
+    logits, updated = network.apply(
+        variables, images, train=True, mutable=["batch_stats"]
+    )
+    return logits, updated["batch_stats"]
+
+
+def _optimizer(
+    config: OptimizerConfig, learning_rate: Array, weight_decay: Array
+) -> optax.GradientTransformation:
+    clip = (
+        optax.identity()
+        if config.clip_norm is None
+        else optax.clip_by_global_norm(config.clip_norm)
+    )
+    decay = optax.add_decayed_weights(weight_decay)
+    if config.name == "adam":
+        rule = optax.adam(learning_rate)
+    else:
+        rule = optax.sgd(learning_rate, momentum=config.momentum)
+    return optax.chain(clip, decay, rule)
+
+
+def _copy(tree: Any) -> Any:
+    # Donated buffers must not be shared, hence a copy rather than a second reference.
+    return jax.tree.map(jnp.copy, tree)
+
+
+def make_trainer(
+    network: nn.Module,
+    *,
+    attack: AttackConfig,
+    optimizer: OptimizerConfig,
+    batch_size: int,
+    augment: bool = False,
+) -> Trainer:
+    """The trainer of a network under one attack; only the kinds of things are fixed.
+
+    Of the two configurations only what is not in `Controls` is used: norm, direction,
+    loss and start of the attack, name, momentum and clipping of the optimizer.
+    """
+    zero = jnp.float32(0)
+
+    def init_optimizer(params: Any) -> Any:
+        return _optimizer(optimizer, zero, zero).init(params)
+
+    def init(key: PRNGKey, images: Shaped[Array, "_ height width channels"]):
+        init_key, run_key = jax.random.split(key)
+        variables = network.init(init_key, as_float(images[:1]), train=False)
+        params = variables["params"]
+        weights = Weights(
+            params, variables.get("batch_stats", {}), init_optimizer(params)
+        )
+        count = jnp.int32(0)
+        return TrainState(
+            step=count,
+            epoch=count,
+            batch=count,
+            weights=weights,
+            epoch_weights=_copy(weights),
+            key=run_key,
+            epsilon=zero,
+            metrics=Metrics.zero(),
+        )
+
+    def begin_epoch(state: TrainState, epsilon: Float[Array, ""]) -> TrainState:
+        return state.replace(
+            batch=jnp.int32(0),
+            epoch_weights=_copy(state.weights),
+            epsilon=epsilon,
+            metrics=Metrics.zero(),
+        )
+
+    def end_epoch(state: TrainState) -> tuple[TrainState, Float[Array, ""]]:
+        moved = optax.tree.sub(state.weights.params, state.epoch_weights.params)
+        state = state.replace(epoch=state.epoch + 1, batch=jnp.int32(0))
+        return state, optax.tree.norm(moved)
+
+    def step(
+        state: TrainState, controls: Controls, images: Images, labels: Labels
+    ) -> TrainState:
+        params, batch_stats, opt_state = state.weights
+        # Weights decide nothing but the gradient; the key of a step depends on the
+        # step alone, so resuming repeats it exactly.
+        step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
+        augment_key, attack_key = jax.random.split(step_key)
+        if augment:
+            images = pad_crop_flip(augment_key, images)
+        images = as_float(images)
+
+        def attacked(images: Images) -> Array:
+            if attack.batch_norm == "train":
+                return _apply_train(network, params, batch_stats, images)[0]
+            return bind(network, params, batch_stats)(images)
+
+        search = pgd(
+            attack.threat().with_epsilon(controls.epsilon),
+            step_size=controls.step_size,
+            num_steps=controls.num_steps,
+            direction=attack.direction,
+            loss=attack.loss,
+            random_start=attack.random_start,
+            keep=attack.keep,
+        )
+        found = search(attack_key, attacked, images, labels)
+
+        def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
+            logits, updated = _apply_train(network, params, batch_stats, found.images)
+            return jnp.mean(cross_entropy(logits, labels)), (logits, updated)
+
+        value_and_grad = jax.value_and_grad(objective, has_aux=True)
+        (loss, (logits, batch_stats)), gradient = value_and_grad(params)
+        rule = _optimizer(optimizer, controls.learning_rate, controls.weight_decay)
+        updates, opt_state = rule.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        size = labels.shape[0]
+        seen = Metrics(
+            loss=loss * size,
+            num_correct=jnp.sum(~judge(logits, labels), dtype=jnp.int32),
+            num_bad_gradients=jnp.sum(~found.is_gradient_finite, dtype=jnp.int32),
+            num_examples=jnp.int32(size),
+        )
+        return state.replace(
+            step=state.step + 1,
+            batch=state.batch + 1,
+            weights=Weights(params, batch_stats, opt_state),
+            metrics=state.metrics.merge(seen),
+        )
+
+    def run(
+        state: TrainState,
+        controls: Controls,
+        images: Shaped[Array, "examples height width channels"],
+        labels: Int[Array, " examples"],
+        stop_batch: Int[Array, ""],
+    ) -> TrainState:
+        shuffle_key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.epoch)
+        order = jax.random.permutation(shuffle_key, images.shape[0])
+
+        def is_running(state: TrainState) -> Array:
+            return (state.batch < stop_batch) & jnp.isfinite(state.metrics.loss)
+
+        def one_batch(state: TrainState) -> TrainState:
+            start = state.batch * batch_size
+            chosen = lax.dynamic_slice_in_dim(order, start, batch_size)
+            return step(state, controls, images[chosen], labels[chosen])
+
+        return lax.while_loop(is_running, one_batch, state)
+
+    return Trainer(init, init_optimizer, begin_epoch, run, end_epoch)
