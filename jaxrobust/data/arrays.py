@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, UInt8
+from jaxtyping import Array, Float, UInt8
 
 __all__ = ["DataError", "Dataset", "Pixels", "as_float", "subset"]
 
@@ -24,8 +24,9 @@ class Dataset:
         name: what `load_arrays` was asked for: a known name or a path.
         title: the name for reports, which says what the pixels really are, such as
             "CIFAR-10 (JPEG 75)".
-        images: bytes in 0..255, or float32 in [0, 1]; both ends included.
-        labels: class of each image, in [0, num_classes).
+        images: (examples, height, width, channels), bytes in 0..255, or float32 in
+            [0, 1] with both ends included.
+        labels: int32, class of each image, in [0, num_classes).
         num_classes: number of classes, whether or not all of them occur.
 
     Raises:
@@ -35,8 +36,8 @@ class Dataset:
 
     name: str
     title: str
-    images: UInt8[np.ndarray, "n h w c"] | Float32[np.ndarray, "n h w c"]
-    labels: Int32[np.ndarray, " n"]
+    images: np.ndarray
+    labels: np.ndarray
     num_classes: int
 
     def __post_init__(self):

@@ -97,6 +97,11 @@ def _read_npz(name: str, path: Path, splits: list[Path]) -> Dataset:
             f"`label` in {path} must be integers, got {labels.dtype.name!r}; "
             "number the classes from 0."
         )
+    if labels.max(initial=0) > np.iinfo(np.int32).max:
+        raise DataError(
+            f"`label` in {path} must fit into int32, got {labels.max()}; "
+            "number the classes from 0."
+        )
     # A class may be missing from one split, but both must have the same classes.
     largest = max(
         _load_npz(other, ["label"])["label"].max(initial=0)
@@ -119,7 +124,7 @@ def _load_npz(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
             "write it by `numpy.savez(path, image=images, label=labels)`."
         )
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             found = sorted(file.files)
             arrays = {key: file[key] for key in keys if key in found}
     except Exception as error:

@@ -22,7 +22,7 @@ def _encode(image, label, encoding):
     return example.SerializeToString()
 
 
-def write_prepared(
+def _write_prepared(
     data_dir,
     name="mnist",
     *,
@@ -93,7 +93,7 @@ def write_prepared(
     return path
 
 
-def random_shard(size, shape=(28, 28, 1), seed=0):
+def _random_shard(size, shape=(28, 28, 1), seed=0):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (size, *shape), dtype=np.uint8)
     return images, (np.arange(size) + seed) % 10
@@ -109,15 +109,27 @@ def _no_data_directory_from_outside(request, monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def random_shard():
+    """Random images and labels, the same for the same seed."""
+    return _random_shard
+
+
+@pytest.fixture(scope="session")
+def write_prepared():
+    """The writer itself, for fixtures of a wider scope."""
+    return _write_prepared
+
+
+@pytest.fixture
 def prepared_mnist(tmp_path):
     """A writer of one synthetic MNIST in `tmp_path`; returns its version directory."""
 
     def write(**changes):
         splits = {
-            "train": [random_shard(7), random_shard(5, seed=1)],
-            "test": [random_shard(6, seed=2)],
+            "train": [_random_shard(7), _random_shard(5, seed=1)],
+            "test": [_random_shard(6, seed=2)],
         }
-        return write_prepared(tmp_path, **{"splits": splits, **changes})
+        return _write_prepared(tmp_path, **{"splits": splits, **changes})
 
     return write
 
