@@ -63,8 +63,54 @@ def _conv_by_patches(
     return patches @ kernel.reshape(-1, kernel.shape[-1])
 
 
+def _conv_max_pool_by_patches(
+    images: Maps, kernel: Array, pads: list[tuple[int, int]]
+) -> Maps:
+    """Convolution of stride 1 and 2x2 max-pooling in one matrix product.
+
+    A window of `size + 1` pixels covers the four convolution windows under one pooled
+    pixel. One copy of the kernel for each of the four, shifted inside the large window,
+    gives all four values side by side, ready for the maximum. That is a few more
+    multiplications by zero, but patches are copied once for every pooled pixel instead
+    of once for every pixel, and copying is what a CPU spends its time on. Taking 2x2
+    blocks of pixels as channels first keeps these copies contiguous.
+    """
+    size, _, channels, features = kernel.shape
+    half = (size + 1) // 2
+    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
+    batch, height, width, _ = images.shape
+    rows, columns = (height - size + 1) // 2, (width - size + 1) // 2
+    images = images[:, : 2 * (rows + half - 1), : 2 * (columns + half - 1)]
+    blocks = images.reshape(
+        batch, rows + half - 1, 2, columns + half - 1, 2, channels
+    ).transpose(0, 1, 3, 2, 4, 5)
+    blocks = blocks.reshape(*blocks.shape[:3], 4 * channels)
+    shifted = jnp.stack(
+        [
+            jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
+            for i in range(2)
+            for j in range(2)
+        ],
+        axis=3,
+    )
+    shifted = shifted.reshape(half, 2, half, 2, channels, 4 * features)
+    shifted = shifted.transpose(0, 2, 1, 3, 4, 5).reshape(-1, 4 * features)
+    patches = jnp.concatenate(
+        [
+            blocks[:, i : i + rows, j : j + columns]
+            for i in range(half)
+            for j in range(half)
+        ],
+        axis=-1,
+    )
+    maps = (patches @ shifted).reshape(batch, rows, columns, 4, features)
+    return jnp.max(maps, axis=3)
+
+
 class Conv(nn.Module):
     """2-D convolution whose parameters are those of `flax.linen.Conv`.
+
+    With `pool` a maximum over disjoint 2x2 windows follows, as in `max_pool`.
 
     Attributes:
         features: number of output channels.
@@ -72,6 +118,7 @@ class Conv(nn.Module):
         strides: step between windows, in pixels.
         padding: "SAME" (zeros, as many as keep the size) or "VALID" (none).
         use_bias: whether to add a bias per channel.
+        pool: whether 2x2 max-pooling follows.
         formulation: "direct" (`lax.conv`), "patches" (one matrix product), or "auto":
             patches on a CPU, direct elsewhere.
     """
@@ -81,6 +128,7 @@ class Conv(nn.Module):
     strides: int = 1
     padding: Padding = "SAME"
     use_bias: bool = True
+    pool: bool = False
     formulation: Formulation = "auto"
     kernel_init: Initializer = nn.initializers.lecun_normal()
     bias_init: Initializer = nn.initializers.zeros_init()
@@ -94,16 +142,23 @@ class Conv(nn.Module):
         kernel = kernel.astype(images.dtype)
         strides = (self.strides, self.strides)
         pads = lax.padtype_to_pads(images.shape[1:3], window, strides, self.padding)
-        if _use_patches(self.formulation):
-            maps = _conv_by_patches(images, kernel, self.strides, list(pads))
+        by_patches = _use_patches(self.formulation)
+        is_fused = self.pool and by_patches and self.strides == 1
+        if is_fused and self.kernel_size % 2 == 1:
+            maps = _conv_max_pool_by_patches(images, kernel, list(pads))
         else:
-            maps = lax.conv_general_dilated(
-                images,
-                kernel,
-                strides,
-                pads,
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            if by_patches:
+                maps = _conv_by_patches(images, kernel, self.strides, list(pads))
+            else:
+                maps = lax.conv_general_dilated(
+                    images,
+                    kernel,
+                    strides,
+                    pads,
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            if self.pool:
+                maps = max_pool(maps, 2, self.formulation)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             maps = maps + bias.astype(maps.dtype)[None, None, None]

@@ -13,6 +13,7 @@ from jaxrobust.training.loop import (
 )
 from jaxrobust.training.phases import (
     AttackConfig,
+    Carry,
     EpsilonSchedule,
     JumpRule,
     OptimizerConfig,
@@ -44,6 +45,7 @@ from jaxrobust.training.trainer import (
 
 __all__ = [
     "AttackConfig",
+    "Carry",
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",

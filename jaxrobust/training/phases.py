@@ -184,7 +184,7 @@ class EpsilonSchedule:
         remedy = "radii are in units of [0, 1] pixels, so 8/255 rather than 8"
         for field in ("end", "start"):
             value = getattr(self, field)
-            _require(0 <= value < math.inf, field, "non-negative", value, remedy)
+            _require(0 <= value < math.inf, f"epsilon.{field}", "non-negative", value, remedy)
         _require(
             self.increment > 0, "increment", "positive", self.increment, "try 0.01"
         )

@@ -1,0 +1,258 @@
+"""What every experiment shares: options, models by recipe, and `results.json`.
+
+An experiment is a module with `PRESETS` (configurations by name) and `run(config,
+workspace)`. Its models are runs in the work directory, found by a hash of their recipe,
+so an experiment that was cut short goes on where it stopped when it is started again.
+"""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from jaxrobust.report import html_page
+from jaxrobust.training import (
+    CheckpointError,
+    Interrupted,
+    NonFiniteLossError,
+    Reporter,
+    Run,
+    TrainConfig,
+    reporter_for,
+    train,
+    versions,
+)
+from jaxrobust.training.config_json import config_to_json
+
+__all__ = ["Options", "Workspace", "device_name", "main", "revision"]
+
+ROOT = Path(__file__).resolve().parent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """How to run an experiment."""
+
+    preset: str
+    """Which configuration; see the presets in the module."""
+    seed: int = 0
+    """Of everything random."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie; by default $JAXROBUST_DATA_DIR, $TFDS_DATA_DIR or
+    ~/tensorflow_datasets."""
+    workdir: Path | None = None
+    """Models, tables and the report go here; by default runs/ and the name of the
+    experiment, preset and seed. Started again, it goes on where it stopped."""
+    publish: bool = False
+    """Copy the results to the experiment's results/ directory, to be committed."""
+
+
+def device_name() -> str:
+    """The device computed on, and how many there are."""
+    device = jax.devices()[0]
+    name = device.device_kind
+    if device.platform == "cpu":
+        try:
+            lines = Path("/proc/cpuinfo").read_text().splitlines()
+            models = [line.split(":")[1].strip() for line in lines if "model name" in line]
+            name = f"{models[0]}, {len(models)} threads"
+        except (OSError, IndexError):
+            pass
+    return f"{jax.device_count()} x {device.platform} ({name})"
+
+
+def revision() -> str:
+    """The git revision of the checkout; with "+" if files differ from it."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short=12", "HEAD")
+        is_dirty = git("status", "--porcelain", "--untracked-files=no")
+    except OSError:
+        return "unknown"
+    return (head or "unknown") + ("+" if is_dirty else "")
+
+
+class Workspace:
+    """Where an experiment works, and what it has done so far.
+
+    Args:
+        directory: of models and results.
+        seed: of everything random.
+        data_dir: where prepared data sets lie.
+        reporter: makes what shows the progress of a run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        seed: int = 0,
+        data_dir: Path | None = None,
+        reporter: Callable[[], Reporter] = reporter_for,
+    ):
+        self.directory = Path(directory)
+        self.seed = seed
+        self.data_dir = data_dir
+        self.seconds = 0.0
+        self._reporter = reporter
+        self.directory.mkdir(parents=True, exist_ok=True)
+
+    def say(self, text: str) -> None:
+        """Tell the person who started the experiment."""
+        print(text, flush=True)
+
+    def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
+        """The run of a recipe: trained now, gone on with, or already there."""
+        text = json.dumps(config_to_json(config), sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        directory = self.directory / f"{name}-{digest}"
+        self.say(f"--- {name}")
+        run = train(
+            config,
+            directory,
+            data_dir=self.data_dir,
+            resume=True,
+            reporter=self._reporter(),
+            **options,
+        )
+        self.seconds += sum(record["seconds"] for record in run.records)
+        return run
+
+    def cached(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
+        """A JSON value computed once for a key, however often it is asked for.
+
+        Time spent computing counts as time of the experiment.
+        """
+        text = json.dumps(key, sort_keys=True, default=str)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        path = self.directory / f"{name}-{digest}.json"
+        if path.is_file():
+            record = json.loads(path.read_text())
+        else:
+            began = time.perf_counter()
+            record = {"value": compute()}
+            record["seconds"] = time.perf_counter() - began
+            _write(path, json.dumps(record))
+        self.seconds += record["seconds"]
+        return record["value"]
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is never seen half done."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.rename(path)
+
+
+def run_experiment(
+    name: str,
+    preset: str,
+    config: Any,
+    run: Callable[[Any, Workspace], Mapping[str, Any]],
+    workspace: Workspace,
+) -> dict[str, Any]:
+    """Run an experiment and write `results.json` and `report.html`.
+
+    Args:
+        name: of the experiment, such as "large_perturbations/table1".
+        preset: name of the configuration.
+        config: a frozen dataclass.
+        run: returns `rows`, and optionally `curves` and `notes` for the results, and
+            `title`, `tables` and `figures` (PNG files by caption) for the report.
+        workspace: where to work.
+
+    Returns:
+        What was written to `results.json`; `seconds` is the time spent training and
+        evaluating, over all the times the experiment was started.
+    """
+    found = run(config, workspace)
+    result = {
+        "experiment": name,
+        "preset": preset,
+        "config": config_to_json(config),
+        "seed": workspace.seed,
+        "versions": versions(),
+        "device": device_name(),
+        "revision": revision(),
+        "seconds": round(workspace.seconds, 1),
+        "notes": list(found.get("notes", ())),
+        "rows": found["rows"],
+    }
+    result |= {"curves": found["curves"]} if "curves" in found else {}
+    _write(workspace.directory / "results.json", json.dumps(result, indent=1) + "\n")
+    details = {key: value for key, value in result.items() if key != "curves"}
+    page = html_page(
+        found["title"],
+        paragraphs=result["notes"],
+        tables=found.get("tables"),
+        figures=found.get("figures"),
+        details=details,
+    )
+    _write(workspace.directory / "report.html", page)
+    return result
+
+
+def _publish(workspace: Workspace, name: str, preset: str, figures: Sequence[Path]):
+    paper, item = name.split("/")
+    target = ROOT / paper / "results"
+    target.mkdir(exist_ok=True)
+    shutil.copy(workspace.directory / "results.json", target / f"{item}-{preset}.json")
+    for path in figures:
+        shutil.copy(path, target / f"{item}-{preset}-{path.stem}{path.suffix}")
+    workspace.say(f"published in {target}")
+
+
+def main(
+    name: str,
+    presets: Mapping[str, Any],
+    run: Callable[[Any, Workspace], Mapping[str, Any]],
+    *,
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """The command line of an experiment; returns the exit code (0, 1, 2)."""
+    options = tyro.cli(Options, description=description, args=arguments)
+    if options.preset not in presets:
+        print(
+            f"`--preset` must be one of {', '.join(presets)}, got {options.preset!r}; "
+            "choose one of these.",
+            file=sys.stderr,
+        )
+        return 2
+    default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
+    directory = options.workdir or Path("runs") / default
+    try:
+        workspace = Workspace(
+            directory, seed=options.seed, data_dir=options.data_dir
+        )
+        config = presets[options.preset]
+        run_experiment(name, options.preset, config, run, workspace)
+        if options.publish:
+            pictures = sorted(directory.glob("*.svg"))
+            _publish(workspace, name, options.preset, pictures)
+    except (ValueError, ImportError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 2
+    except (NonFiniteLossError, Interrupted, CheckpointError) as error:
+        text = str(error).replace(" with --resume", "")
+        print(f"{name}: {text}", file=sys.stderr)
+        return 1
+    print((directory / "table.md").read_text() if (directory / "table.md").exists() else "")
+    print(f"report: {directory / 'report.html'}")
+    return 0

@@ -1,0 +1,375 @@
+"""The command `jaxrobust`: each subcommand is a dataclass with a `run` method.
+
+Exit codes: 0 done, 1 failed (or interrupted, with the state saved), 2 wrong usage.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jaxrobust import data
+from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.models import ModelConfig, ModelName
+from jaxrobust.report import accuracy_table, markdown_table, run_report
+from jaxrobust.training import (
+    AttackConfig,
+    Carry,
+    CheckpointError,
+    Interrupted,
+    JumpRule,
+    NonFiniteLossError,
+    OptimizerConfig,
+    Phase,
+    Run,
+    TrainConfig,
+    chain,
+    extended,
+    iterative,
+    load_run,
+    read_run,
+    reporter_for,
+    standard,
+    train,
+    versions,
+)
+
+__all__ = ["main"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run goes and how it is kept; none of it changes its numbers."""
+
+    run_dir: Path | None = None
+    """Directory of the run; by default runs/ and a name made of the settings."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie; by default $JAXROBUST_DATA_DIR, $TFDS_DATA_DIR or
+    ~/tensorflow_datasets."""
+    resume: bool = False
+    """Go on from the newest checkpoint of the run directory."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints."""
+    tensorboard: bool = False
+    """Write TensorBoard scalars too (extra: tensorboard)."""
+
+    def train(self, config: TrainConfig, default_name: str) -> int:
+        """Train and say where the result is."""
+        directory = self.run_dir or Path("runs") / default_name
+        run = train(
+            config,
+            directory,
+            data_dir=self.data_dir,
+            resume=self.resume,
+            checkpoint_every=self.checkpoint_every,
+            tensorboard=self.tensorboard,
+            reporter=reporter_for(),
+        )
+        print(f"done: {directory}, {len(run.records)} epochs")
+        print(f"next: jaxrobust evaluate {directory}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """Train a classifier: standard, adversarial (one radius, or a chain), iterative."""
+
+    recipe: Literal["standard", "adversarial", "iterative"] = "adversarial"
+    """standard: clean images. adversarial: one phase for each --epsilon, each
+    warm-started from the one before. iterative: the radius grows every epoch."""
+    epsilon: tuple[float, ...] | None = None
+    """Radius, or radii of a chain, in units of [0, 1] pixels; by default 0.3."""
+    epochs: tuple[int, ...] | None = None
+    """Epochs of each radius; by default 30, then 5 for each extension. Standard: 5.
+    Iterative runs take their length from --increment."""
+    increment: float = 0.01
+    """Iterative: growth of the radius per epoch, in units of [0, 1] pixels."""
+    hold_epochs: int = 0
+    """Iterative: further epochs at the last radius."""
+    stop_at_jump: bool = True
+    """Iterative: end at a sudden jump of the training loss, keeping the weights from
+    before it."""
+    dataset: str = "digits"
+    """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, or a
+    directory with train.npz and test.npz."""
+    variant: str = "original"
+    """Transform of the images: original or binary."""
+    train_size: int | None = None
+    """Number of training examples; by default all."""
+    model: ModelName | None = None
+    """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
+    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images). By
+    default one that suits the data set."""
+    widen_factor: float = 1.0
+    """Multiplies all widths of the network."""
+    attack: AttackConfig = AttackConfig()
+    """Attack inside training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    batch_size: int = 128
+    """Images per step."""
+    augment: bool = False
+    """Random crop (padding 4) and horizontal flip."""
+    seed: int = 0
+    """Of everything random."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    def phases(self) -> tuple[Phase, ...]:
+        """The phases that the flags ask for.
+
+        Raises:
+            ValueError: for flags that do not go together.
+        """
+        settings = {"attack": self.attack, "optimizer": self.optimizer}
+        if self.recipe == "standard":
+            _refuse(self.epsilon is not None, "--epsilon", "standard training")
+            return (standard(*(self.epochs or (5,)), **settings),)
+        radii = self.epsilon or (0.3,)
+        if self.recipe == "adversarial":
+            epochs = self.epochs or (30, *(5 for _ in radii[1:]))
+            return chain(radii, epochs, **settings)
+        _refuse(self.epochs is not None, "--epochs", "iterative training")
+        _refuse(len(radii) > 1, "several radii", "iterative training")
+        phase = iterative(
+            radii[0],
+            increment=self.increment,
+            hold_epochs=self.hold_epochs,
+            stop_at_jump=JumpRule() if self.stop_at_jump else None,
+            **settings,
+        )
+        return (phase,)
+
+    def run(self) -> int:
+        """Train."""
+        config = TrainConfig(
+            dataset=self.dataset,
+            variant=self.variant,
+            train_size=self.train_size,
+            model=ModelConfig(
+                name=self.model or default_model(self.dataset),
+                widen_factor=self.widen_factor,
+            ),
+            phases=self.phases(),
+            batch_size=self.batch_size,
+            augment=self.augment,
+            seed=self.seed,
+        )
+        radius = config.phases[-1].epsilon.end
+        name = f"{Path(self.dataset).name}-{self.recipe}-{radius:g}-seed{self.seed}"
+        return self.options.train(config, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Extend:
+    """Extended adversarial training: go on from a run at a larger radius (LP-X1)."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Directory of the run to start from; it is not changed."""
+    epsilon: float
+    """New radius, in units of [0, 1] pixels."""
+    epochs: int = 5
+    """Epochs at the new radius."""
+    carry: Carry = "optimizer"
+    """optimizer: keep its moments (LP-X1 on MNIST). weights: start it afresh."""
+    step_size: float | None = None
+    """Of the attack, in units of [0, 1] pixels; by default that of the source."""
+    num_steps: int | None = None
+    """Of the attack; by default floor(2.5 * epsilon / step_size)."""
+    learning_rate: float | None = None
+    """By default the last one of the source."""
+    augment: bool = False
+    """Random crop and flip; the paper extends without."""
+    seed: int | None = None
+    """By default that of the source."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    def run(self) -> int:
+        """Train."""
+        source, _ = read_run(self.source)
+        last = source.phases[-1]
+        attack = dataclasses.replace(
+            last.attack,
+            num_steps=self.num_steps,
+            step_size=self.step_size or last.attack.step_size,
+        )
+        rate = self.learning_rate or last.optimizer.learning_rate_at(last.epochs)
+        optimizer = dataclasses.replace(
+            last.optimizer, learning_rate=rate, milestones=()
+        )
+        phase = extended(
+            self.epsilon,
+            self.epochs,
+            carry=self.carry,
+            start_from=str(self.source),
+            attack=attack,
+            optimizer=optimizer,
+        )
+        config = dataclasses.replace(
+            source,
+            phases=(phase,),
+            augment=self.augment,
+            seed=source.seed if self.seed is None else self.seed,
+        )
+        return self.options.train(config, f"{self.source.name}-to-{self.epsilon:g}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Clean and PGD accuracy of runs over every example of a split."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories."""
+    split: data.Split = "test"
+    """Split of the data set that the run was trained on."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie."""
+    attack: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
+    output: Path | None = None
+    """Also write the numbers as JSON to this new file."""
+
+    def run(self) -> int:
+        """Evaluate each run and print a table."""
+        if not self.runs:
+            raise ValueError(
+                "`runs` must name at least one run directory, got none; "
+                "train one with `jaxrobust train`."
+            )
+        if self.output is not None and self.output.exists():
+            raise ValueError(
+                f"`output` must be a new file, got {str(self.output)!r}, which exists; "
+                "choose another name."
+            )
+        rows = []
+        for directory in self.runs:
+            run = load_run(directory)
+            if not run.is_complete:
+                print(f"note: {directory} is not finished; this is its newest state")
+            dataset = load_evaluation_data(run, self.split, self.data_dir)
+            found = evaluate(run.logits_fn, dataset, self.attack)
+            if found.num_bad_gradients:
+                print(
+                    f"warning: {found.num_bad_gradients} attacks on {directory} met "
+                    "gradients that are not finite; its robust accuracy is not to be "
+                    "trusted"
+                )
+            rows.append({"model": directory.name, **found.as_row()})
+        print(markdown_table(accuracy_table(rows)), end="")
+        if self.output is not None:
+            record = {
+                "split": self.split,
+                "config": dataclasses.asdict(self.attack),
+                "versions": versions(),
+                "rows": rows,
+            }
+            self.output.write_text(json.dumps(record, indent=2) + "\n")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataList:
+    """Say which data sets are ready, and where."""
+
+    data_dir: Path | None = None
+    """Where prepared data sets lie."""
+
+    def run(self) -> int:
+        """Print a line for each data set."""
+        for each in data.status(self.data_dir):
+            mark = "ready  " if each.is_ready else "missing"
+            print(f"{mark}  {each.name:<14} {each.where}  {each.detail}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataPrepare:
+    """Download a data set and prepare it (extra: prepare)."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """mnist, fashion_mnist, kmnist, cifar10, cifar100 or svhn_cropped."""
+    data_dir: Path | None = None
+    """Where to put it."""
+
+    def run(self) -> int:
+        """Prepare."""
+        done = data.prepare(self.name, self.data_dir)
+        print(f"ready: {done.name} in {done.where}  {done.detail}")
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Report:
+    """One self-contained HTML page that compares runs."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run directories."""
+    output: Path = Path("report")
+    """Directory of the page and its figures; new or empty."""
+
+    def run(self) -> int:
+        """Write the report."""
+        if self.output.exists() and any(self.output.iterdir()):
+            raise ValueError(
+                f"`output` must be new or empty, got {str(self.output)!r}; "
+                "choose another directory."
+            )
+        loaded = [load_run(directory) for directory in self.runs]
+        print(f"written: {run_report(loaded, self.output)}")
+        return 0
+
+
+def _refuse(condition: bool, flag: str, with_what: str) -> None:
+    if condition:
+        raise ValueError(
+            f"`{flag}` must not be given with {with_what}; leave it out, or choose "
+            "another --recipe."
+        )
+
+
+DEFAULT_MODELS: dict[str, ModelName] = {
+    "digits": "lenet-small",
+    **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), "lenet"),
+    **dict.fromkeys(("cifar10", "cifar100", "svhn_cropped"), "resnet18"),
+}
+
+
+def default_model(dataset: str) -> ModelName:
+    """The network for a data set; arrays of one's own are taken for small images."""
+    return DEFAULT_MODELS.get(dataset, "lenet-small")
+
+
+def load_evaluation_data(
+    run: Run, split: data.Split, data_dir: Path | None
+) -> data.Dataset:
+    """The split of a run's data set, transformed as in training."""
+    dataset = data.load_arrays(run.config.dataset, split, data_dir=data_dir)
+    return data.apply_variant(dataset, run.config.variant)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    chosen = tyro.cli(
+        Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Extend, tyro.conf.subcommand("extend")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[
+            Annotated[DataList, tyro.conf.subcommand("list")]
+            | Annotated[DataPrepare, tyro.conf.subcommand("prepare")],
+            tyro.conf.subcommand("data", description="Data sets: list or prepare."),
+        ],
+        prog="jaxrobust",
+        description="Adversarial training and evaluation at large perturbations.",
+        args=arguments,
+    )
+    try:
+        return chosen.run()
+    except (ValueError, ImportError) as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 2
+    except (NonFiniteLossError, Interrupted, CheckpointError) as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 1
