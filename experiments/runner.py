@@ -63,7 +63,9 @@ def device_name() -> str:
     if device.platform == "cpu":
         try:
             lines = Path("/proc/cpuinfo").read_text().splitlines()
-            models = [line.split(":")[1].strip() for line in lines if "model name" in line]
+            models = [
+                line.split(":")[1].strip() for line in lines if "model name" in line
+            ]
             name = f"{models[0]}, {len(models)} threads"
         except (OSError, IndexError):
             pass
@@ -181,6 +183,8 @@ def run_experiment(
         What was written to `results.json`; `seconds` is the time spent training and
         evaluating, over all the times the experiment was started.
     """
+    # Asked before the work, which may take hours, so that it names the code that runs.
+    code = revision()
     found = run(config, workspace)
     result = {
         "experiment": name,
@@ -189,7 +193,7 @@ def run_experiment(
         "seed": workspace.seed,
         "versions": versions(),
         "device": device_name(),
-        "revision": revision(),
+        "revision": code,
         "seconds": round(workspace.seconds, 1),
         "notes": list(found.get("notes", ())),
         "rows": found["rows"],
@@ -238,9 +242,7 @@ def main(
     default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
     directory = options.workdir or Path("runs") / default
     try:
-        workspace = Workspace(
-            directory, seed=options.seed, data_dir=options.data_dir
-        )
+        workspace = Workspace(directory, seed=options.seed, data_dir=options.data_dir)
         config = presets[options.preset]
         run_experiment(name, options.preset, config, run, workspace)
         if options.publish:
@@ -253,6 +255,10 @@ def main(
         text = str(error).replace(" with --resume", "")
         print(f"{name}: {text}", file=sys.stderr)
         return 1
-    print((directory / "table.md").read_text() if (directory / "table.md").exists() else "")
+    print(
+        (directory / "table.md").read_text()
+        if (directory / "table.md").exists()
+        else ""
+    )
     print(f"report: {directory / 'report.html'}")
     return 0

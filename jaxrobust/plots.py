@@ -97,7 +97,10 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     for index, row in enumerate(rows):
         shares = [row["clean_accuracy"]]
         shares += [row["robust_accuracy"].get(radius, float("nan")) for radius in radii]
-        places = [group + (index - (len(rows) - 1) / 2) * width for group in range(len(groups))]
+        places = [
+            group + (index - (len(rows) - 1) / 2) * width
+            for group in range(len(groups))
+        ]
         bars = axes.bar(
             places,
             [100 * share for share in shares],

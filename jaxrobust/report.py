@@ -73,7 +73,9 @@ def _html_table(cells: Cells) -> str:
         return f"<tr>{inner}</tr>"
 
     header, *body = cells
-    return f"<table>{row(header, 'th')}{''.join(row(line, 'td') for line in body)}</table>"
+    return (
+        f"<table>{row(header, 'th')}{''.join(row(line, 'td') for line in body)}</table>"
+    )
 
 
 def html_page(

@@ -145,7 +145,7 @@ PRESETS = {
         base=chain((0.1, 0.2, 0.3), (2, 3, 10), **_WEAK),
         extended=extended(0.4, 8, **_WEAK),
         iterative=iterative(0.4, increment=0.02, hold_epochs=5, **_WEAK),
-        control=adversarial(0.4, 10, **_WEAK),
+        control=adversarial(0.4, 23, **_WEAK),
     ),
     "paper": mnist_config(
         0.01,
@@ -251,7 +251,13 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
 
 
 def _budget(rows: list[dict[str, Any]]) -> list[list[str]]:
-    header = ["model", "epochs in all", "epsilon reached", "final loss (nats)", "seconds"]
+    header = [
+        "model",
+        "epochs in all",
+        "epsilon reached",
+        "final loss (nats)",
+        "seconds",
+    ]
     return [
         header,
         *(

@@ -147,9 +147,7 @@ def better(first: AttackResult, second: AttackResult) -> AttackResult:
     )
 
 
-def iterate(
-    kernel: AttackKernel, *, num_steps: Scalar, keep: Keep = "last"
-) -> Attack:
+def iterate(kernel: AttackKernel, *, num_steps: Scalar, keep: Keep = "last") -> Attack:
     """An attack that applies a kernel `num_steps` times in one compiled loop.
 
     Args:

@@ -12,7 +12,9 @@ from jaxrobust.models.resnet import resnet18, resnet50
 
 __all__ = ["MODELS", "ModelConfig", "ModelName"]
 
-ModelName = Literal["linear", "lenet", "lenet-same", "lenet-small", "resnet18", "resnet50"]
+ModelName = Literal[
+    "linear", "lenet", "lenet-same", "lenet-small", "resnet18", "resnet50"
+]
 
 
 def _lenet(padding, initialization, kernel_size=5):

@@ -124,7 +124,9 @@ class Checkpoints:
             try:
                 yield self._restore(step, like)
             except Exception as error:  # damage shows as many kinds of exception
-                reason = str(error).splitlines()[0][:200] if str(error) else "unreadable"
+                reason = (
+                    str(error).splitlines()[0][:200] if str(error) else "unreadable"
+                )
                 warnings.warn(
                     f"checkpoint {self.directory / str(step)} is damaged ({reason}); "
                     "using the one before it",

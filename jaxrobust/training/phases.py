@@ -184,12 +184,18 @@ class EpsilonSchedule:
         remedy = "radii are in units of [0, 1] pixels, so 8/255 rather than 8"
         for field in ("end", "start"):
             value = getattr(self, field)
-            _require(0 <= value < math.inf, f"epsilon.{field}", "non-negative", value, remedy)
+            _require(
+                0 <= value < math.inf, f"epsilon.{field}", "non-negative", value, remedy
+            )
         _require(
             self.increment > 0, "increment", "positive", self.increment, "try 0.01"
         )
         _require(
-            self.ramp_epochs >= 1, "ramp_epochs", "at least 1", self.ramp_epochs, "try 50"
+            self.ramp_epochs >= 1,
+            "ramp_epochs",
+            "at least 1",
+            self.ramp_epochs,
+            "try 50",
         )
         _require(
             self.kind != "exponential" or min(self.start, self.end) > 0,

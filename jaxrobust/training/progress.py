@@ -7,7 +7,13 @@ from typing import Any, Protocol, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-__all__ = ["LineReporter", "NullReporter", "Reporter", "TerminalReporter", "reporter_for"]
+__all__ = [
+    "LineReporter",
+    "NullReporter",
+    "Reporter",
+    "TerminalReporter",
+    "reporter_for",
+]
 
 
 class Reporter(Protocol):
