@@ -1,0 +1,1 @@
+"""Experiments: the tables and figures of five papers, as programs."""

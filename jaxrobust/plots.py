@@ -8,8 +8,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-from matplotlib import pyplot as plt  # noqa: E402 - the backend comes first
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
 
 __all__ = ["Curve", "accuracy_bars", "curves", "save"]
 
@@ -117,7 +117,7 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure in the format of the path's suffix (png, svg, pdf) and close it."""
+    """Write a figure in the format of the path's suffix (png, svg) and close it."""
     # A fixed date and hash keep committed figures the same when the numbers are.
     with matplotlib.rc_context({"svg.hashsalt": "jaxrobust"}):
         metadata = {"Date": None} if path.suffix == ".svg" else None

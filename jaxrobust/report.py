@@ -29,7 +29,7 @@ pre { overflow-x: auto; font-size: .85rem; }
 
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1] as printed in tables; a dash for None."""
-    return "–" if share is None else f"{100 * share:.{digits}f} %"
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
 
 
 def accuracy_table(

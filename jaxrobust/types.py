@@ -1,4 +1,4 @@
-"""The words every other module shares: arrays with their shapes, and the role of a model.
+"""The words every other module shares: arrays and their shapes, the role of a model.
 
 An image batch is `(batch, height, width, channels)` in the library's own models, but
 attacks and threat models accept any trailing shape. Pixels are floats in [0, 1]

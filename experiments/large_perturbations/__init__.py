@@ -1,0 +1,1 @@
+"""LP: adversarial training with large perturbations."""

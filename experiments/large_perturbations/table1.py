@@ -82,7 +82,7 @@ def digits_config(
         increment: growth of the radius of IAT per epoch.
         **evaluation: fields of the evaluation.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "attack": AttackConfig(step_size=0.05),
         "optimizer": OptimizerConfig(learning_rate=0.003),
     }
@@ -132,7 +132,7 @@ def mnist_config(
 
 
 _CODE_BASE = AttackConfig(step_size=0.01, num_steps=40)
-_WEAK = {"attack": AttackConfig(step_size=0.05)}
+_WEAK: dict[str, Any] = {"attack": AttackConfig(step_size=0.05)}
 
 PRESETS = {
     "smoke": digits_config(base=2, extra=1, hold=0, increment=0.15, num_restarts=1),

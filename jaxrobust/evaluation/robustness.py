@@ -6,7 +6,7 @@ again: the rest is packed into batches of the same size, so nothing recompiles.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax

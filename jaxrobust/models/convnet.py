@@ -59,16 +59,20 @@ class LeNet(nn.Module):
     initialization: Literal["madry", "torch"] = "torch"
     formulation: Formulation = "auto"
 
-    def _initializers(self, fan_in: int) -> dict[str, Initializer]:
+    def _initializers(self, fan_in: int) -> tuple[Initializer, Initializer]:
+        """Of a kernel and of its bias."""
         if self.initialization == "torch":
-            uniform = torch_uniform(fan_in)
-            return {"kernel_init": uniform, "bias_init": uniform}
+            return torch_uniform(fan_in), torch_uniform(fan_in)
         # TensorFlow's truncated normal keeps `stddev` for the uncut distribution, as
         # jax's does; linen's own initializer would rescale it.
-        return {
-            "kernel_init": nn.initializers.truncated_normal(stddev=0.1),
-            "bias_init": nn.initializers.constant(0.1),
-        }
+        kernel_init = nn.initializers.truncated_normal(stddev=0.1)
+        return kernel_init, nn.initializers.constant(0.1)
+
+    def _dense(self, features: int, fan_in: int, name: str) -> nn.Dense:
+        kernel_init, bias_init = self._initializers(fan_in)
+        return nn.Dense(
+            features, kernel_init=kernel_init, bias_init=bias_init, name=name
+        )
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Logits:
@@ -76,20 +80,22 @@ class LeNet(nn.Module):
         del train
         maps = images
         for index, width in enumerate((32, 64)):
+            fan_in = self.kernel_size**2 * maps.shape[-1]
+            kernel_init, bias_init = self._initializers(fan_in)
             conv = Conv(
                 int(width * self.widen_factor),
                 self.kernel_size,
                 padding=self.padding,
                 pool=True,
                 formulation=self.formulation,
+                kernel_init=kernel_init,
+                bias_init=bias_init,
                 name=f"conv{index + 1}",
-                **self._initializers(self.kernel_size**2 * maps.shape[-1]),
             )
             # ReLU commutes with the maximum and is four times cheaper after it.
             maps = nn.relu(conv(maps))
         flat = maps.reshape(maps.shape[0], -1)
         hidden = int(1024 * self.widen_factor)
-        dense = nn.Dense(hidden, name="hidden", **self._initializers(flat.shape[-1]))
-        units = nn.relu(dense(flat))
-        head = nn.Dense(self.num_classes, name="head", **self._initializers(hidden))
-        return head(units).astype(jnp.promote_types(images.dtype, jnp.float32))
+        units = nn.relu(self._dense(hidden, flat.shape[-1], "hidden")(flat))
+        logits = self._dense(self.num_classes, hidden, "head")(units)
+        return logits.astype(jnp.promote_types(images.dtype, jnp.float32))

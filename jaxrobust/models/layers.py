@@ -166,7 +166,7 @@ class Conv(nn.Module):
 
 
 def max_pool(maps: Maps, size: int = 2, formulation: Formulation = "auto") -> Maps:
-    """Maximum over disjoint `size` x `size` windows; a remainder at the edge is dropped.
+    """Maximum over disjoint `size` x `size` windows; a remainder at an edge is dropped.
 
     The formulations agree in value. In the gradient they differ at ties alone:
     "direct" sends it to the first maximum of a window, "patches" shares it equally

@@ -1,4 +1,4 @@
-"""What a run is: a list of phases, each with its attack, radius, optimizer and carry-over.
+"""What a run is: a list of phases, each with its attack, radius and optimizer.
 
 Configurations are frozen, hold plain Python values only, and check themselves when they
 are made, so that a wrong one is refused before anything is compiled.
@@ -308,7 +308,7 @@ def iterative(
     *,
     increment: float = 0.01,
     hold_epochs: int = 0,
-    stop_at_jump: JumpRule | None = JumpRule(),  # noqa: B008 - a frozen value
+    stop_at_jump: JumpRule | None = JumpRule(),
     **settings,
 ) -> Phase:
     """Iterative adversarial training: the radius grows every epoch (LP-X2).

@@ -137,7 +137,7 @@ class TerminalReporter(NullReporter):
 
 def reporter_for(stream: TextIO | None = None) -> Reporter:
     """A bar if `stream` (standard output) is a terminal, lines otherwise."""
-    stream = stream or sys.stdout
-    if stream.isatty():
-        return TerminalReporter(Console(file=stream))
-    return LineReporter(stream)
+    out = stream or sys.stdout
+    if out.isatty():
+        return TerminalReporter(Console(file=out))
+    return LineReporter(out)

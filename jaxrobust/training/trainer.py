@@ -8,7 +8,7 @@ host may run an epoch in one call or in slices, with the same numbers to the bit
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrobust.attacks import judge, pgd
-from jaxrobust.data import as_float, pad_crop_flip
+from jaxrobust.data import Pixels, as_float, pad_crop_flip
 from jaxrobust.losses import cross_entropy
 from jaxrobust.training.phases import AttackConfig, OptimizerConfig
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey
@@ -162,20 +162,17 @@ def bind(network: nn.Module, params: Any, batch_stats: Any) -> LogitsFn:
     variables = {"params": params}
     if batch_stats:
         variables["batch_stats"] = batch_stats
-    return lambda images: network.apply(variables, images, train=False)
+    return lambda images: cast(Array, network.apply(variables, images, train=False))
 
 
 def _apply_train(
     network: nn.Module, params: Any, batch_stats: Any, images: Images
 ) -> tuple[Array, Any]:
     """Logits in training mode, and the updated batch statistics."""
-    if not batch_stats:
-        return network.apply({"params": params}, images, train=True), batch_stats
     variables = {"params": params, "batch_stats": batch_stats}
-    logits, updated = network.apply(
-        variables, images, train=True, mutable=["batch_stats"]
-    )
-    return logits, updated["batch_stats"]
+    applied = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    logits, updated = cast(tuple[Array, Any], applied)
+    return logits, updated.get("batch_stats", batch_stats)
 
 
 def _optimizer(
@@ -250,16 +247,14 @@ def make_trainer(
         return state, optax.tree.norm(moved)
 
     def step(
-        state: TrainState, controls: Controls, images: Images, labels: Labels
+        state: TrainState, controls: Controls, pixels: Pixels, labels: Labels
     ) -> TrainState:
         params, batch_stats, opt_state = state.weights
-        # Weights decide nothing but the gradient; the key of a step depends on the
-        # step alone, so resuming repeats it exactly.
+        # The key of a step depends on the step alone, so resuming repeats it exactly.
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, attack_key = jax.random.split(step_key)
-        if augment:
-            images = pad_crop_flip(augment_key, images)
-        images = as_float(images)
+        pixels = pad_crop_flip(augment_key, pixels) if augment else pixels
+        images = as_float(pixels)
 
         def attacked(images: Images) -> Array:
             if attack.batch_norm == "train":

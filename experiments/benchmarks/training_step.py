@@ -1,0 +1,251 @@
+"""Adversarial training steps: ours and PyTorch's, timed alternately in one run.
+
+    python -m experiments.benchmarks.training_step --preset cpu
+
+The same network, batch, attack (PGD, 15 steps of .05 at epsilon .3) and optimizer
+(Adam) on both sides; PyTorch is eager. Rounds alternate between the sides and the
+median counts, so that a noisy neighbor slows both. The share of the GEMM rate compares
+the multiplications that the network needs with what a dense 2048 x 2048 matrix product
+reaches on the same machine, in the same run. Needs the extra `benchmark` (PyTorch).
+
+Presets:
+    smoke: a few steps, to show that it runs.
+    cpu: both forms of the MNIST network; about 3 minutes on 2 cores.
+"""
+
+import dataclasses
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.runner import Workspace, main
+from jaxrobust.models import LeNet
+from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
+
+EPSILON, STEP_SIZE, NUM_STEPS = 0.3, 0.05, 15
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is timed, and how often."""
+
+    batch_size: int = 128
+    num_batches: int = 10
+    """Batches of a round."""
+    num_rounds: int = 7
+    widen_factors: tuple[float, ...] = (1.0, 0.25)
+    paddings: tuple[Literal["VALID", "SAME"], ...] = ("VALID", "SAME")
+
+
+PRESETS = {
+    "smoke": Config(
+        batch_size=8,
+        num_batches=1,
+        num_rounds=1,
+        widen_factors=(0.125,),
+        paddings=("VALID",),
+    ),
+    "cpu": Config(),
+}
+
+
+def forward_flop(padding: str, widen_factor: float) -> int:
+    """Floating-point operations of a forward pass of one 28x28 image (2 a product)."""
+    first, second, hidden = (int(width * widen_factor) for width in (32, 64, 1024))
+    sides = (28, 14, 7) if padding == "SAME" else (24, 8, 4)
+    return 2 * (
+        sides[0] ** 2 * 25 * first
+        + sides[1] ** 2 * 25 * first * second
+        + sides[2] ** 2 * second * hidden
+        + hidden * 10
+    )
+
+
+def training_flop(padding: str, widen_factor: float) -> int:
+    """The same for a training step: 2 passes an attack step, 3 to update weights."""
+    return forward_flop(padding, widen_factor) * (2 * NUM_STEPS + 3)
+
+
+def our_round(
+    padding: Literal["VALID", "SAME"], factor: float, config: Config
+) -> Callable[[], None]:
+    """A function that trains on `num_batches` batches with this library."""
+    trainer = make_trainer(
+        LeNet(widen_factor=factor, padding=padding),
+        attack=AttackConfig(step_size=STEP_SIZE),
+        optimizer=OptimizerConfig(),
+        batch_size=config.batch_size,
+    )
+    num_images = config.batch_size * config.num_batches
+    images = jax.random.uniform(jax.random.key(1), (num_images, 28, 28, 1))
+    labels = jax.random.randint(jax.random.key(2), (num_images,), 0, 10)
+    controls = Controls.of(
+        epsilon=EPSILON,
+        step_size=STEP_SIZE,
+        num_steps=NUM_STEPS,
+        learning_rate=0.001,
+        weight_decay=0.0,
+    )
+    run = jax.jit(trainer.run, donate_argnums=0)
+    begin = jax.jit(trainer.begin_epoch, donate_argnums=0)
+    state = jax.jit(trainer.init)(jax.random.key(0), images)
+
+    def train() -> None:
+        nonlocal state
+        state = begin(state, controls.epsilon)
+        state = run(state, controls, images, labels, jnp.int32(config.num_batches))
+        jax.block_until_ready(state)
+
+    return train
+
+
+def torch_round(padding: str, factor: float, config: Config) -> Callable[[], None]:
+    """The same with PyTorch in eager mode, on all cores of the process."""
+    try:
+        import torch
+        from torch import nn
+        from torch.nn import functional
+    except ImportError as error:
+        raise ImportError(
+            "`torch` must be installed for this benchmark; "
+            'install it with `pip install "jaxrobust[benchmark]"`.'
+        ) from error
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    first, second, hidden = (int(width * factor) for width in (32, 64, 1024))
+    pad, side = (2, 7) if padding == "SAME" else (0, 4)
+    network = nn.Sequential(
+        nn.Conv2d(1, first, 5, padding=pad),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(first, second, 5, padding=pad),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(second * side**2, hidden),
+        nn.ReLU(),
+        nn.Linear(hidden, 10),
+    )
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
+    generator = torch.Generator().manual_seed(0)
+    num_images = config.batch_size * config.num_batches
+    all_images = torch.rand(num_images, 1, 28, 28, generator=generator)
+    all_labels = torch.randint(10, (num_images,), generator=generator)
+
+    def perturbed(images: Any, labels: Any) -> Any:
+        found = images + torch.empty_like(images).uniform_(-EPSILON, EPSILON)
+        found = found.clamp(0, 1)
+        for _ in range(NUM_STEPS):
+            found.requires_grad_(True)
+            loss = functional.cross_entropy(network(found), labels)
+            (gradient,) = torch.autograd.grad(loss, found)
+            with torch.no_grad():
+                found = found + STEP_SIZE * gradient.sign()
+                found = torch.clamp(found, images - EPSILON, images + EPSILON)
+                found = found.clamp(0, 1)
+        return found.detach()
+
+    def train() -> None:
+        order = torch.randperm(num_images, generator=generator)
+        for start in range(0, num_images, config.batch_size):
+            chosen = order[start : start + config.batch_size]
+            images, labels = all_images[chosen], all_labels[chosen]
+            # The weights' gradients are not needed while attacking.
+            network.requires_grad_(False)
+            found = perturbed(images, labels)
+            network.requires_grad_(True)
+            optimizer.zero_grad()
+            functional.cross_entropy(network(found), labels).backward()
+            optimizer.step()
+
+    return train
+
+
+def gemm_round() -> tuple[Callable[[], None], float]:
+    """A dense 2048 x 2048 product in float32, and its floating-point operations."""
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(2048, 2048)), "float32")
+    multiply = jax.jit(jnp.matmul)
+    return lambda: jax.block_until_ready(multiply(matrix, matrix)), 2 * 2048.0**3
+
+
+def _seconds(function: Callable[[], None]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Time both sides for every network."""
+    gemm, gemm_flop = gemm_round()
+    rows = []
+    for factor in config.widen_factors:
+        for padding in config.paddings:
+            sides = {
+                "ours": our_round(padding, factor, config),
+                "theirs": torch_round(padding, factor, config),
+                "gemm": gemm,
+            }
+            for function in sides.values():
+                function()
+            times: dict[str, list[float]] = {name: [] for name in sides}
+            for _ in range(config.num_rounds):
+                for name, function in sides.items():
+                    times[name].append(_seconds(function))
+            median = {name: statistics.median(each) for name, each in times.items()}
+            workspace.seconds += sum(map(sum, times.values()))
+            num_images = config.batch_size * config.num_batches
+            rate = gemm_flop / median["gemm"]
+            work = training_flop(padding, factor) * num_images
+            row = {
+                "what": f"PGD-{NUM_STEPS} training, MNIST network {padding}, "
+                f"width x{factor:g}",
+                "ours": num_images / median["ours"],
+                "theirs": num_images / median["theirs"],
+                "unit": "images/s",
+                "ratio": median["theirs"] / median["ours"],
+                "our_gemm_share": work / median["ours"] / rate,
+                "their_gemm_share": work / median["theirs"] / rate,
+                "gemm_gflop_per_second": rate / 1e9,
+            }
+            rows.append(row)
+            workspace.say(
+                f"{row['what']}: {row['ours']:,.0f} against {row['theirs']:,.0f} "
+                f"images/s, {row['ratio']:.2f} times"
+            )
+    header = ["what", "jaxrobust", "PyTorch eager", "unit", "ratio", "GEMM share"]
+    cells = [header, *(table_row(row) for row in rows)]
+    return {
+        "title": "Adversarial training step against PyTorch",
+        "rows": rows,
+        "notes": [f"PyTorch {_torch_version()} eager; medians of alternating rounds."],
+        "tables": {"Throughput": cells},
+    }
+
+
+def table_row(row: Mapping[str, Any]) -> list[str]:
+    """The cells of a row of results."""
+    return [
+        row["what"],
+        f"{row['ours']:,.0f}",
+        f"{row['theirs']:,.0f}",
+        row["unit"],
+        f"{row['ratio']:.2f}",
+        f"{100 * row['our_gemm_share']:.0f} % / {100 * row['their_gemm_share']:.0f} %",
+    ]
+
+
+def _torch_version() -> str:
+    import torch
+
+    return torch.__version__
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        main("benchmarks/training_step", PRESETS, run, description=__doc__ or "")
+    )
