@@ -373,3 +373,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (NonFiniteLossError, Interrupted, CheckpointError) as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("jaxrobust: interrupted", file=sys.stderr)
+        return 1

@@ -29,6 +29,7 @@ from experiments.runner import Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import load_arrays
 from jaxrobust.models import ModelConfig
+from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,
     JumpRule,
@@ -250,20 +251,6 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         }
         for label, each in {**everything, "IAT": grown}.items()
     ]
-    header = ["model", "epochs", "first loss", "final loss", "training adv. accuracy"]
-    cells = [
-        header,
-        *(
-            [
-                row["model"],
-                str(row["epochs"]),
-                f"{row['first_loss']:.3f}",
-                f"{row['final_loss']:.3f}",
-                f"{100 * row['final_adversarial_accuracy']:.1f} %",
-            ]
-            for row in rows
-        ),
-    ]
     where = f"at epsilon {jumps[0]:g}" if jumps else "nowhere"
     notes = [
         f"Data: {grown.problem.title}, {config.train_size or 'all'} training images.",
@@ -284,9 +271,25 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         "rows": rows,
         "curves": curves,
         "notes": notes,
-        "tables": {"Runs": cells},
+        "tables": {"Runs": results_table({"rows": rows})},
         "figures": figures,
     }
+
+
+def results_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the table of runs, also from a committed results file."""
+    header = ["model", "epochs", "first loss", "final loss", "training adv. accuracy"]
+    lines = [
+        [
+            row["model"],
+            str(row["epochs"]),
+            f"{row['first_loss']:.3f}",
+            f"{row['final_loss']:.3f}",
+            percent(row["final_adversarial_accuracy"]),
+        ]
+        for row in result["rows"]
+    ]
+    return [header, *lines]
 
 
 if __name__ == "__main__":

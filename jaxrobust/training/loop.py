@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
 from jaxrobust.training.checkpoints import Checkpoints
+from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.phases import Phase, TrainConfig
 from jaxrobust.training.progress import NullReporter, Reporter
 from jaxrobust.training.runs import (
@@ -20,11 +21,14 @@ from jaxrobust.training.runs import (
     Problem,
     Run,
     RunError,
+    begin_run,
+    check_directory,
+    check_same_run,
     load_run,
-    open_run,
     shape_difference,
     template_for,
     trainer_for,
+    versions,
 )
 from jaxrobust.training.signals import StopRequest, stop_on_signals
 from jaxrobust.training.trainer import Controls, Trainer, TrainState, Weights
@@ -134,6 +138,8 @@ class _Session:
             "phase_epoch": self.phase_epoch,
             "records": self.records,
             "is_complete": self.is_complete(),
+            "config": config_to_json(self.config),
+            "versions": versions(),
         }
 
     def enter_phase(self, state: TrainState, source: Weights) -> TrainState:
@@ -264,7 +270,8 @@ class _Session:
         return state
 
 
-def _tensorboard(directory: Path) -> Any:
+def _tensorboard_writer() -> Any:
+    """The class of a TensorBoard writer, from an optional dependency."""
     try:
         from tensorboardX import SummaryWriter
     except ImportError as error:
@@ -272,7 +279,7 @@ def _tensorboard(directory: Path) -> Any:
             "`tensorboard` must be off unless tensorboardX is installed; install it "
             'with `pip install "jaxrobust[tensorboard]"`.'
         ) from error
-    return SummaryWriter(str(directory / "tensorboard"))
+    return SummaryWriter
 
 
 def train(
@@ -316,14 +323,19 @@ def train(
             f"`checkpoint_every` must be at least 1, got {checkpoint_every!r}; "
             "it counts epochs."
         )
+    # What can go wrong does so before anything is computed or written.
+    is_begun = check_directory(directory, resume=resume)
     if dataset is None:
         dataset = load_training_data(config, data_dir=data_dir)
     session = _Session(config, directory, dataset, reporter)
-    # What can go wrong does so before the directory exists.
-    is_begun = (directory / CHECKPOINTS).exists()
-    state = None if resume and is_begun else session.fresh_state()
-    open_run(directory, config, session.problem, resume=resume)
-    writer = _tensorboard(directory) if tensorboard else None
+    if is_begun:
+        check_same_run(directory, config, session.problem)
+    writer_class = _tensorboard_writer() if tensorboard else None
+    state = None
+    if not is_begun:
+        state = session.fresh_state()
+        begin_run(directory, config, session.problem)
+    writer = writer_class(str(directory / "tensorboard")) if writer_class else None
     with Checkpoints(directory / CHECKPOINTS) as checkpoints:
         if checkpoints.steps():
             like = template_for(config, session.problem, session.network)

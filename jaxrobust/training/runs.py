@@ -33,10 +33,13 @@ __all__ = [
     "Problem",
     "Run",
     "RunError",
+    "begin_run",
+    "check_directory",
+    "check_same_run",
     "load_run",
-    "open_run",
     "read_run",
     "shape_difference",
+    "template_for",
     "trainer_for",
     "versions",
 ]
@@ -145,16 +148,13 @@ def read_run(directory: Path) -> tuple[TrainConfig, Problem]:
         raise RunError(f"{path} cannot be read: {error}") from error
 
 
-def open_run(
-    directory: Path, config: TrainConfig, problem: Problem, *, resume: bool
-) -> None:
-    """Begin a run directory, or check that an existing one may be resumed.
+def check_directory(directory: Path, *, resume: bool) -> bool:
+    """Whether a directory holds a run to go on with; False if it is free.
 
     Raises:
-        RunError: if the directory holds something and `resume` is off, or if it holds
-            another run than the one asked for.
+        RunError: if the directory holds something and `resume` is off, or if what it
+            holds is not a run.
     """
-    directory = Path(directory)
     is_used = directory.exists() and any(directory.iterdir())
     if is_used and not (directory / CONFIG).is_file():
         raise RunError(
@@ -166,26 +166,35 @@ def open_run(
             f"`run_dir` must be new, got {str(directory)!r}, which holds a run; "
             "resume it (--resume) or choose another directory."
         )
-    record = {
-        "config": config_to_json(config),
-        "problem": problem._asdict(),
-        "versions": versions(),
-    }
-    record = json.loads(json.dumps(record))
-    if is_used:
-        before = json.loads((directory / CONFIG).read_text())
-        lines = config_difference(
-            {key: before[key] for key in ("config", "problem")},
-            {key: record[key] for key in ("config", "problem")},
+    return is_used
+
+
+def _description(config: TrainConfig, problem: Problem) -> dict[str, Any]:
+    record = {"config": config_to_json(config), "problem": problem._asdict()}
+    return json.loads(json.dumps(record))
+
+
+def check_same_run(directory: Path, config: TrainConfig, problem: Problem) -> None:
+    """Refuse to go on with a run under other settings or on other data.
+
+    Raises:
+        RunError: naming each setting that differs.
+    """
+    now = _description(config, problem)
+    before = json.loads((directory / CONFIG).read_text())
+    lines = config_difference({key: before.get(key) for key in now}, now)
+    if lines:
+        raise RunError(
+            f"`run_dir` must hold the run that is asked for, got {str(directory)!r}, "
+            f"which differs in {'; '.join(lines)}; choose another directory or the "
+            "same settings."
         )
-        if lines:
-            raise RunError(
-                f"`run_dir` must hold the run that is asked for, got "
-                f"{str(directory)!r}, which differs in {'; '.join(lines)}; choose "
-                "another directory or the same settings."
-            )
-        return
+
+
+def begin_run(directory: Path, config: TrainConfig, problem: Problem) -> None:
+    """Make the directory of a new run and write its `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
+    record = _description(config, problem) | {"versions": versions()}
     # Renamed into place, so that a run that exists has a whole configuration.
     part = directory / f"{CONFIG}.part"
     part.write_text(json.dumps(record, indent=2) + "\n")
