@@ -83,16 +83,20 @@ class LineReporter(NullReporter):
         print(text, file=self._stream, flush=True)
 
     def start(self, num_batches: int, num_done: int) -> None:
-        """Start the clock that foresees the end."""
-        self._num_batches, self._first, self._began = num_batches, num_done, time.time()
+        """Remember how much there is to do."""
+        self._num_batches = num_batches
+        self._first: int | None = None
 
     def update(self, num_done: int, values: dict[str, Any]) -> None:
-        """Remember how far training is."""
+        """Remember how far training is; the clock starts once it is compiled."""
+        if self._first is None:
+            self._first, self._began = num_done, time.time()
         self._num_done = num_done
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Print one line."""
-        rate = (time.time() - self._began) / max(self._num_done - self._first, 1)
+        first = self._num_done if self._first is None else self._first
+        rate = (time.time() - self._began) / max(self._num_done - first, 1)
         left = rate * (self._num_batches - self._num_done)
         self.message(
             f"epoch {record['epoch']:>3}  {_describe(record)}  "
@@ -106,7 +110,7 @@ class TerminalReporter(NullReporter):
     def __init__(self, console: Console | None = None):
         self._progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(bar_width=8),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeRemainingColumn(),
             console=console,
@@ -124,8 +128,10 @@ class TerminalReporter(NullReporter):
 
     def update(self, num_done: int, values: dict[str, Any]) -> None:
         """Move the bar."""
+        # Short enough for a terminal of 80 columns.
         text = (
-            f"epoch {values['epoch']}/{values['num_epochs']} {_describe(values)} "
+            f"{values['epoch']}/{values['num_epochs']} eps {values['epsilon']:.3f} "
+            f"loss {values['loss']:.3f} adv acc {values['adversarial_accuracy']:.1%} "
             f"{values['images_per_second']:,.0f} images/s"
         )
         self._progress.update(self._task, completed=num_done, description=text)
