@@ -1,5 +1,6 @@
 """The host side of training: phases, epochs, checkpoints, signals; no numerics."""
 
+import dataclasses
 import json
 import math
 import time
@@ -114,11 +115,16 @@ class _Session:
     def program(self, phase: Phase) -> Program:
         """The compiled functions of a phase; phases that differ in numbers share."""
         trainer = trainer_for(self.config, phase, self.network)
-        attack, rule = phase.attack, phase.optimizer
+        # What is left once all that `Controls` carries is made the same.
         kind = (
-            *(attack.norm, attack.is_bounded, attack.random_start, attack.direction),
-            *(attack.loss, attack.keep, attack.batch_norm),
-            *(rule.name, rule.momentum, rule.clip_norm),
+            dataclasses.replace(phase.attack, step_size=1.0, num_steps=None),
+            dataclasses.replace(
+                phase.optimizer,
+                learning_rate=1.0,
+                weight_decay=0.0,
+                milestones=(),
+                decay=1.0,
+            ),
         )
         if kind not in self.programs:
             self.programs[kind] = Program(

@@ -145,7 +145,7 @@ class Trainer(NamedTuple):
         init_optimizer: `(params) -> opt_state`.
         begin_epoch: `(state, epsilon) -> state`, with sums at zero.
         run: `(state, controls, images, labels, stop_batch) -> state`, up to a batch of
-            the epoch, or sooner where a loss is not finite.
+            the epoch, or sooner where a loss or gradient is not finite.
         end_epoch: `(state) -> (state, weight_distance)`, the Euclidean distance that
             the parameters moved in the epoch (LP-F10).
     """
@@ -281,6 +281,9 @@ def make_trainer(
         rule = _optimizer(optimizer, controls.learning_rate, controls.weight_decay)
         updates, opt_state = rule.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
+        # A gradient that is not finite ruins the weights, though this loss may still be
+        # fine: it poisons the sum, which stops the loop.
+        loss = loss + 0 * optax.tree.norm(gradient)
         size = labels.shape[0]
         seen = Metrics(
             loss=loss * size,

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from experiments import tables
 
 RESULTS = sorted(tables.ROOT.glob("experiments/*/results/*.json"))
@@ -21,7 +22,9 @@ def test_readme_tables_are_up_to_date(name):
 def test_a_changed_number_is_noticed():
     text = (tables.ROOT / "README.md").read_text()
     start = text.index("<!-- results:")
-    digit = next(i for i in range(text.index("|", start), len(text)) if text[i].isdigit())
+    digit = next(
+        i for i in range(text.index("|", start), len(text)) if text[i].isdigit()
+    )
     other = str((int(text[digit]) + 1) % 10)
     changed = text[:digit] + other + text[digit + 1 :]
     assert tables.updated(changed) == text

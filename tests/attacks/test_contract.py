@@ -1,0 +1,190 @@
+"""What every attack promises, under every threat model."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrobust.attacks import Attack, fgsm, num_steps_for, pgd, with_restarts
+from jaxrobust.threat import THREATS, LinfBall, ThreatModel
+
+
+class Case(NamedTuple):
+    name: str
+    build: Callable[[ThreatModel], Attack]
+    is_steepest: bool = True
+    is_targeted: bool = False
+
+
+def _pgd(**settings):
+    return lambda threat: pgd(threat, **{"step_size": 0.2, "num_steps": 6} | settings)
+
+
+ATTACKS = [
+    Case("fgsm", fgsm),
+    Case("fgsm-start", lambda threat: fgsm(threat, random_start=True), False),
+    Case("pgd", _pgd()),
+    Case("pgd-center", _pgd(random_start=False)),
+    Case("pgd-sign", _pgd(direction="sign"), False),
+    Case("pgd-l2", _pgd(direction="l2"), False),
+    Case("pgd-raw", _pgd(direction="raw", step_size=5e4), False),
+    Case("pgd-margin", _pgd(loss="margin")),
+    Case("pgd-best", _pgd(keep="best")),
+    Case("pgd-targeted", _pgd(targeted=True), False, True),
+    Case("pgd-restarts", lambda threat: with_restarts(_pgd()(threat), 3)),
+]
+
+
+def assert_inside(threat, moved, center):
+    wide = np.asarray(moved.astype(jnp.float32)).astype(np.float64)
+    start = np.asarray(center.astype(jnp.float32)).astype(np.float64)
+    flat = np.abs(wide - start).reshape(len(wide), -1)
+    norm = flat.max(1) if isinstance(threat, LinfBall) else np.sqrt((flat**2).sum(1))
+    assert np.all(norm <= np.float64(np.float32(threat.epsilon)))
+    assert wide.min() >= 0 and wide.max() <= 1
+
+
+@pytest.fixture(scope="module")
+def run(linear_problem):
+    """Every attack under every threat, compiled once for all radii."""
+    compiled = {}
+
+    def run(case: Case, kind: str, epsilon, images):
+        name = (case.name, kind, images.dtype)
+        if name not in compiled:
+            compiled[name] = jax.jit(
+                lambda key, threat, images: case.build(threat)(
+                    key, linear_problem.logits_fn, images, linear_problem.labels
+                )
+            )
+        return compiled[name](
+            jax.random.key(0), THREATS[kind](jnp.float32(epsilon)), images
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+class TestEveryAttack:
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
+    @given(epsilon=st.one_of(st.just(0.0), st.floats(0.0, 2.0)))
+    @settings(max_examples=8)
+    def test_stays_in_the_ball_and_the_pixel_range(
+        self, case, kind, dtype, epsilon, run, linear_problem
+    ):
+        images = linear_problem.images.astype(dtype)
+        images = images.at[0].set(0.0).at[1].set(1.0).at[2].set(0.5)
+        found = run(case, kind, epsilon, images)
+        assert found.images.dtype == dtype
+        assert_inside(THREATS[kind](epsilon), found.images, images)
+
+    def test_radius_zero_returns_the_clean_images(
+        self, case, kind, run, linear_problem
+    ):
+        found = run(case, kind, 0.0, linear_problem.images)
+        np.testing.assert_array_equal(found.images, linear_problem.images)
+
+    def test_the_result_describes_its_own_images(self, case, kind, run, linear_problem):
+        found = run(case, kind, 0.3, linear_problem.images)
+        logits = linear_problem.logits_fn(found.images)
+        is_label = np.argmax(logits, axis=1) == np.asarray(linear_problem.labels)
+        expected = is_label if case.is_targeted else ~is_label
+        np.testing.assert_array_equal(found.is_adversarial, expected)
+        assert np.all(np.asarray(found.is_gradient_finite))
+
+    def test_same_key_gives_the_same_images(self, case, kind, run, linear_problem):
+        one, other = (run(case, kind, 0.3, linear_problem.images) for _ in range(2))
+        np.testing.assert_array_equal(one.images, other.images)
+
+    def test_nan_gradients_are_reported_and_make_no_nan_images(self, case, kind):
+        def logits_fn(images):
+            flat = images.reshape(images.shape[0], -1)
+            # The gradient of a square root at 0, times 0, is not a number.
+            is_bad = jnp.arange(len(images)) < 2
+            bad = jnp.sqrt(jnp.where(is_bad, 0 * flat.sum(axis=1), 1.0))
+            return jnp.stack([flat.sum(axis=1) + bad, flat[:, 0]], axis=1)
+
+        images = jnp.full((4, 3, 3, 1), 0.4)
+        labels = jnp.zeros(4, jnp.int32)
+        found = case.build(THREATS[kind](0.2))(
+            jax.random.key(0), logits_fn, images, labels
+        )
+        assert_inside(THREATS[kind](0.2), found.images, images)
+        np.testing.assert_array_equal(
+            found.is_gradient_finite, [False, False, True, True]
+        )
+
+
+@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize(
+    "case", [case for case in ATTACKS if case.is_steepest], ids=lambda case: case.name
+)
+def test_the_optimum_of_a_linear_classifier_is_found(case, kind, key):
+    # Two classes, no pixel range: the margin w.x + b changes by epsilon times the dual
+    # norm of w, and by no attack more.
+    weights = jax.random.normal(key, (9,))
+
+    def logits_fn(images):
+        score = images.reshape(images.shape[0], -1) @ weights
+        return jnp.stack([score, jnp.zeros_like(score)], axis=1)
+
+    images = jax.random.uniform(key, (5, 3, 3, 1))
+    labels = jnp.zeros(5, jnp.int32)
+    threat = THREATS[kind](0.25, None)
+    found = case.build(threat)(key, logits_fn, images, labels)
+    change = logits_fn(found.images)[:, 0] - logits_fn(images)[:, 0]
+    dual = np.linalg.norm(np.asarray(weights), 1 if kind == "linf" else 2)
+    np.testing.assert_allclose(change, -0.25 * dual, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("case", ATTACKS[::5], ids=lambda case: case.name)
+def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem):
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def attack(threat):
+        found = case.build(threat)
+        return found(jax.random.key(0), linear_problem.logits_fn, *linear_problem[2:])
+
+    radii = jnp.asarray([0.0, 0.1, 0.4])
+    alone = [attack(THREATS[kind](epsilon)).images for epsilon in radii]
+    mapped = jax.vmap(
+        lambda epsilon: case.build(THREATS[kind](epsilon))(
+            jax.random.key(0), linear_problem.logits_fn, *linear_problem[2:]
+        )
+    )(radii)
+    np.testing.assert_allclose(mapped.images, jnp.stack(alone), atol=1e-5)
+
+
+def test_steps_and_step_size_may_be_traced(linear_problem, key):
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def attack(epsilon, step_size, num_steps):
+        found = pgd(LinfBall(epsilon), step_size=step_size, num_steps=num_steps)
+        return found(key, linear_problem.logits_fn, *linear_problem[2:]).images
+
+    for epsilon in (0.0, 0.1, 0.3):
+        num_steps = num_steps_for(epsilon, 0.05)
+        args = jnp.float32(epsilon), jnp.float32(0.05), jnp.int32(num_steps)
+        static = pgd(LinfBall(epsilon), step_size=0.05, num_steps=num_steps)
+        expected = static(key, linear_problem.logits_fn, *linear_problem[2:]).images
+        np.testing.assert_allclose(attack(*args), expected, atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_steps(linear_problem, key):
+    def peak(num_steps):
+        def attack(images):
+            found = pgd(LinfBall(0.3), step_size=0.01, num_steps=num_steps, keep="best")
+            return found(key, linear_problem.logits_fn, images, linear_problem.labels)
+
+        compiled = jax.jit(attack).lower(linear_problem.images).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert peak(300) == peak(3)

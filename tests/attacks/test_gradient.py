@@ -1,0 +1,219 @@
+"""PGD against an independent one in numpy, and its pieces against hand values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.attacks import fgsm, num_steps_for, pgd, pgd_kernel
+from jaxrobust.threat import L2Ball, LinfBall
+
+
+def softmax(logits):
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+class LinearNet:
+    """Softmax regression, with the gradient of the loss by hand."""
+
+    def __init__(self, rng):
+        self.weights = rng.normal(size=(36, 4))
+
+    def logits_fn(self, images):
+        return images.reshape(images.shape[0], -1) @ jnp.asarray(
+            self.weights, "float32"
+        )
+
+    def gradient(self, flat, labels):
+        error = softmax(flat @ self.weights) - np.eye(4)[labels]
+        return error @ self.weights.T
+
+
+class TanhNet:
+    """One hidden layer, with the gradient of the loss by hand."""
+
+    def __init__(self, rng):
+        self.first = rng.normal(size=(36, 8)) / 3
+        self.second = rng.normal(size=(8, 4))
+
+    def logits_fn(self, images):
+        flat = images.reshape(images.shape[0], -1)
+        hidden = jnp.tanh(flat @ jnp.asarray(self.first, "float32"))
+        return hidden @ jnp.asarray(self.second, "float32")
+
+    def gradient(self, flat, labels):
+        hidden = np.tanh(flat @ self.first)
+        error = softmax(hidden @ self.second) - np.eye(4)[labels]
+        return ((error @ self.second.T) * (1 - hidden**2)) @ self.first.T
+
+
+def numpy_pgd(net, start, center, labels, *, norm, epsilon, step_size, num_steps):
+    """Facts 0.1, in float64."""
+    images = start.astype(np.float64)
+    for _ in range(num_steps):
+        gradient = net.gradient(images, labels)
+        if norm == "linf":
+            images = images + step_size * np.sign(gradient)
+            images = np.clip(images, center - epsilon, center + epsilon)
+        else:
+            length = np.linalg.norm(gradient, axis=1, keepdims=True)
+            images = images + step_size * gradient / length
+            moved = images - center
+            length = np.linalg.norm(moved, axis=1, keepdims=True)
+            images = center + moved * np.minimum(1, epsilon / length)
+        images = np.clip(images, 0, 1)
+    return images
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("net_class", [LinearNet, TanhNet])
+def test_pgd_agrees_with_an_independent_pgd_in_numpy(net_class, norm, random_start):
+    rng = np.random.default_rng(0)
+    net = net_class(rng)
+    center = rng.uniform(size=(12, 36))
+    labels = rng.integers(0, 4, size=12)
+    images = jnp.asarray(center.reshape(12, 6, 6, 1), "float32")
+    threat = {"linf": LinfBall, "l2": L2Ball}[norm](0.2)
+    settings = {"step_size": 0.03, "num_steps": 15}
+    attack = pgd(threat, random_start=random_start, **settings)
+    found = attack(jax.random.key(3), net.logits_fn, images, jnp.asarray(labels))
+    kernel = pgd_kernel(threat, step_size=0.03, random_start=random_start)
+    init_key, _ = jax.random.split(jax.random.key(3))
+    start = kernel.init(init_key, net.logits_fn, images, jnp.asarray(labels)).images
+    expected = numpy_pgd(
+        net,
+        np.asarray(start).reshape(12, 36),
+        center,
+        labels,
+        norm=norm,
+        epsilon=0.2,
+        **settings,
+    )
+    np.testing.assert_allclose(
+        np.asarray(found.images).reshape(12, 36), expected, atol=1e-5
+    )
+
+
+def test_fgsm_is_one_signed_step_of_the_radius():
+    rng = np.random.default_rng(1)
+    net = LinearNet(rng)
+    center, labels = rng.uniform(size=(5, 36)), rng.integers(0, 4, size=5)
+    images = jnp.asarray(center.reshape(5, 6, 6, 1), "float32")
+    found = fgsm(LinfBall(0.1))(
+        jax.random.key(0), net.logits_fn, images, jnp.asarray(labels)
+    )
+    expected = np.clip(center + 0.1 * np.sign(net.gradient(center, labels)), 0, 1)
+    np.testing.assert_allclose(
+        np.asarray(found.images).reshape(5, 36), expected, atol=1e-6
+    )
+
+
+def test_raw_gradient_moves_by_the_gradient_itself():
+    rng = np.random.default_rng(2)
+    net = LinearNet(rng)
+    center, labels = rng.uniform(0.4, 0.6, size=(5, 36)), rng.integers(0, 4, size=5)
+    images = jnp.asarray(center.reshape(5, 6, 6, 1), "float32")
+    attack = pgd(
+        LinfBall(1.0), step_size=0.01, num_steps=1, direction="raw", random_start=False
+    )
+    found = attack(jax.random.key(0), net.logits_fn, images, jnp.asarray(labels))
+    expected = center + 0.01 * net.gradient(center, labels)
+    np.testing.assert_allclose(
+        np.asarray(found.images).reshape(5, 36), expected, atol=1e-6
+    )
+
+
+def test_a_targeted_attack_raises_the_targets_probability(linear_problem, key):
+    targets = (linear_problem.labels + 1) % 3
+    attack = pgd(LinfBall(0.3), step_size=0.05, num_steps=20, targeted=True)
+    found = attack(key, linear_problem.logits_fn, linear_problem.images, targets)
+    rows = np.arange(16)
+
+    def probability(images):
+        return softmax(np.asarray(linear_problem.logits_fn(images)))[rows, targets]
+
+    assert np.all(probability(found.images) > probability(linear_problem.images))
+    assert np.mean(np.asarray(found.is_adversarial)) > 0.5
+
+
+def test_the_best_iterate_is_never_weaker_than_the_last(linear_problem, key):
+    # Steps far too long make the last iterate a poor one.
+    settings = {"step_size": 0.5, "num_steps": 7, "direction": "l2"}
+    last, best = (
+        pgd(LinfBall(0.3), keep=keep, **settings)(
+            key, linear_problem.logits_fn, *linear_problem[2:]
+        )
+        for keep in ("last", "best")
+    )
+    assert np.all(best.is_adversarial >= last.is_adversarial)
+    same = np.asarray(best.is_adversarial == last.is_adversarial)
+    assert np.all(np.asarray(best.loss >= last.loss)[same])
+
+
+# LP-A1; .18 and .36 are those that the authors' code truncates to 44 and 89.
+IAT_STEPS = [
+    2,
+    5,
+    7,
+    10,
+    12,
+    15,
+    17,
+    20,
+    22,
+    25,
+    27,
+    30,
+    32,
+    35,
+    37,
+    40,
+    42,
+    45,
+    47,
+    50,
+]
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "step_size", "expected"),
+    [
+        *((0.01 * (e + 1), 0.01, steps) for e, steps in enumerate(IAT_STEPS)),
+        *((0.36, 0.01, 90), (0.4, 0.01, 100), (0.4, 0.005, 200), (0.0, 0.01, 0)),
+        *((0.1, 0.05, 5), (0.2, 0.05, 10), (0.25, 0.05, 12), (0.3, 0.05, 15)),
+        *((0.35, 0.05, 17), (0.4, 0.05, 20), (0.45, 0.05, 22), (0.5, 0.05, 25)),
+        *((4 / 255, 2 / 255, 5), (64 / 255, 2 / 255, 80)),
+    ],
+)
+def test_number_of_steps_of_the_paper(epsilon, step_size, expected):
+    assert num_steps_for(epsilon, step_size) == expected
+
+
+def test_number_of_steps_of_many_radii():
+    steps = num_steps_for(np.asarray([0.1, 0.18]), 0.01)
+    assert isinstance(steps, np.ndarray) and list(steps) == [25, 45]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step_size": 0.0}, "`step_size` must be positive"),
+        ({"step_size": -1}, "`step_size` must be positive"),
+        ({"num_steps": -1}, "`num_steps` must be a whole number of at least 0"),
+        ({"num_steps": 2.5}, "`num_steps` must be a whole number of at least 0"),
+        ({"direction": "up"}, "`direction` must be one of steepest, sign, raw, l2"),
+        ({"loss": "hinge"}, "`loss` must be one of cross_entropy, margin"),
+        ({"keep": "first"}, "`keep` must be one of last, best"),
+    ],
+)
+def test_wrong_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        pgd(LinfBall(0.1), **{"step_size": 0.1, "num_steps": 3} | settings)
+
+
+@pytest.mark.parametrize(("epsilon", "step_size"), [(-0.1, 0.1), (0.1, 0.0)])
+def test_number_of_steps_refuses_what_is_no_radius_or_step(epsilon, step_size):
+    with pytest.raises(ValueError, match="must be"):
+        num_steps_for(epsilon, step_size)

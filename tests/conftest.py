@@ -1,0 +1,48 @@
+"""Settings and fixtures that all tests share."""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+from hypothesis import settings
+
+from jaxrobust.types import Images, Labels, LogitsFn
+
+# Labels (batch, 1) against (batch,) must be an error, not a silent table.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40)
+settings.load_profile("ci")
+
+
+class Problem(NamedTuple):
+    logits_fn: LogitsFn
+    weights: jax.Array
+    images: Images
+    labels: Labels
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counter():
+    chex.clear_trace_counter()
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(20)
+
+
+@pytest.fixture(scope="session")
+def linear_problem() -> Problem:
+    """A linear classifier of three classes that is right on all its images."""
+    weights = jax.random.normal(jax.random.key(1), (36, 3))
+
+    def logits_fn(images: Images) -> jax.Array:
+        flat = images.reshape(images.shape[0], -1)
+        return flat @ weights.astype(images.dtype)
+
+    images = jax.random.uniform(jax.random.key(2), (16, 6, 6, 1))
+    labels = jnp.argmax(logits_fn(images), axis=-1)
+    return Problem(logits_fn, weights, images, labels)

@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.models import LeNet, Linear, ModelConfig, resnet18
+from jaxrobust.models.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet
+
+
+def num_parameters(module, shape):
+    init = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(init["params"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("lenet", (28, 28, 1), 1_111_946),  # LP-M1
+        ("lenet-same", (28, 28, 1), 3_274_634),  # N-LeNet
+        ("linear", (28, 28, 1), 7_850),
+        ("resnet18", (32, 32, 3), 11_173_962),
+        ("resnet50", (32, 32, 3), 23_520_842),
+    ],
+)
+def test_parameter_counts_are_those_of_the_papers(name, shape, expected):
+    assert num_parameters(ModelConfig(name=name).build(10), shape) == expected
+
+
+@pytest.mark.parametrize("factor", [0.125, 0.25, 0.5, 1, 2, 4])
+def test_widths_of_lenet_follow_the_factor(factor):
+    first, second, hidden = int(32 * factor), int(64 * factor), int(1024 * factor)
+    expected = 25 * first + first + 25 * first * second + second
+    expected += 49 * second * hidden + hidden + hidden * 10 + 10
+    module = LeNet(widen_factor=factor, padding="SAME")
+    assert num_parameters(module, (28, 28, 1)) == expected
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet-same"])
+def test_formulations_give_the_same_logits_and_input_gradients(name, key):
+    images = jax.random.uniform(key, (3, 28, 28, 1))
+    modules = [
+        ModelConfig(name=name, widen_factor=0.125, formulation=formulation).build(10)
+        for formulation in ("direct", "patches")
+    ]
+    variables = modules[0].init(key, images)
+
+    def probe(module):
+        apply = lambda x: jnp.sum(module.apply(variables, x)[:, 0])  # noqa: E731
+        return module.apply(variables, images), jax.grad(apply)(images)
+
+    for one, other in zip(*map(probe, modules), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_torch_initialization_is_uniform_in_one_over_root_fan_in(key):
+    params = LeNet().init(key, jnp.zeros((1, 28, 28, 1)))["params"]
+    for name, fan_in in {
+        "conv1": 25,
+        "conv2": 800,
+        "hidden": 1024,
+        "head": 1024,
+    }.items():
+        for leaf in params[name].values():
+            limit = fan_in**-0.5
+            assert np.abs(leaf).max() <= limit
+        kernel = np.asarray(params[name]["kernel"])
+        assert np.abs(kernel).max() > 0.95 * limit
+        assert kernel.std() == pytest.approx(limit / 3**0.5, rel=0.05)
+
+
+def test_madry_initialization_is_a_cut_normal_with_biases_of_a_tenth(key):
+    module = LeNet(padding="SAME", initialization="madry")
+    params = module.init(key, jnp.zeros((1, 28, 28, 1)))["params"]
+    kernel = np.asarray(params["hidden"]["kernel"])
+    assert 0.19 < np.abs(kernel).max() <= 0.2 + 1e-6
+    # A normal of deviation .1, cut at 2 deviations, has deviation .0880.
+    assert kernel.std() == pytest.approx(0.0880, rel=0.01)
+    assert all(
+        np.all(np.asarray(layer["bias"]) == np.float32(0.1))
+        for layer in params.values()
+    )
+
+
+def test_the_linear_classifier_starts_at_zero(key):
+    images = jax.random.uniform(key, (2, 5, 5, 1))
+    module = Linear(3)
+    np.testing.assert_array_equal(module.apply(module.init(key, images), images), 0.0)
+
+
+@pytest.fixture(scope="module")
+def small_resnet():
+    module = ResNet(block_counts=(1, 1), is_bottleneck=True, widen_factor=0.125)
+    images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
+    return module, module.init(jax.random.key(1), images), images
+
+
+def test_batch_statistics_change_in_training_mode_only(small_resnet):
+    module, variables, images = small_resnet
+    _, kept = module.apply(variables, images, train=False, mutable=["batch_stats"])
+    jax.tree.map(
+        np.testing.assert_array_equal, kept["batch_stats"], variables["batch_stats"]
+    )
+    _, moved = module.apply(variables, images, train=True, mutable=["batch_stats"])
+    before, after = variables["batch_stats"], moved["batch_stats"]
+    assert not np.allclose(before["stem_norm"]["mean"], after["stem_norm"]["mean"])
+
+
+def test_evaluation_of_an_image_does_not_depend_on_the_others(small_resnet):
+    module, variables, images = small_resnet
+    together = module.apply(variables, images, train=False)
+    alone = module.apply(variables, images[:1], train=False)
+    np.testing.assert_allclose(together[:1], alone, atol=1e-5)
+
+
+def test_pixels_are_standardized_inside_the_model(small_resnet, key):
+    module, variables, images = small_resnet
+    plain = ResNet(
+        block_counts=(1, 1),
+        is_bottleneck=True,
+        widen_factor=0.125,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+    by_hand = (np.asarray(images) - CIFAR10_MEAN) / CIFAR10_STD
+    np.testing.assert_allclose(
+        module.apply(variables, images),
+        plain.apply(variables, jnp.asarray(by_hand, "float32")),
+        atol=1e-4,
+    )
+
+
+def test_groups_after_the_first_halve_the_side():
+    module = resnet18(widen_factor=0.125)
+    images = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(
+        lambda: module.init_with_output(
+            jax.random.key(0), images, capture_intermediates=True
+        )
+    )[1]["intermediates"]
+    sides = [shapes[f"group{g}_block1"]["__call__"][0].shape[1] for g in (1, 2, 3, 4)]
+    assert sides == [32, 16, 8, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "lenot"}, "`model` must be one of linear, lenet"),
+        ({"widen_factor": 0}, "`widen_factor` must be positive"),
+    ],
+)
+def test_wrong_models_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**settings)

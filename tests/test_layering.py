@@ -1,0 +1,76 @@
+"""Imports point downwards, and third parties stay where they belong."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import jaxrobust
+
+ROOT = Path(jaxrobust.__file__).parent
+MODULES = sorted(path for path in ROOT.rglob("*.py"))
+
+LAYERS = {
+    **dict.fromkeys(("cli", "__main__"), 6),
+    **dict.fromkeys(("report", "plots"), 5),
+    "evaluation": 4,
+    "training": 3,
+    "attacks": 2,
+    **dict.fromkeys(("losses", "threat", "models", "data"), 1),
+    "types": 0,
+}
+FENCES = {
+    "flax": ("models", "training"),
+    "orbax": ("training/checkpoints.py",),
+    "tensorflow_datasets": ("data",),
+    "array_record": ("data",),
+    "sklearn": ("data",),
+    "matplotlib": ("plots.py",),
+    "rich": ("training/progress.py",),
+    "tyro": ("cli.py",),
+}
+# The attack and the evaluation know a model only as a function.
+FORBIDDEN = {"attacks": "models", "evaluation": "models"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module)
+            if node.module == "jaxrobust":
+                found |= {f"jaxrobust.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer(parts: tuple[str, ...]) -> str:
+    return parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    own = layer(path.relative_to(ROOT).parts)
+    if own == "__init__":
+        return
+    for name in imports(path):
+        package, *rest = name.split(".")
+        if package != "jaxrobust" or not rest or rest[0] == own:
+            continue
+        assert LAYERS[rest[0]] < LAYERS[own] or rest[0] == "plots", f"{own} -> {name}"
+        assert FORBIDDEN.get(own) != rest[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_third_parties_stay_behind_their_fences(path):
+    place = str(path.relative_to(ROOT))
+    for name in imports(path):
+        allowed = FENCES.get(name.split(".")[0])
+        assert allowed is None or place.startswith(allowed), f"{place} imports {name}"
+
+
+def test_every_module_has_a_layer():
+    names = {layer(path.relative_to(ROOT).parts) for path in MODULES} - {"__init__"}
+    assert names == set(LAYERS)
