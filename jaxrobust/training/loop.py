@@ -37,6 +37,10 @@ from jaxrobust.training.trainer import Controls, Trainer, TrainState, Weights
 __all__ = ["Interrupted", "NonFiniteLossError", "load_training_data", "train"]
 
 
+SLICE_SECONDS = 1.0
+"""How long the device works before the host looks at signals and the progress bar."""
+
+
 class NonFiniteLossError(RuntimeError):
     """The training loss became NaN or infinite."""
 
@@ -221,7 +225,7 @@ class _Session:
         while batch < self.num_batches and not stop:
             size = 1
             if self.seconds_per_batch is not None:
-                size = max(1, min(1000, int(1.0 / self.seconds_per_batch)))
+                size = max(1, int(SLICE_SECONDS / self.seconds_per_batch))
             target = min(batch + size, self.num_batches)
             start, since = batch, time.perf_counter()
             state = program.run(state, controls, *data, jnp.int32(target))

@@ -1,0 +1,55 @@
+"""A tiny run that trains in a second, and one that is already trained."""
+
+import dataclasses
+
+import pytest
+
+from jaxrobust.data import Dataset, load_arrays, subset
+from jaxrobust.models import ModelConfig
+from jaxrobust.training import (
+    AttackConfig,
+    TrainConfig,
+    adversarial,
+    extended,
+    loop,
+    standard,
+    train,
+)
+
+ATTACK = AttackConfig(step_size=0.05)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    return subset(load_arrays("digits", "train"), 96)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> TrainConfig:
+    """Three phases of a linear model on 96 digits: six epochs of three steps."""
+    return TrainConfig(
+        train_size=96,
+        model=ModelConfig(name="linear"),
+        batch_size=32,
+        phases=(
+            standard(2, attack=ATTACK),
+            adversarial(0.05, 2, attack=ATTACK),
+            extended(0.1, 2, attack=ATTACK),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, digits, tmp_path_factory):
+    return train(tiny, tmp_path_factory.mktemp("trained") / "run", dataset=digits)
+
+
+@pytest.fixture
+def small_slices(monkeypatch):
+    """One batch a slice, so that a signal can come after any of them."""
+    monkeypatch.setattr(loop, "SLICE_SECONDS", 0.0)
+
+
+@pytest.fixture
+def short(tiny) -> TrainConfig:
+    return dataclasses.replace(tiny, phases=tiny.phases[1:2])

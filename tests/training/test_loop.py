@@ -1,0 +1,331 @@
+import dataclasses
+import json
+import os
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.data import DataError, load_arrays
+from jaxrobust.models import ModelConfig
+from jaxrobust.training import (
+    CheckpointWarning,
+    Interrupted,
+    JumpRule,
+    NonFiniteLossError,
+    NullReporter,
+    OptimizerConfig,
+    RunError,
+    adversarial,
+    extended,
+    load_run,
+    standard,
+    train,
+)
+from jaxrobust.training import loop as loop_module
+
+
+def same_state(one, other):
+    chex.assert_trees_all_equal(
+        one.replace(key=jax.random.key_data(one.key)),
+        other.replace(key=jax.random.key_data(other.key)),
+    )
+
+
+def losses(run):
+    return [record["loss"] for record in run.records]
+
+
+class Stopper(NullReporter):
+    """Sends this process a signal at one of the updates."""
+
+    def __init__(self, update, number=signal.SIGINT):
+        self.left, self.number = update, number
+
+    def update(self, num_done, values):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), self.number)
+
+
+def test_a_run_goes_through_its_phases(trained):
+    radii = [record["epsilon"] for record in trained.records]
+    assert radii == [0.0, 0.0, 0.05, 0.05, 0.1, 0.1]
+    names = [record["phase"] for record in trained.records]
+    assert names == ["standard"] * 2 + ["adversarial"] * 2 + ["extended"] * 2
+    assert [record["num_steps"] for record in trained.records] == [0, 0, 2, 2, 5, 5]
+    assert int(trained.state.step) == 18 and int(trained.state.epoch) == 6
+    assert losses(trained)[1] < losses(trained)[0]
+
+
+def test_every_epoch_has_a_line_of_metrics(trained):
+    lines = (trained.directory / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert [record["epoch"] for record in records] == [1, 2, 3, 4, 5, 6]
+    assert records == trained.records
+    assert records[0]["loss_change"] is None
+    change = records[1]["loss"] - records[0]["loss"]
+    assert records[1]["loss_change"] == pytest.approx(change)
+
+
+def test_a_run_is_loaded_as_it_was_left(trained):
+    loaded = load_run(trained.directory)
+    assert loaded.is_complete and loaded.config == trained.config
+    same_state(loaded.state, trained.state)
+    images = jnp.ones((1, 8, 8, 1))
+    np.testing.assert_array_equal(loaded.logits_fn(images), trained.logits_fn(images))
+
+
+def test_all_phases_share_one_compiled_program(tiny, digits, tmp_path, monkeypatch):
+    make = loop_module.trainer_for
+
+    def counted(*arguments):
+        trainer = make(*arguments)
+        return trainer._replace(run=counting(trainer.run))
+
+    counting = lambda run: chex.assert_max_traces(run, n=1)  # noqa: E731
+    monkeypatch.setattr(loop_module, "trainer_for", counted)
+    iat = dataclasses.replace(
+        tiny.phases[1],
+        name="iterative",
+        epsilon=dataclasses.replace(tiny.phases[1].epsilon, kind="iterative"),
+        optimizer=OptimizerConfig(learning_rate=0.1, milestones=(1,)),
+    )
+    config = dataclasses.replace(tiny, phases=(*tiny.phases, iat))
+    assert len(train(config, tmp_path / "run", dataset=digits).records) == 8
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("update", [1, 5, 6, 16])
+def test_resuming_equals_never_having_stopped(
+    tiny, digits, trained, tmp_path, update, number, small_slices
+):
+    message = rf"stopped by {number.name} at step {update}, .*--resume"
+    with pytest.raises(Interrupted, match=message):
+        train(tiny, tmp_path / "run", dataset=digits, reporter=Stopper(update, number))
+    assert not load_run(tmp_path / "run").is_complete
+    resumed = train(tiny, tmp_path / "run", dataset=digits, resume=True)
+    same_state(resumed.state, trained.state)
+    assert losses(resumed) == losses(trained)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_signals_do_their_own_again_after_training(short, digits, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    train(short, tmp_path / "run", dataset=digits)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_training_ends_the_same(
+    tiny, digits, trained, tmp_path, small_slices
+):
+    with pytest.raises(Interrupted):
+        train(tiny, tmp_path / "run", dataset=digits, reporter=Stopper(9))
+    newest = max((tmp_path / "run/checkpoints").iterdir(), key=lambda p: int(p.name))
+    for path in (newest / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:10])
+    with pytest.warns(CheckpointWarning, match="is damaged"):
+        resumed = train(tiny, tmp_path / "run", dataset=digits, resume=True)
+    same_state(resumed.state, trained.state)
+    assert (tmp_path / "run/damaged" / newest.name).is_dir()
+
+
+def test_a_complete_run_is_returned_as_it_is(tiny, digits, trained):
+    before = (trained.directory / "metrics.jsonl").stat().st_mtime_ns
+    again = train(tiny, trained.directory, dataset=digits, resume=True)
+    same_state(again.state, trained.state)
+    assert again.records == trained.records
+    assert (trained.directory / "metrics.jsonl").stat().st_mtime_ns >= before
+
+
+def test_a_used_directory_is_refused(tiny, digits, trained):
+    with pytest.raises(RunError, match=r"`run_dir` must be new, .*--resume"):
+        train(tiny, trained.directory, dataset=digits)
+
+
+def test_resuming_under_other_settings_is_refused(tiny, digits, trained):
+    other = dataclasses.replace(tiny, seed=5)
+    with pytest.raises(RunError, match=r"differs in config\.seed: 0, now 5"):
+        train(other, trained.directory, dataset=digits, resume=True)
+
+
+def test_a_directory_of_something_else_is_refused(tiny, digits, tmp_path):
+    (tmp_path / "thesis.tex").write_text("x")
+    with pytest.raises(RunError, match=r"holds files but no config\.json"):
+        train(tiny, tmp_path, dataset=digits, resume=True)
+
+
+def test_missing_data_leaves_no_directory(tiny, tmp_path):
+    config = dataclasses.replace(tiny, dataset="mnist")
+    with pytest.raises(DataError, match="jaxrobust data prepare mnist"):
+        train(config, tmp_path / "run", data_dir=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_larger_than_the_data_is_refused(tiny, digits, tmp_path):
+    config = dataclasses.replace(tiny, batch_size=97)
+    with pytest.raises(
+        ValueError, match=r"`batch_size` must be at most .*\(96\), got 97"
+    ):
+        train(config, tmp_path / "run", dataset=digits)
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpoint_every_must_count_epochs(tiny, digits, tmp_path):
+    with pytest.raises(ValueError, match="`checkpoint_every` must be at least 1"):
+        train(tiny, tmp_path / "run", dataset=digits, checkpoint_every=0)
+
+
+def test_rare_checkpoints_still_hold_the_end(short, digits, tmp_path):
+    run = train(short, tmp_path / "run", dataset=digits, checkpoint_every=100)
+    steps = {int(path.name) for path in (tmp_path / "run/checkpoints").iterdir()}
+    assert steps == {0, 6}
+    same_state(load_run(run.directory).state, run.state)
+
+
+class TestWarmStart:
+    def start(self, tiny, trained, digits, directory, **changes):
+        phase = extended(0.2, 1, start_from=str(trained.directory), **changes)
+        return train(
+            dataclasses.replace(tiny, phases=(phase,)), directory, dataset=digits
+        )
+
+    def first_checkpoint(self, tiny, trained, digits, directory, **changes):
+        """The state before the first step: a signal at once stops the run there."""
+        phase = extended(0.2, 1, start_from=str(trained.directory), **changes)
+        config = dataclasses.replace(tiny, phases=(phase,))
+
+        class AtOnce(NullReporter):
+            def start(self, num_batches, num_done):
+                os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(Interrupted):
+            train(config, directory, dataset=digits, reporter=AtOnce())
+        return load_run(directory).state.weights
+
+    def test_weights_and_optimizer_are_taken_over(
+        self, tiny, trained, digits, tmp_path
+    ):
+        weights = self.first_checkpoint(tiny, trained, digits, tmp_path / "run")
+        chex.assert_trees_all_equal(weights, trained.state.weights)
+
+    def test_or_the_weights_alone(self, tiny, trained, digits, tmp_path):
+        weights = self.first_checkpoint(
+            tiny, trained, digits, tmp_path / "run", carry="weights"
+        )
+        chex.assert_trees_all_equal(weights.params, trained.state.weights.params)
+        assert all(
+            np.all(np.asarray(x) == 0) for x in jax.tree.leaves(weights.opt_state)
+        )
+        old = jax.tree.leaves(trained.state.weights.opt_state)
+        assert any(np.any(np.asarray(x) != 0) for x in old)
+
+    def test_training_goes_on(self, tiny, trained, digits, tmp_path):
+        run = self.start(tiny, trained, digits, tmp_path / "run")
+        assert [record["epsilon"] for record in run.records] == [0.2]
+
+    def test_another_network_is_refused_with_the_difference(
+        self, tiny, trained, digits, tmp_path
+    ):
+        config = dataclasses.replace(
+            tiny, model=ModelConfig(name="lenet-small", widen_factor=0.125)
+        )
+        with pytest.raises(RunError, match=r"parameters .*conv1.*missing against"):
+            self.start(config, trained, digits, tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+    def test_another_number_of_classes_is_refused(
+        self, tiny, trained, digits, tmp_path
+    ):
+        eleven = dataclasses.replace(digits, num_classes=11)
+        with pytest.raises(RunError, match=r"\(64, 10\) against \(64, 11\)"):
+            self.start(tiny, trained, eleven, tmp_path / "run")
+
+    def test_another_optimizer_is_refused_when_its_state_is_to_carry_over(
+        self, tiny, trained, digits, tmp_path
+    ):
+        sgd = OptimizerConfig(name="sgd")
+        with pytest.raises(RunError, match="optimizer state"):
+            self.start(tiny, trained, digits, tmp_path / "run", optimizer=sgd)
+        self.start(
+            tiny, trained, digits, tmp_path / "ok", optimizer=sgd, carry="weights"
+        )
+
+    def test_a_missing_run_is_refused(self, tiny, digits, tmp_path):
+        phase = extended(0.2, 1, start_from=str(tmp_path / "nowhere"))
+        with pytest.raises(RunError, match=r"has no config\.json"):
+            train(
+                dataclasses.replace(tiny, phases=(phase,)),
+                tmp_path / "run",
+                dataset=digits,
+            )
+
+
+def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
+    tiny, digits, tmp_path
+):
+    wild = OptimizerConfig(learning_rate=1e38)
+    config = dataclasses.replace(
+        tiny, phases=(tiny.phases[0], extended(0.1, 3, optimizer=wild))
+    )
+    message = r"phase 2 \(extended\), epoch 3, at epsilon 0\.1, .*checkpoint is kept"
+    with pytest.raises(NonFiniteLossError, match=message):
+        train(config, tmp_path / "run", dataset=digits)
+    kept = load_run(tmp_path / "run")
+    assert len(kept.records) == 2
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(kept.state.weights))
+
+
+def test_a_jump_ends_the_phase_with_the_weights_from_before(tiny, digits, tmp_path):
+    # The radius leaps in the second epoch, so the loss does.
+    leap = dataclasses.replace(
+        adversarial(0.0, 5),
+        epsilon=dataclasses.replace(
+            adversarial(0.0, 1).epsilon,
+            kind="linear",
+            start=0.0,
+            end=0.5,
+            ramp_epochs=2,
+        ),
+    )
+    calm = dataclasses.replace(tiny, phases=(standard(3),))
+    rule = JumpRule(ratio=1.01, rise=0.0, window=1)
+    phases = (dataclasses.replace(leap, stop_at_jump=rule), standard(1))
+    run = train(
+        dataclasses.replace(tiny, phases=phases), tmp_path / "run", dataset=digits
+    )
+    assert [record["is_jump"] for record in run.records] == [False, True, False]
+    assert [record["phase"] for record in run.records][-1] == "standard"
+    # One epoch of clean training (radius 0) and then another, as if nothing had been
+    # tried in between, but for shuffling, which goes on.
+    assert len(run.records) == 3
+    reference = train(calm, tmp_path / "calm", dataset=digits)
+    assert run.records[2]["loss"] == pytest.approx(
+        reference.records[1]["loss"], rel=0.05
+    )
+    assert run.records[2]["loss"] < run.records[1]["loss"]
+
+
+def test_tensorboard_writes_an_event_file(short, digits, tmp_path):
+    pytest.importorskip("tensorboardX")
+    train(short, tmp_path / "run", dataset=digits, tensorboard=True)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_without_tensorboard_the_extra_is_named(short, digits, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"jaxrobust\[tensorboard\]"):
+        train(short, tmp_path / "run", dataset=digits, tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_training_data_are_those_of_the_configuration(tiny):
+    config = dataclasses.replace(tiny, variant="binary")
+    dataset = loop_module.load_training_data(config)
+    assert len(dataset.labels) == 96 and set(np.unique(dataset.images)) == {0.0, 1.0}
+    assert len(load_arrays("digits", "train").labels) == 1437

@@ -1,0 +1,181 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxrobust.models import ModelConfig
+from jaxrobust.threat import L2Ball, LinfBall
+from jaxrobust.training import (
+    AttackConfig,
+    EpsilonSchedule,
+    JumpRule,
+    OptimizerConfig,
+    Phase,
+    TrainConfig,
+    adversarial,
+    chain,
+    extended,
+    iterative,
+    standard,
+)
+from jaxrobust.training.config_json import (
+    config_difference,
+    config_from_json,
+    config_to_json,
+)
+
+
+def test_iat_grows_by_a_hundredth_an_epoch_and_starts_above_zero():
+    phase = iterative(0.4)
+    assert phase.epochs == 40  # LP-X2
+    radii = [phase.epsilon(epoch) for epoch in range(1, 41)]
+    assert radii == [round(0.01 * epoch, 2) for epoch in range(1, 41)]
+
+
+def test_iat_holds_the_last_radius():
+    phase = iterative(0.05, increment=0.02, hold_epochs=2)
+    assert [phase.epsilon(epoch) for epoch in range(1, phase.epochs + 1)] == [
+        *(0.02, 0.04, 0.05),
+        *(0.05, 0.05),
+    ]
+
+
+def test_the_linear_schedule_is_numpys_linspace():
+    schedule = EpsilonSchedule(kind="linear", start=0.01, end=0.3, ramp_epochs=50)
+    expected = [*np.linspace(0.01, 0.3, 50), 0.3, 0.3]  # SN-M3
+    found = [schedule(epoch) for epoch in range(1, 53)]
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+def test_the_exponential_schedule_has_equal_ratios():
+    schedule = EpsilonSchedule(kind="exponential", start=0.01, end=0.16, ramp_epochs=5)
+    found = [schedule(epoch) for epoch in range(1, 7)]
+    np.testing.assert_allclose(found, [0.01, 0.02, 0.04, 0.08, 0.16, 0.16])
+
+
+def test_learning_rate_falls_after_each_milestone():
+    config = OptimizerConfig(learning_rate=0.1, milestones=(50, 100))
+    found = [config.learning_rate_at(epoch) for epoch in (1, 50, 51, 100, 101)]
+    np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_attack_steps_follow_the_radius_unless_given():
+    assert AttackConfig(step_size=0.01).num_steps_at(0.18) == 45
+    assert AttackConfig(step_size=0.01, num_steps=40).num_steps_at(0.3) == 40
+    assert AttackConfig(num_steps=40).num_steps_at(0.0) == 0
+
+
+def test_the_threat_of_a_configuration():
+    assert AttackConfig().threat(0.1) == LinfBall(0.1)
+    assert AttackConfig(norm="l2", is_bounded=False).threat(0.1) == L2Ball(0.1, None)
+
+
+def test_recipes_differ_in_schedule_and_carry_over():
+    assert standard(5).epsilon(3) == 0
+    assert adversarial(0.3, 30).epsilon(30) == 0.3
+    assert extended(0.4).carry == "optimizer"  # LP-X1
+    first, *rest = chain((0.1, 0.2, 0.3), (3, 2, 1))
+    assert [first.epsilon(1), *(phase.epsilon(1) for phase in rest)] == [0.1, 0.2, 0.3]
+    assert [phase.epochs for phase in (first, *rest)] == [3, 2, 1]
+    assert [phase.name for phase in rest] == ["extended", "extended"]
+
+
+class TestJumpRule:
+    rule = JumpRule(ratio=1.5, rise=0.2, window=3)
+
+    def first_jump(self, losses):
+        for index in range(len(losses)):
+            if self.rule.is_jump(losses[: index + 1]):
+                return index
+        return None
+
+    def test_gradual_growth_is_no_jump(self):
+        assert self.first_jump([0.1 * 1.1**epoch for epoch in range(33)]) is None
+
+    def test_a_sudden_leap_is_one(self):
+        # The shape of LP-F7: slow growth, then up to ln 10.
+        losses = [0.3, 0.1, 0.12, 0.15, 0.2, 0.26, 2.3, 2.3]
+        assert self.first_jump(losses) == 6
+
+    def test_falling_and_stuck_losses_are_none(self):
+        assert self.first_jump([2.3, 1.0, 0.5, 0.4, 0.3]) is None
+        assert self.first_jump([2.3] * 10) is None
+
+    def test_noise_round_a_tiny_loss_is_none(self):
+        assert self.first_jump([0.01, 0.02, 0.01, 0.01, 0.09, 0.01]) is None
+
+    def test_the_window_must_be_full(self):
+        assert self.first_jump([0.1, 0.1, 2.3]) is None
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: AttackConfig(norm="l7"), "`norm` must be one of linf, l2"),
+        (lambda: AttackConfig(step_size=0), "`step_size` must be positive"),
+        (lambda: AttackConfig(num_steps=-1), "`num_steps` must be at least 0"),
+        (lambda: AttackConfig(direction="up"), "`direction` must be one of"),
+        (lambda: AttackConfig(loss="l"), "`loss` must be one of"),
+        (lambda: AttackConfig(keep="no"), "`keep` must be one of"),
+        (lambda: AttackConfig(batch_norm="x"), "`batch_norm` must be one of"),
+        (lambda: OptimizerConfig(name="lion"), "`name` must be one of adam, sgd"),
+        (lambda: OptimizerConfig(learning_rate=0), "`learning_rate` must be positive"),
+        (lambda: OptimizerConfig(momentum=-1), "`momentum` must be at least 0"),
+        (lambda: OptimizerConfig(clip_norm=0), "`clip_norm` must be positive or None"),
+        (lambda: OptimizerConfig(milestones=(2, 1)), "`milestones` must be increasing"),
+        (lambda: EpsilonSchedule(end=-0.1), "`epsilon.end` must be non-negative"),
+        (lambda: EpsilonSchedule(kind="cos"), "`kind` must be one of constant"),
+        (lambda: EpsilonSchedule(increment=0), "`increment` must be positive"),
+        (lambda: EpsilonSchedule(ramp_epochs=0), "`ramp_epochs` must be at least 1"),
+        (lambda: EpsilonSchedule(kind="exponential", start=0), "positive for an exp"),
+        (lambda: JumpRule(ratio=1.0), "`ratio` must be above 1"),
+        (lambda: JumpRule(window=0), "`window` must be at least 1"),
+        (lambda: Phase(name="x", epochs=0), "`epochs` must be at least 1"),
+        (lambda: Phase(name="x", epochs=1, carry="all"), "`carry` must be one of"),
+        (lambda: chain((0.1, 0.2), (1,)), r"`epochs` must be as many numbers .*\(2\)"),
+        (lambda: TrainConfig(batch_size=0), "`batch_size` must be at least 1"),
+        (lambda: TrainConfig(phases=()), "`phases` must be a non-empty list"),
+        (
+            lambda: TrainConfig(
+                phases=(standard(1), Phase(name="x", epochs=1, start_from="run"))
+            ),
+            "`start_from` must be given for the first phase only",
+        ),
+    ],
+)
+def test_wrong_configurations_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+CONFIG = TrainConfig(
+    dataset="mnist",
+    train_size=100,
+    model=ModelConfig(name="lenet", widen_factor=0.25),
+    phases=(
+        standard(2, optimizer=OptimizerConfig(milestones=(1,), clip_norm=2.0)),
+        iterative(0.3, attack=AttackConfig(num_steps=3)),
+    ),
+)
+
+
+def test_a_configuration_survives_json():
+    text = json.dumps(config_to_json(CONFIG))
+    assert config_from_json(TrainConfig, json.loads(text)) == CONFIG
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ValueError, match="got surprise"):
+        config_from_json(TrainConfig, {"surprise": 1})
+
+
+def test_the_difference_of_two_configurations_names_the_field():
+    other = config_to_json(CONFIG)
+    other["phases"][1]["attack"]["num_steps"] = 4
+    assert config_difference(config_to_json(CONFIG), other) == [
+        "phases[1].attack.num_steps: 3, now 4"
+    ]
+    other["phases"] = other["phases"][:1]
+    assert config_difference(config_to_json(CONFIG), other) == [
+        "phases: 2 entries, now 1"
+    ]

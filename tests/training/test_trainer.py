@@ -1,0 +1,259 @@
+"""Steps against formulas worked out by hand, and what a compiled epoch promises."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrobust.models import Linear
+from jaxrobust.models.resnet import ResNet
+from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
+
+NUM_IMAGES, SHAPE, CLASSES = 10, (4, 4, 1), 3
+
+
+def controls(**changes):
+    numbers = {
+        "epsilon": 0.0,
+        "step_size": 0.05,
+        "num_steps": 0,
+        "learning_rate": 0.5,
+        "weight_decay": 0.0,
+    }
+    return Controls.of(**(numbers | changes))
+
+
+def data(seed=0, count=NUM_IMAGES, shape=SHAPE):
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0.3, 0.7, size=(count, *shape)).astype("float32")
+    return jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, size=count))
+
+
+def trainer_of(network=None, batch_size=NUM_IMAGES, attack=None, **optimizer):
+    rule = OptimizerConfig(**({"name": "sgd", "momentum": 0.9} | optimizer))
+    return make_trainer(
+        network or Linear(CLASSES),
+        attack=attack or AttackConfig(),
+        optimizer=rule,
+        batch_size=batch_size,
+    )
+
+
+def train(trainer, state, numbers, images, labels, stop=1):
+    state = trainer.begin_epoch(state, numbers.epsilon)
+    return jax.jit(trainer.run)(state, numbers, images, labels, jnp.int32(stop))
+
+
+def gradient_by_hand(kernel, bias, images, labels):
+    flat = np.asarray(images, np.float64).reshape(len(images), -1)
+    logits = flat @ kernel + bias
+    share = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share /= share.sum(axis=1, keepdims=True)
+    error = (share - np.eye(CLASSES)[np.asarray(labels)]) / len(images)
+    return flat.T @ error, error.sum(axis=0)
+
+
+def head(state):
+    layer = state.weights.params["head"]
+    return np.asarray(layer["kernel"]), np.asarray(layer["bias"])
+
+
+def test_steps_of_sgd_are_pytorchs_with_momentum_and_weight_decay():
+    images, labels = data()
+    trainer = trainer_of()
+    state = trainer.init(jax.random.key(0), images)
+    kernel, bias = (part.astype(np.float64) for part in head(state))
+    speed = [np.zeros_like(kernel), np.zeros_like(bias)]
+    for _ in range(3):
+        state = train(trainer, state, controls(weight_decay=0.1), images, labels)
+        gradients = gradient_by_hand(kernel, bias, images, labels)
+        decayed = (gradients[0] + 0.1 * kernel, gradients[1] + 0.1 * bias)
+        speed = [0.9 * old + new for old, new in zip(speed, decayed, strict=True)]
+        kernel, bias = kernel - 0.5 * speed[0], bias - 0.5 * speed[1]
+    np.testing.assert_allclose(head(state)[0], kernel, atol=1e-5)
+    np.testing.assert_allclose(head(state)[1], bias, atol=1e-5)
+
+
+def test_a_clipped_gradient_has_the_norm_of_the_clip():
+    images, labels = data()
+    trainer = trainer_of(clip_norm=0.01)
+    state = trainer.init(jax.random.key(0), images)
+    after = train(trainer, state, controls(), images, labels)
+    moved = [new - old for new, old in zip(head(after), head(state), strict=True)]
+    length = np.sqrt(sum(np.sum(part**2) for part in moved))
+    assert length == pytest.approx(0.5 * 0.01, rel=1e-4)
+
+
+def test_an_adversarial_step_trains_on_the_worst_case():
+    images, labels = data()
+    trainer = trainer_of(attack=AttackConfig(is_bounded=False))
+    state = trainer.init(jax.random.key(0), images)
+    state = train(trainer, state, controls(learning_rate=2.0), images, labels)
+    kernel, bias = (part.astype(np.float64) for part in head(state))
+    gradients = gradient_by_hand(kernel, bias, images, labels)
+    # Steps longer than the ball end at its corners; in so small a ball the signs of the
+    # input gradient are those at its center, so that corner is the worst case.
+    attacked = controls(epsilon=0.01, step_size=1.0, num_steps=2, learning_rate=0.5)
+    flat = np.asarray(images, np.float64).reshape(NUM_IMAGES, -1)
+    logits = flat @ kernel + bias
+    share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    input_gradient = (share - np.eye(CLASSES)[np.asarray(labels)]) @ kernel.T
+    worst = flat + 0.01 * np.sign(input_gradient)
+    expected = gradient_by_hand(kernel, bias, worst, labels)
+    assert not np.allclose(expected[0], gradients[0], atol=1e-4)
+    speed = jax.tree.leaves(state.weights.opt_state)
+    before = {part.shape: np.asarray(part) for part in speed if part.ndim}
+    after = train(trainer, state, attacked, images, labels)
+    for now, then, gradient in zip(head(after), (kernel, bias), expected, strict=True):
+        step = 0.9 * before[gradient.shape] + gradient
+        np.testing.assert_allclose(now, then - 0.5 * step, atol=2e-5)
+
+
+def test_metrics_are_sums_over_the_examples_seen():
+    images, labels = data()
+    trainer = trainer_of(batch_size=3)
+    state = trainer.init(jax.random.key(0), images)
+    after = train(trainer, state, controls(learning_rate=0.0), images, labels, stop=3)
+    assert int(after.metrics.num_examples) == 9
+    assert int(after.step) == 3 and int(after.batch) == 3
+    # Weights of 0 give every class a third, and class 0 the first place.
+    assert float(after.metrics.loss) == pytest.approx(9 * np.log(3), rel=1e-5)
+    assert 0 <= int(after.metrics.num_correct) <= int(np.sum(np.asarray(labels) == 0))
+
+
+class Recorder(nn.Module):
+    """Sums one-hot codes of the images it is trained on into its gradient."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        del train
+        weight = self.param("weight", nn.initializers.zeros_init(), (images[0].size,))
+        total = images.reshape(images.shape[0], -1) @ weight
+        return jnp.stack([total, jnp.zeros_like(total)], axis=1)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_sees_no_example_twice(epoch):
+    # Image i is 1 at pixel i. Each seen once moves its own weight by the same amount
+    # (the others do not matter to it), those dropped not at all.
+    images = jnp.eye(11, dtype=jnp.float32).reshape(11, 11, 1, 1)
+    labels = jnp.zeros(11, jnp.int32)
+    trainer = trainer_of(Recorder(), batch_size=4, momentum=0.0)
+    state = trainer.init(jax.random.key(0), images)
+    state = state.replace(epoch=jnp.int32(epoch))
+    state = train(trainer, state, controls(), images, labels, stop=2)
+    weight = np.asarray(state.weights.params["weight"])
+    assert sorted(np.round(weight / weight.max(), 5)) == [0.0] * 3 + [1.0] * 8
+
+
+def test_epochs_are_shuffled_differently():
+    images = jnp.eye(11, dtype=jnp.float32).reshape(11, 11, 1, 1)
+    labels = jnp.zeros(11, jnp.int32)
+    trainer = trainer_of(Recorder(), batch_size=4, momentum=0.0)
+    first = trainer.init(jax.random.key(0), images)
+    seen = []
+    for epoch in range(3):
+        state = first.replace(epoch=jnp.int32(epoch))
+        state = train(trainer, state, controls(), images, labels)
+        seen.append(tuple(np.flatnonzero(np.asarray(state.weights.params["weight"]))))
+    assert len(set(seen)) == 3
+
+
+@pytest.fixture(scope="module")
+def sliced():
+    images, labels = data(count=21)
+    trainer = trainer_of(batch_size=2, name="adam")
+    run = jax.jit(trainer.run)
+    numbers = controls(epsilon=0.1, num_steps=3, learning_rate=0.01)
+    first = trainer.begin_epoch(
+        trainer.init(jax.random.key(0), images), numbers.epsilon
+    )
+    whole = run(first, numbers, images, labels, jnp.int32(10))
+    return first, lambda state, stop: run(state, numbers, images, labels, stop), whole
+
+
+@given(st.lists(st.integers(0, 10), max_size=4))
+@settings(max_examples=15)
+def test_an_epoch_in_slices_is_the_same_to_the_bit(sliced, stops):
+    state, run, whole = sliced
+    for stop in sorted(stops):
+        state = run(state, jnp.int32(stop))
+    state = run(state, jnp.int32(10))
+    chex.assert_trees_all_equal(
+        state.replace(key=jax.random.key_data(state.key)),
+        whole.replace(key=jax.random.key_data(whole.key)),
+    )
+
+
+def test_a_loss_that_is_not_finite_stops_the_epoch():
+    images, labels = data()
+    trainer = trainer_of(batch_size=2)
+    state = trainer.init(jax.random.key(0), images)
+    after = train(trainer, state, controls(learning_rate=3e38), images, labels, stop=5)
+    assert not np.isfinite(after.metrics.loss) and int(after.batch) < 5
+
+
+def test_changing_any_number_needs_no_new_trace():
+    images, labels = data()
+    trainer = trainer_of()
+    run = jax.jit(chex.assert_max_traces(trainer.run, n=1))
+    state = trainer.init(jax.random.key(0), images)
+    for numbers in (
+        controls(),
+        controls(epsilon=0.3, num_steps=7, step_size=0.1),
+        controls(learning_rate=0.01, weight_decay=0.3),
+    ):
+        state = run(state, numbers, images, labels, jnp.int32(1))
+
+
+def test_the_distance_of_an_epoch_is_that_of_its_parameters():
+    images, labels = data()
+    trainer = trainer_of()
+    first = trainer.init(jax.random.key(0), images)
+    state = train(trainer, first, controls(), images, labels)
+    ended, distance = trainer.end_epoch(state)
+    parts = [new - old for new, old in zip(head(state), head(first), strict=True)]
+    expected = np.sqrt(sum(np.sum(part**2) for part in parts))
+    assert float(distance) == pytest.approx(expected, rel=1e-5)
+    assert int(ended.epoch) == 1 and int(ended.batch) == 0
+
+
+class TestBatchNorm:
+    network = ResNet(block_counts=(1,), is_bottleneck=False, widen_factor=0.0625)
+
+    def after(self, batch_norm, **changes):
+        images, labels = data(count=4, shape=(6, 6, 3))
+        trainer = trainer_of(
+            self.network, 4, attack=AttackConfig(batch_norm=batch_norm)
+        )
+        state = trainer.init(jax.random.key(0), images)
+        return state, train(trainer, state, controls(**changes), images, labels)
+
+    def test_training_moves_the_running_statistics_by_a_tenth(self):
+        before, after = self.after("eval")
+        images, _ = data(count=4, shape=(6, 6, 3))
+        variables = {
+            "params": before.weights.params,
+            "batch_stats": before.weights.batch_stats,
+        }
+        _, once = self.network.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        chex.assert_trees_all_close(
+            after.weights.batch_stats, once["batch_stats"], atol=1e-5
+        )
+
+    def test_attacking_in_training_mode_finds_other_images(self):
+        changes = {"epsilon": 0.3, "num_steps": 3, "step_size": 0.2}
+        _, one = self.after("eval", **changes)
+        _, other = self.after("train", **changes)
+        assert float(one.metrics.loss) != float(other.metrics.loss)
+
+    def test_without_an_attack_the_mode_does_not_matter(self):
+        _, one = self.after("eval")
+        _, other = self.after("train")
+        chex.assert_trees_all_close(one.weights, other.weights, atol=1e-6)
