@@ -233,11 +233,7 @@ class Evaluate:
 
     def run(self) -> int:
         """Evaluate each run and print a table."""
-        if not self.runs:
-            raise ValueError(
-                "`runs` must name at least one run directory, got none; "
-                "train one with `jaxrobust train`."
-            )
+        _require_runs(self.runs)
         if self.output is not None and self.output.exists():
             raise ValueError(
                 f"`output` must be a new file, got {str(self.output)!r}, which exists; "
@@ -311,6 +307,7 @@ class Report:
 
     def run(self) -> int:
         """Write the report."""
+        _require_runs(self.runs)
         if self.output.exists() and any(self.output.iterdir()):
             raise ValueError(
                 f"`output` must be new or empty, got {str(self.output)!r}; "
@@ -319,6 +316,14 @@ class Report:
         loaded = [load_run(directory) for directory in self.runs]
         print(f"written: {run_report(loaded, self.output)}")
         return 0
+
+
+def _require_runs(runs: Sequence[Path]) -> None:
+    if not runs:
+        raise ValueError(
+            "`runs` must name at least one run directory, got none; "
+            "train one with `jaxrobust train`."
+        )
 
 
 def _refuse(condition: bool, flag: str, with_what: str) -> None:

@@ -1,0 +1,139 @@
+"""Every experiment runs in its smoke preset, and what all of them share."""
+
+import importlib
+import json
+
+import pytest
+
+from experiments import runner
+from jaxrobust.training import NullReporter
+
+FIELDS = {
+    *("experiment", "preset", "config", "seed", "versions", "device", "revision"),
+    *("seconds", "rows"),
+}
+EXPERIMENTS = sorted(
+    f"{path.parent.name}/{path.stem}"
+    for path in runner.ROOT.glob("*/*.py")
+    if path.stem != "__init__"
+)
+NEEDS = {"benchmarks/training_step": "torch", "benchmarks/peer_attack": "foolbox"}
+
+
+def module_of(name):
+    return importlib.import_module("experiments." + name.replace("/", "."))
+
+
+def run(name, directory):
+    module = module_of(name)
+    workspace = runner.Workspace(directory, reporter=NullReporter)
+    config = module.PRESETS["smoke"]
+    return runner.run_experiment(name, "smoke", config, module.run, workspace)
+
+
+def test_all_experiments_are_found():
+    assert {"large_perturbations/table1", "large_perturbations/figures"} <= set(
+        EXPERIMENTS
+    )
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peers, which are not ours to mend
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_smoke_preset_writes_results_and_a_report(name, tmp_path):
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
+    result = run(name, tmp_path)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert set(written) >= FIELDS
+    assert written["experiment"] == name and written["preset"] == "smoke"
+    assert written["rows"] and written["seconds"] > 0
+    header, *lines = module_of(name).results_table(written)
+    assert len(lines) == len(written["rows"])
+    assert {len(line) for line in lines} == {len(header)}
+    page = (tmp_path / "report.html").read_text()
+    assert "<table>" in page and 'src="http' not in page
+
+
+@pytest.fixture(scope="module")
+def table1(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("table1")
+    return directory, run("large_perturbations/table1", directory)
+
+
+def test_table1_has_the_four_models_and_accuracies(table1):
+    _, result = table1
+    roles = [row["role"] for row in result["rows"]]
+    assert roles == ["base", "extended", "IAT", "from scratch"]
+    for row in result["rows"]:
+        assert set(row["robust_accuracy"]) == {"0.3", "0.4", "0.45"}
+        assert max(row["robust_accuracy"].values()) <= row["clean_accuracy"]
+
+
+def test_started_again_an_experiment_trains_and_attacks_nothing(table1, monkeypatch):
+    directory, result = table1
+    monkeypatch.setattr(
+        "experiments.large_perturbations.table1.evaluate",
+        lambda *_, **__: pytest.fail("evaluated again"),
+    )
+    before = {
+        path: path.stat().st_mtime_ns for path in directory.glob("*/checkpoints/*")
+    }
+    again = run("large_perturbations/table1", directory)
+    after = {
+        path: path.stat().st_mtime_ns for path in directory.glob("*/checkpoints/*")
+    }
+    assert before == after
+    assert again["rows"] == result["rows"] and again["seconds"] == result["seconds"]
+
+
+def test_every_experiment_of_a_paper_has_the_three_presets():
+    for name in EXPERIMENTS:
+        if not name.startswith("benchmarks"):
+            assert {"smoke", "cpu", "paper"} <= set(module_of(name).PRESETS)
+
+
+def test_an_unknown_preset_is_refused(capsys):
+    module = module_of("large_perturbations/table1")
+    arguments = ["--preset", "fast"]
+    code = runner.main(
+        "x/y", module.PRESETS, module.run, description="", arguments=arguments
+    )
+    assert code == 2
+    assert "`--preset` must be one of smoke" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("item", ["table1", "figures"])
+def test_missing_data_is_refused_before_training(item, tmp_path, capsys):
+    module = module_of(f"large_perturbations/{item}")
+    arguments = ["--preset", "cpu", "--data-dir", str(tmp_path / "none")]
+    arguments += ["--workdir", str(tmp_path / "work")]
+    code = runner.main(
+        f"large_perturbations/{item}",
+        module.PRESETS,
+        module.run,
+        description="",
+        arguments=arguments,
+    )
+    assert code == 2
+    assert "jaxrobust data prepare mnist" in capsys.readouterr().err
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_publishing_copies_results_and_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "ROOT", tmp_path / "experiments")
+    (tmp_path / "experiments" / "paper").mkdir(parents=True)
+
+    def run(config, workspace):
+        (workspace.directory / "curve.svg").write_text("<svg/>")
+        return {"title": "t", "rows": [{"model": "a"}]}
+
+    arguments = ["--preset", "one", "--workdir", str(tmp_path / "w"), "--publish"]
+    settings = module_of("large_perturbations/table1").PRESETS["smoke"]
+    code = runner.main(
+        "paper/item", {"one": settings}, run, description="", arguments=arguments
+    )
+    assert code == 0
+    target = tmp_path / "experiments" / "paper" / "results"
+    assert (target / "item-one-curve.svg").read_text() == "<svg/>"
+    assert json.loads((target / "item-one.json").read_text())["preset"] == "one"

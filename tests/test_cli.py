@@ -1,0 +1,144 @@
+import json
+
+import pytest
+
+from jaxrobust.cli import main
+from jaxrobust.training import load_run
+
+FAST = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
+FAST += ["--attack.step-size", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli") / "base"
+    flags = ["--epsilon", "0.05", "0.1", "--epochs", "2", "1", "--run-dir"]
+    assert main(["train", *FAST, *flags, str(directory)]) == 0
+    return directory
+
+
+def test_train_makes_a_chain_of_radii(run_dir):
+    run = load_run(run_dir)
+    assert [record["epsilon"] for record in run.records] == [0.05, 0.05, 0.1]
+    assert run.is_complete
+
+
+def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys):
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    target = tmp_path / "more"
+    flags = ["--epsilon", "0.2", "--epochs", "1", "--run-dir", str(target)]
+    assert main(["extend", str(run_dir), *flags]) == 0
+    run = load_run(target)
+    assert [record["epsilon"] for record in run.records] == [0.2]
+    assert run.config.phases[0].carry == "optimizer"
+    assert run.config.phases[0].attack.step_size == 0.05
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+    assert f"next: jaxrobust evaluate {target}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("recipe", "radii"),
+    [
+        (["standard", "--epochs", "2"], [0.0, 0.0]),
+        (["iterative", "--epsilon", "0.1", "--increment", "0.05"], [0.05, 0.1]),
+        (["iterative", "--epsilon", "0.1", "--increment", "0.1", "--hold-epochs", "1"],
+         [0.1, 0.1]),
+    ],
+)  # fmt: skip
+def test_the_other_recipes(recipe, radii, tmp_path):
+    target = tmp_path / "run"
+    assert main(["train", "--recipe", *recipe, *FAST, "--run-dir", str(target)]) == 0
+    assert [record["epsilon"] for record in load_run(target).records] == radii
+
+
+def test_evaluate_prints_and_writes_accuracies(run_dir, tmp_path, capsys):
+    output = tmp_path / "numbers.json"
+    flags = ["--epsilons", "0.05", "0.1", "--num-steps", "5", "--num-restarts", "1"]
+    assert main(["evaluate", str(run_dir), *flags, "--output", str(output)]) == 0
+    record = json.loads(output.read_text())
+    (row,) = record["rows"]
+    assert list(row["robust_accuracy"]) == ["0.05", "0.1"]
+    assert row["robust_accuracy"]["0.05"] <= row["clean_accuracy"]
+    shown = capsys.readouterr().out
+    assert "| model | clean | ε = 0.05 | ε = 0.1 |" in shown
+    assert f"{100 * row['clean_accuracy']:.1f} %" in shown
+    before = output.read_bytes()
+    assert main(["evaluate", str(run_dir), *flags, "--output", str(output)]) == 2
+    assert output.read_bytes() == before
+
+
+def test_report_writes_one_page(run_dir, tmp_path):
+    output = tmp_path / "report"
+    assert main(["report", str(run_dir), "--output", str(output)]) == 0
+    assert "<h1>Training runs</h1>" in (output / "report.html").read_text()
+    assert main(["report", str(run_dir), "--output", str(output)]) == 2
+
+
+def test_data_list_says_what_is_ready(tmp_path, capsys):
+    assert main(["data", "list", "--data-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    states = {line.split()[1]: line.split()[0] for line in lines}
+    assert states["digits"] == "ready" and states["mnist"] == "missing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--recipe", "standard", "--epsilon", "0.1"], "`--epsilon` must not"),
+        (["train", "--recipe", "iterative", "--epochs", "3"], "`--epochs` must not be"),
+        (
+            ["train", "--recipe", "iterative", "--epsilon", "0.1", "0.2"],
+            "several radii",
+        ),
+        (["train", "--epsilon", "0.1", "0.2", "--epochs", "1"], "as many numbers"),
+        (["train", "--epsilon", "-0.1"], "non-negative, got -0.1"),
+        (["train", "--dataset", "mnits"], "did you mean 'mnist'"),
+        (["train", "--dataset", "mnist", "--data-dir", "."], "data prepare mnist"),
+        (["train", "--batch-size", "5000"], "`batch_size` must be at most"),
+        (["train", "--variant", "inverted"], "inverted"),
+        (["extend", "nowhere", "--epsilon", "0.1"], "has no config.json"),
+        (["evaluate", "nowhere"], "has no config.json"),
+        (["evaluate"], "`runs` must name at least one"),
+        (["report"], "`runs` must name at least one"),
+        (["data", "prepare", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_usage_is_refused_and_leaves_nothing(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxrobust: ") and message in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_used_run_directory_is_refused(run_dir, capsys):
+    flags = ["--epsilon", "0.05", "0.1", "--epochs", "2", "1", "--run-dir"]
+    assert main(["train", *FAST, *flags, str(run_dir)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", *FAST, *flags, str(run_dir), "--resume"]) == 0
+
+
+def test_a_loss_that_is_not_finite_fails_with_1(tmp_path, capsys):
+    flags = ["--optimizer.learning-rate", "1e38", "--epochs", "3"]
+    target = ["--run-dir", str(tmp_path / "run")]
+    assert main(["train", *FAST, *flags, *target]) == 1
+    assert "the last good checkpoint is kept" in capsys.readouterr().err
+
+
+def test_unknown_flags_are_refused_with_2():
+    with pytest.raises(SystemExit) as exit_info:
+        main(["train", "--epsilom", "0.1"])
+    assert exit_info.value.code == 2
+
+
+@pytest.mark.parametrize("command", ["train", "extend", "evaluate", "report", "data"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        main([command, "--help"])
+    assert exit_info.value.code == 0
+    shown = capsys.readouterr().out
+    assert "usage: jaxrobust" in shown
+    if command in ("train", "extend", "evaluate"):
+        assert "units of [0, 1] pixels" in " ".join(shown.replace("│", " ").split())
