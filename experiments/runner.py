@@ -112,6 +112,8 @@ class Workspace:
         self.seed = seed
         self.data_dir = data_dir
         self.seconds = 0.0
+        # Asked before the work, which may take hours: it is the code that runs.
+        self.revision = revision()
         self._reporter = reporter
         self.directory.mkdir(parents=True, exist_ok=True)
 
@@ -119,11 +121,26 @@ class Workspace:
         """Tell the person who started the experiment."""
         print(text, flush=True)
 
+    def note_work(self) -> None:
+        """Remember that the present code made some of the numbers."""
+        known = self.revisions()
+        if self.revision not in known:
+            path = self.directory / "revisions.json"
+            _write(path, json.dumps([*known, self.revision]))
+
+    def revisions(self) -> list[str]:
+        """Git revisions of all code that trained or evaluated here."""
+        path = self.directory / "revisions.json"
+        return json.loads(path.read_text()) if path.is_file() else []
+
     def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
         """The run of a recipe: trained now, gone on with, or already there."""
         text = json.dumps(config_to_json(config), sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()[:10]
         directory = self.directory / f"{name}-{digest}"
+        done = self.directory / f"{directory.name}.done"
+        if not done.exists():
+            self.note_work()
         self.say(f"--- {name}")
         run = train(
             config,
@@ -133,6 +150,7 @@ class Workspace:
             reporter=self._reporter(),
             **options,
         )
+        done.touch()
         self.seconds += sum(record["seconds"] for record in run.records)
         return run
 
@@ -147,6 +165,7 @@ class Workspace:
         if path.is_file():
             record = json.loads(path.read_text())
         else:
+            self.note_work()
             began = time.perf_counter()
             record = {"value": compute()}
             record["seconds"] = time.perf_counter() - began
@@ -183,8 +202,6 @@ def run_experiment(
         What was written to `results.json`; `seconds` is the time spent training and
         evaluating, over all the times the experiment was started.
     """
-    # Asked before the work, which may take hours, so that it names the code that runs.
-    code = revision()
     found = run(config, workspace)
     result = {
         "experiment": name,
@@ -193,7 +210,7 @@ def run_experiment(
         "seed": workspace.seed,
         "versions": versions(),
         "device": device_name(),
-        "revision": code,
+        "revision": ", ".join(workspace.revisions()) or workspace.revision,
         "seconds": round(workspace.seconds, 1),
         "notes": list(found.get("notes", ())),
         "rows": found["rows"],
