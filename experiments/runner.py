@@ -19,11 +19,13 @@ from typing import Any
 import jax
 import tyro
 
+from jaxrobust.models import ModelConfig
 from jaxrobust.report import html_page
 from jaxrobust.training import (
     CheckpointError,
     Interrupted,
     NonFiniteLossError,
+    Phase,
     Reporter,
     Run,
     TrainConfig,
@@ -33,7 +35,7 @@ from jaxrobust.training import (
 )
 from jaxrobust.training.config_json import config_to_json
 
-__all__ = ["Options", "Workspace", "device_name", "main", "revision"]
+__all__ = ["Options", "Setting", "Workspace", "device_name", "main", "revision"]
 
 ROOT = Path(__file__).resolve().parent
 
@@ -54,6 +56,31 @@ class Options:
     experiment, preset and seed. Started again, it goes on where it stopped."""
     publish: bool = False
     """Copy the results to the experiment's results/ directory, to be committed."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """The data, network and batches that all models of an experiment share."""
+
+    dataset: str
+    variant: str = "original"
+    train_size: int | None = None
+    model: ModelConfig
+    batch_size: int = 128
+    checkpoint_every: int = 1
+
+    def train(self, workspace: "Workspace", name: str, *phases: Phase) -> Run:
+        """The model that these phases give in this setting."""
+        recipe = TrainConfig(
+            dataset=self.dataset,
+            variant=self.variant,
+            train_size=self.train_size,
+            model=self.model,
+            phases=phases,
+            batch_size=self.batch_size,
+            seed=workspace.seed,
+        )
+        return workspace.model(name, recipe, checkpoint_every=self.checkpoint_every)
 
 
 def device_name() -> str:

@@ -66,6 +66,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Attack with both."""
     try:
         import foolbox
+        from foolbox.models.jax import JAXModel
     except ImportError as error:
         raise ImportError(
             "`foolbox` must be installed for this benchmark; "
@@ -83,7 +84,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     model = workspace.model("model", recipe)
     images, labels = as_float(jnp.asarray(test.images)), jnp.asarray(test.labels)
     # Passing the weights as constants is what foolbox's own JAX example does.
-    peer_model: Any = foolbox.models.JAXModel(jax.jit(model.logits_fn), bounds=(0, 1))
+    peer_model: Any = JAXModel(jax.jit(model.logits_fn), bounds=(0, 1))
     settings = config.attack
 
     def ours(epsilon: float) -> float:

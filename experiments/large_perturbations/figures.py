@@ -22,10 +22,11 @@ from random weights. IAT is not stopped at its jump, to show it, and goes on to 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Workspace, main
+from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import load_arrays
 from jaxrobust.models import ModelConfig
@@ -36,7 +37,6 @@ from jaxrobust.training import (
     OptimizerConfig,
     Phase,
     Run,
-    TrainConfig,
     adversarial,
     chain,
     extended,
@@ -53,18 +53,12 @@ class Warm:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Data, network and runs."""
+class Config(Setting):
+    """The runs."""
 
-    dataset: str
-    variant: str = "original"
-    train_size: int | None = None
-    model: ModelConfig
-    batch_size: int = 128
     scratch: tuple[Phase, ...]
     warm: tuple[Warm, ...]
     iterative: Phase
-    checkpoint_every: int = 1
 
 
 def _settings(step: float, rate: float = 0.001) -> dict[str, Any]:
@@ -168,31 +162,19 @@ def _figure(
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Train the runs and draw the five figures."""
-
-    def model(name: str, *phases: Phase) -> Run:
-        recipe = TrainConfig(
-            dataset=config.dataset,
-            variant=config.variant,
-            train_size=config.train_size,
-            model=config.model,
-            phases=phases,
-            batch_size=config.batch_size,
-            seed=workspace.seed,
-        )
-        return workspace.model(name, recipe, checkpoint_every=config.checkpoint_every)
-
     load_arrays(config.dataset, "train", data_dir=workspace.data_dir)
+    train = partial(config.train, workspace)
     scratch = {
-        f"ε = {phase.epsilon.end:g}": model(f"scratch-{phase.epsilon.end:g}", phase)
+        f"ε = {phase.epsilon.end:g}": train(f"scratch-{phase.epsilon.end:g}", phase)
         for phase in config.scratch
     }
     warm = {}
     for pair in config.warm:
         start, end = pair.base[-1].epsilon.end, pair.extended.epsilon.end
-        base = model(f"base-{start:g}", *pair.base)
+        base = train(f"base-{start:g}", *pair.base)
         phase = dataclasses.replace(pair.extended, start_from=str(base.directory))
-        warm[f"ε = {start:g} → {end:g}"] = model(f"extended-{start:g}-{end:g}", phase)
-    grown = model("iterative", config.iterative)
+        warm[f"ε = {start:g} → {end:g}"] = train(f"extended-{start:g}-{end:g}", phase)
+    grown = train("iterative", config.iterative)
 
     def lines(runs: Mapping[str, Run], field: str = "loss") -> list[plots.Curve]:
         return [

@@ -20,9 +20,10 @@ of IAT grows by .02 an epoch instead of .01. Accuracy is over restarts of the at
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from experiments.runner import Workspace, main
+from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, load_arrays
 from jaxrobust.evaluation import EvaluationConfig, evaluate
@@ -33,7 +34,6 @@ from jaxrobust.training import (
     OptimizerConfig,
     Phase,
     Run,
-    TrainConfig,
     adversarial,
     chain,
     extended,
@@ -52,20 +52,14 @@ accuracy at .4, which cannot be; the paper's .95 is taken."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Data, network, and the phases of the four models."""
+class Config(Setting):
+    """The phases of the four models, and how they are judged."""
 
-    dataset: str
-    variant: str = "original"
-    train_size: int | None = None
-    model: ModelConfig
-    batch_size: int = 128
     base: tuple[Phase, ...]
     extended: Phase
     iterative: Phase
     control: Phase
     evaluation: EvaluationConfig
-    checkpoint_every: int = 1
     is_published: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -172,28 +166,16 @@ def _accuracy(run: Run, config: Config, workspace: Workspace) -> dict[str, Any]:
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Train and evaluate the four models."""
-
-    def model(name: str, *phases: Phase) -> Run:
-        recipe = TrainConfig(
-            dataset=config.dataset,
-            variant=config.variant,
-            train_size=config.train_size,
-            model=config.model,
-            phases=phases,
-            batch_size=config.batch_size,
-            seed=workspace.seed,
-        )
-        return workspace.model(name, recipe, checkpoint_every=config.checkpoint_every)
-
     # Data and settings are checked by loading the test images before any training.
     load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
-    base = model("base", *config.base)
+    train = partial(config.train, workspace)
+    base = train("base", *config.base)
     warm = dataclasses.replace(config.extended, start_from=str(base.directory))
     runs = {
         BASE: base,
-        EXTENDED: model("extended", warm),
-        IAT: model("iterative", config.iterative),
-        CONTROL: model("control", config.control),
+        EXTENDED: train("extended", warm),
+        IAT: train("iterative", config.iterative),
+        CONTROL: train("control", config.control),
     }
     start, target = config.base[-1].epsilon.end, config.extended.epsilon.end
     chain_text = " → ".join(f"{phase.epsilon.end:g}" for phase in config.base)
