@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import tyro
 
+from jaxrobust.compilation import keep_compilations
 from jaxrobust.models import ModelConfig
 from jaxrobust.report import html_page
 from jaxrobust.training import (
@@ -285,6 +286,7 @@ def main(
         return 2
     default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
     directory = options.workdir or Path("runs") / default
+    keep_compilations()
     try:
         workspace = Workspace(directory, seed=options.seed, data_dir=options.data_dir)
         config = presets[options.preset]

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import tyro
 
 from jaxrobust import data
+from jaxrobust.compilation import keep_compilations
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.models import ModelConfig, ModelName
 from jaxrobust.report import accuracy_table, markdown_table, run_report
@@ -370,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Adversarial training and evaluation at large perturbations.",
         args=arguments,
     )
+    keep_compilations()
     try:
         return chosen.run()
     except (ValueError, ImportError) as error:

@@ -1,6 +1,13 @@
 """Settings and fixtures that all tests share."""
 
+import os
+import tempfile
 from typing import NamedTuple
+
+# Many tests compile the same small programs, in this process and in others they start.
+_cache = tempfile.TemporaryDirectory(prefix="jaxrobust-tests-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 
 import chex
 import jax

@@ -31,6 +31,20 @@ def run(name, directory):
     return runner.run_experiment(name, "smoke", config, module.run, workspace)
 
 
+@pytest.fixture(scope="module")
+def result_of(tmp_path_factory):
+    """The directory and result of an experiment, run once."""
+    done = {}
+
+    def result_of(name):
+        if name not in done:
+            directory = tmp_path_factory.mktemp(name.replace("/", "-"))
+            done[name] = directory, run(name, directory)
+        return done[name]
+
+    return result_of
+
+
 def test_all_experiments_are_found():
     assert {"large_perturbations/table1", "large_perturbations/figures"} <= set(
         EXPERIMENTS
@@ -39,11 +53,11 @@ def test_all_experiments_are_found():
 
 @pytest.mark.filterwarnings("ignore")  # of the peers, which are not ours to mend
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_smoke_preset_writes_results_and_a_report(name, tmp_path):
+def test_smoke_preset_writes_results_and_a_report(name, result_of):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
-    result = run(name, tmp_path)
-    written = json.loads((tmp_path / "results.json").read_text())
+    directory, result = result_of(name)
+    written = json.loads((directory / "results.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert set(written) >= FIELDS
     assert written["experiment"] == name and written["preset"] == "smoke"
@@ -51,18 +65,12 @@ def test_smoke_preset_writes_results_and_a_report(name, tmp_path):
     header, *lines = module_of(name).results_table(written)
     assert len(lines) == len(written["rows"])
     assert {len(line) for line in lines} == {len(header)}
-    page = (tmp_path / "report.html").read_text()
+    page = (directory / "report.html").read_text()
     assert "<table>" in page and 'src="http' not in page
 
 
-@pytest.fixture(scope="module")
-def table1(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("table1")
-    return directory, run("large_perturbations/table1", directory)
-
-
-def test_table1_has_the_four_models_and_accuracies(table1):
-    _, result = table1
+def test_table1_has_the_four_models_and_accuracies(result_of):
+    _, result = result_of("large_perturbations/table1")
     roles = [row["role"] for row in result["rows"]]
     assert roles == ["base", "extended", "IAT", "from scratch"]
     for row in result["rows"]:
@@ -70,8 +78,8 @@ def test_table1_has_the_four_models_and_accuracies(table1):
         assert max(row["robust_accuracy"].values()) <= row["clean_accuracy"]
 
 
-def test_started_again_an_experiment_trains_and_attacks_nothing(table1, monkeypatch):
-    directory, result = table1
+def test_started_again_an_experiment_trains_and_attacks_nothing(result_of, monkeypatch):
+    directory, result = result_of("large_perturbations/table1")
     monkeypatch.setattr(
         "experiments.large_perturbations.table1.evaluate",
         lambda *_, **__: pytest.fail("evaluated again"),

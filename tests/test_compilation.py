@@ -1,0 +1,25 @@
+import jax
+import pytest
+
+from jaxrobust.compilation import keep_compilations
+
+
+@pytest.fixture
+def restored():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_a_configured_cache_is_left_alone(restored, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    assert keep_compilations() == str(tmp_path)
+
+
+def test_the_cache_lies_where_caches_belong(restored, tmp_path, monkeypatch):
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert keep_compilations() == str(tmp_path / "jaxrobust")
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxrobust")
