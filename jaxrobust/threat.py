@@ -14,7 +14,6 @@ half a unit in the last place, which in bfloat16 is half of 1/256.
 import dataclasses
 import math
 from functools import partial
-from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -106,7 +105,7 @@ class ThreatModel:
                 "give (0.0, 1.0), or None for no pixel range."
             )
 
-    def with_epsilon(self, epsilon: Scalar) -> Self:
+    def with_epsilon(self, epsilon: Scalar) -> "ThreatModel":
         """The same threat at another radius."""
         return dataclasses.replace(self, epsilon=epsilon)
 

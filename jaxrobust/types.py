@@ -8,6 +8,7 @@ unless a threat model says otherwise.
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 __all__ = [
@@ -31,7 +32,7 @@ Labels = Int[Array, " batch"]
 Logits = Float[Array, "batch classes"]
 PerExample = Float[Array, " batch"]
 PerExampleFlag = Bool[Array, " batch"]
-Scalar = float | int | Float[Array, ""] | Int[Array, ""]
+Scalar = float | int | np.number | Float[Array, ""] | Int[Array, ""]
 """A number known to Python, or a traced one: both compile once."""
 
 LogitsFn = Callable[[Images], Logits]

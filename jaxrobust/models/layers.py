@@ -23,7 +23,7 @@ __all__ = ["Conv", "Formulation", "Initializer", "max_pool", "torch_uniform"]
 Formulation = Literal["auto", "direct", "patches"]
 Padding = Literal["SAME", "VALID"]
 Initializer = Callable[..., Array]
-Maps = Float[Array, "batch height width channels"]
+Maps = Float[Array, "batch _height _width _channels"]
 
 
 def _use_patches(formulation: Formulation) -> bool:

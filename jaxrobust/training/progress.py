@@ -2,7 +2,7 @@
 
 import sys
 import time
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -16,6 +16,7 @@ __all__ = [
 ]
 
 
+@runtime_checkable
 class Reporter(Protocol):
     """Receives what a run has to tell; never influences it."""
 
