@@ -7,6 +7,8 @@ import jax
 
 __all__ = ["keep_compilations"]
 
+CACHE_OPTION = "jax_compilation_cache_dir"
+
 
 def keep_compilations() -> str:
     """Turn on JAX's persistent compilation cache, unless it is configured already.
@@ -18,12 +20,12 @@ def keep_compilations() -> str:
         The directory: `$JAX_COMPILATION_CACHE_DIR`, or `jaxrobust` in
         `$XDG_CACHE_HOME` or `~/.cache`. It may be deleted at any time.
     """
-    configured = jax.config.jax_compilation_cache_dir
+    configured = getattr(jax.config, CACHE_OPTION)
     if configured:
         return configured
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = str(home / "jaxrobust")
-    jax.config.update("jax_compilation_cache_dir", directory)
+    jax.config.update(CACHE_OPTION, directory)
     # By default programs that compile in under a second are not kept; a run has dozens.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     return directory

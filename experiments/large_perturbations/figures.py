@@ -238,6 +238,15 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         f"Data: {grown.problem.title}, {config.train_size or 'all'} training images.",
         f"The rule that stops IAT at a jump of its loss finds the first one {where}.",
     ]
+    if any(
+        radius > 0.5 and loss < math.log(10)
+        for radius, loss in zip(radii, losses, strict=True)
+    ):
+        notes.append(
+            "Above epsilon 0.5 any image can be turned into the same gray one, so no "
+            "network is robust there: a loss below ln 10 shows that the training attack "
+            "is too weak, as section 3.3 of the paper admits of its own."
+        )
     curves = [
         {
             "model": label,
