@@ -244,8 +244,8 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     ):
         notes.append(
             "Above epsilon 0.5 any image can be turned into the same gray one, so no "
-            "network is robust there: a loss below ln 10 shows that the training attack "
-            "is too weak, as section 3.3 of the paper admits of its own."
+            "network is robust there: a loss below ln 10 shows that the training "
+            "attack is too weak, as section 3.3 of the paper admits of its own."
         )
     curves = [
         {
