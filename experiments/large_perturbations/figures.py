@@ -14,9 +14,9 @@ Presets:
     paper: the authors' code on MNIST (steps of .01 and .005); wants an accelerator.
     paper-step05: the paper's text on MNIST (steps of .05); wants an accelerator.
 
-Differs from the paper: MNIST only (LP-F2 and LP-F9 show CIFAR-10 too). In `cpu` warm
-starts begin from a chain of radii, since so narrow a network cannot learn .3 or .35
-from random weights. IAT is not stopped at its jump, to show it, and goes on to .6.
+Differs from the paper: MNIST only (LP-F2 and LP-F9 show CIFAR-10 too). In `cpu` the
+bases of the warm starts are reached by chains of radii: .35 cannot be learned from
+random weights. IAT is not stopped at a jump, to show it, and goes on to .6.
 """
 
 import dataclasses
