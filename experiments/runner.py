@@ -21,7 +21,7 @@ import tyro
 
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.models import ModelConfig
-from jaxrobust.report import html_page
+from jaxrobust.report import html_page, markdown_table
 from jaxrobust.training import (
     CheckpointError,
     Interrupted,
@@ -216,7 +216,7 @@ def run_experiment(
     run: Callable[[Any, Workspace], Mapping[str, Any]],
     workspace: Workspace,
 ) -> dict[str, Any]:
-    """Run an experiment and write `results.json` and `report.html`.
+    """Run an experiment and write `results.json`, `tables.md` and `report.html`.
 
     Args:
         name: of the experiment, such as "large_perturbations/table1".
@@ -245,11 +245,16 @@ def run_experiment(
     }
     result |= {"curves": found["curves"]} if "curves" in found else {}
     _write(workspace.directory / "results.json", json.dumps(result, indent=1) + "\n")
+    tables = found.get("tables", {})
+    text = "\n".join(
+        f"{caption}\n\n{markdown_table(cells)}" for caption, cells in tables.items()
+    )
+    _write(workspace.directory / "tables.md", text)
     details = {key: value for key, value in result.items() if key != "curves"}
     page = html_page(
         found["title"],
         paragraphs=result["notes"],
-        tables=found.get("tables"),
+        tables=tables,
         figures=found.get("figures"),
         details=details,
     )
@@ -301,10 +306,12 @@ def main(
         text = str(error).replace(" with --resume", "")
         print(f"{name}: {text}", file=sys.stderr)
         return 1
-    print(
-        (directory / "table.md").read_text()
-        if (directory / "table.md").exists()
-        else ""
-    )
+    except KeyboardInterrupt:
+        print(
+            f"{name}: interrupted; run the same command to go on in {directory}",
+            file=sys.stderr,
+        )
+        return 1
+    print((directory / "tables.md").read_text())
     print(f"report: {directory / 'report.html'}")
     return 0

@@ -28,7 +28,7 @@ from jaxrobust import plots
 from jaxrobust.data import apply_variant, load_arrays
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.models import ModelConfig
-from jaxrobust.report import accuracy_table, markdown_table
+from jaxrobust.report import accuracy_table
 from jaxrobust.training import (
     AttackConfig,
     OptimizerConfig,
@@ -205,7 +205,6 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     curves = _curves(runs, names)
     figures = _draw(curves, rows, workspace)
     cells = table(rows, config.is_published)
-    (workspace.directory / "table.md").write_text(markdown_table(cells))
     settings = config.evaluation
     steps = settings.num_steps or "2.5 * epsilon / step"
     notes = [
