@@ -112,7 +112,7 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     axes.set_xticks(range(len(groups)), groups)
     axes.set(ylabel="accuracy (%)", ylim=(0, 105), title=title)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 
 
