@@ -128,7 +128,9 @@ class Train:
         settings = {"attack": self.attack, "optimizer": self.optimizer}
         if self.recipe == "standard":
             _refuse(self.epsilon is not None, "--epsilon", "standard training")
-            return (standard(*(self.epochs or (5,)), **settings),)
+            epochs = self.epochs or (5,)
+            _refuse(len(epochs) > 1, "several --epochs", "standard training")
+            return (standard(epochs[0], **settings),)
         radii = self.epsilon or (0.3,)
         if self.recipe == "adversarial":
             epochs = self.epochs or (30, *(5 for _ in radii[1:]))
@@ -192,12 +194,15 @@ class Extend:
         """Train."""
         source, _ = read_run(self.source)
         last = source.phases[-1]
+        step_size = self.step_size
+        if step_size is None:
+            step_size = last.attack.step_size
         attack = dataclasses.replace(
-            last.attack,
-            num_steps=self.num_steps,
-            step_size=self.step_size or last.attack.step_size,
+            last.attack, num_steps=self.num_steps, step_size=step_size
         )
-        rate = self.learning_rate or last.optimizer.learning_rate_at(last.epochs)
+        rate = self.learning_rate
+        if rate is None:
+            rate = last.optimizer.learning_rate_at(last.epochs)
         optimizer = dataclasses.replace(
             last.optimizer, learning_rate=rate, milestones=()
         )

@@ -67,6 +67,15 @@ def test_evaluate_prints_and_writes_accuracies(run_dir, tmp_path, capsys):
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("flag", ["--step-size", "--learning-rate"])
+def test_extend_takes_a_zero_for_a_zero(flag, run_dir, tmp_path, capsys):
+    target = tmp_path / "more"
+    flags = ["--epsilon", "0.2", flag, "0", "--run-dir", str(target)]
+    assert main(["extend", str(run_dir), *flags]) == 2
+    assert "must be positive, got 0.0" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_report_writes_one_page(run_dir, tmp_path):
     output = tmp_path / "report"
     assert main(["report", str(run_dir), "--output", str(output)]) == 0
@@ -90,6 +99,7 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
             ["train", "--recipe", "iterative", "--epsilon", "0.1", "0.2"],
             "several radii",
         ),
+        (["train", "--recipe", "standard", "--epochs", "1", "2"], "several --epochs"),
         (["train", "--epsilon", "0.1", "0.2", "--epochs", "1"], "as many numbers"),
         (["train", "--epsilon", "-0.1"], "non-negative, got -0.1"),
         (["train", "--dataset", "mnits"], "did you mean 'mnist'"),

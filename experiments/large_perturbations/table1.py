@@ -103,7 +103,7 @@ def digits_config(
             "reached here says little about natural images, and differences of a few "
             "points between models are within the noise of 360 test images. What they "
             "show is the training: stuck at ln 10 from random weights, not stuck from "
-            "a warm start. The committed MNIST results show both.",
+            "a warm start. The committed MNIST results, below, show both.",
         ),
     )
 
