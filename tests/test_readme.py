@@ -1,0 +1,54 @@
+"""The README tells the truth: its example runs, its commands exist."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from jaxrobust.cli import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    statements = [line for line in code.splitlines() if line and line[0] not in " )"]
+    assert len([line for line in statements if "import" not in line]) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    accuracy = float(capsys.readouterr().out.removeprefix("robust accuracy "))
+    assert 0.2 < accuracy < 0.9
+
+
+COMMANDS = re.findall(r"^jaxrobust (\w+)(.*)$", README, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "flags"), COMMANDS)
+def test_commands_and_flags_exist(command, flags, capsys):
+    words = [command, *flags.split()[:1]] if command == "data" else [command]
+    with pytest.raises(SystemExit):
+        main([*words, "--help"])
+    shown = capsys.readouterr().out
+    for flag in re.findall(r"--[\w.-]+", flags):
+        assert flag in shown
+
+
+def test_there_are_commands():
+    assert {command for command, _ in COMMANDS} >= {"train", "extend", "evaluate"}
+
+
+def test_pictures_and_links_are_in_the_repository():
+    for readme in (ROOT / "README.md", *ROOT.glob("experiments/**/README.md")):
+        for target in re.findall(r"\]\(([^)]+)\)", readme.read_text()):
+            assert target.startswith("http") or (readme.parent / target).exists()
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    script = (ROOT / ".ci" / "run").read_text()
+    extraction = re.search(r'command="\$\((.*)\)"', script)
+    done = subprocess.run(
+        ["bash", "-c", extraction[1]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stdout.startswith("python3 -m venv") and "pytest" in done.stdout
