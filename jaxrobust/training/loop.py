@@ -176,7 +176,13 @@ class _Session:
         state = jax.jit(trainer.init)(jax.random.key(self.config.seed), images)
         if phase.start_from is None:
             return state
-        source = load_run(phase.start_from).state.weights
+        run = load_run(phase.start_from)
+        if not run.is_complete:
+            self.reporter.message(
+                f"note: {phase.start_from} is not finished; starting from its state "
+                f"after {len(run.records)} epochs"
+            )
+        source = run.state.weights
         _refuse_difference("parameters", source.params, state.weights.params)
         _refuse_difference(
             "batch statistics", source.batch_stats, state.weights.batch_stats

@@ -225,6 +225,24 @@ class TestWarmStart:
         old = jax.tree.leaves(trained.state.weights.opt_state)
         assert any(np.any(np.asarray(x) != 0) for x in old)
 
+    def test_an_unfinished_run_may_be_started_from_but_it_is_said(
+        self, tiny, digits, tmp_path, small_slices
+    ):
+        with pytest.raises(Interrupted):
+            train(tiny, tmp_path / "half", dataset=digits, reporter=Stopper(7))
+
+        class Listener(NullReporter):
+            told = ""
+
+            def message(self, text):
+                self.told += text
+
+        listener = Listener()
+        phase = extended(0.2, 1, start_from=str(tmp_path / "half"))
+        config = dataclasses.replace(tiny, phases=(phase,))
+        train(config, tmp_path / "run", dataset=digits, reporter=listener)
+        assert "half is not finished; starting from its state after 2" in listener.told
+
     def test_training_goes_on(self, tiny, trained, digits, tmp_path):
         run = self.start(tiny, trained, digits, tmp_path / "run")
         assert [record["epsilon"] for record in run.records] == [0.2]
