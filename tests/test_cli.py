@@ -106,6 +106,7 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
         (["train", "--dataset", "mnist", "--data-dir", "."], "data prepare mnist"),
         (["train", "--batch-size", "5000"], "`batch_size` must be at most"),
         (["train", "--variant", "inverted"], "inverted"),
+        (["train", "--model", "lenet"], "large enough for a window of 6 pixels"),
         (["extend", "nowhere", "--epsilon", "0.1"], "has no config.json"),
         (["evaluate", "nowhere"], "has no config.json"),
         (["evaluate"], "`runs` must name at least one"),

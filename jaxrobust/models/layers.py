@@ -142,6 +142,18 @@ class Conv(nn.Module):
         kernel = kernel.astype(images.dtype)
         strides = (self.strides, self.strides)
         pads = lax.padtype_to_pads(images.shape[1:3], window, strides, self.padding)
+        least = self.kernel_size + (self.strides if self.pool else 0)
+        height, width = images.shape[1:3]
+        padded = [
+            side + sum(pad) for side, pad in zip((height, width), pads, strict=True)
+        ]
+        if min(padded) < least:
+            raise ValueError(
+                f"`images` must be large enough for a window of {least} pixels in "
+                f"{self.name or 'Conv'}, got {height} x {width} with padding "
+                f'{self.padding}; use a network with padding "SAME", such as '
+                "lenet-small, or larger images."
+            )
         by_patches = _use_patches(self.formulation)
         is_fused = self.pool and by_patches and self.strides == 1
         if is_fused and self.kernel_size % 2 == 1:

@@ -18,6 +18,25 @@ CIFAR10_STD = (0.2023, 0.1994, 0.2010)
 _he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
+def _per_channel(
+    name: str,
+    values: tuple[float, ...] | None,
+    default: tuple[float, ...],
+    images: Images,
+) -> tuple[float, ...]:
+    """One number for each channel of the images."""
+    num_channels = images.shape[-1]
+    if values is None:
+        neutral = 0.0 if name == "mean" else 1.0
+        return default if num_channels == 3 else (neutral,) * num_channels
+    if len(values) != num_channels:
+        raise ValueError(
+            f"`{name}` must have a number for each channel of the images "
+            f"({num_channels}), got {values!r}; give as many, or None."
+        )
+    return values
+
+
 class Residual(nn.Module):
     """One residual block: BasicBlock (two 3x3) or bottleneck (1x1, 3x3, 1x1)."""
 
@@ -66,8 +85,9 @@ class ResNet(nn.Module):
         is_bottleneck: bottleneck blocks (ResNet-50) or basic ones (ResNet-18).
         num_classes: number of logits.
         widen_factor: multiplies all widths.
-        mean: subtracted from the channels, in units of [0, 1] pixels.
-        std: divides the channels, same unit.
+        mean: subtracted from the channels, in units of [0, 1] pixels; None for those of
+            CIFAR-10 on three channels, and nothing on other numbers of channels.
+        std: divides the channels, same unit and rule.
         formulation: of the convolutions, see `layers`.
     """
 
@@ -75,16 +95,21 @@ class ResNet(nn.Module):
     is_bottleneck: bool
     num_classes: int = 10
     widen_factor: float = 1.0
-    mean: tuple[float, ...] = CIFAR10_MEAN
-    std: tuple[float, ...] = CIFAR10_STD
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     formulation: Formulation = "auto"
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Logits:
         """Logits of images `(batch, height, width, channels)`."""
-        mean = jnp.asarray(self.mean, images.dtype)[None, None, None]
-        std = jnp.asarray(self.std, images.dtype)[None, None, None]
-        maps = (images - mean) / std
+        mean, std = (
+            jnp.asarray(_per_channel(name, values, default, images), images.dtype)
+            for name, values, default in (
+                ("mean", self.mean, CIFAR10_MEAN),
+                ("std", self.std, CIFAR10_STD),
+            )
+        )
+        maps = (images - mean[None, None, None]) / std[None, None, None]
         conv = Conv(
             int(64 * self.widen_factor),
             3,

@@ -129,6 +129,30 @@ def test_pixels_are_standardized_inside_the_model(small_resnet, key):
     )
 
 
+def test_other_numbers_of_channels_are_not_standardized(key):
+    images = jax.random.uniform(key, (2, 8, 8, 1))
+    settings = {"block_counts": (1,), "is_bottleneck": False, "widen_factor": 0.125}
+    module, plain = ResNet(**settings), ResNet(**settings, mean=(0.0,), std=(1.0,))
+    variables = module.init(key, images)
+    assert variables["params"]["stem"]["kernel"].shape[2] == 1
+    np.testing.assert_array_equal(
+        module.apply(variables, images), plain.apply(variables, images)
+    )
+
+
+def test_a_mean_that_does_not_fit_the_channels_is_refused(key):
+    module = resnet18(widen_factor=0.125, mean=(0.5, 0.5, 0.5))
+    with pytest.raises(ValueError, match=r"`mean` must have a number .*\(1\)"):
+        module.init(key, jnp.zeros((1, 8, 8, 1)))
+
+
+@pytest.mark.parametrize("formulation", ["direct", "patches"])
+def test_images_too_small_for_the_network_are_refused(formulation, key):
+    module = LeNet(formulation=formulation)
+    with pytest.raises(ValueError, match="large enough for a window of 6 pixels in co"):
+        module.init(key, jnp.zeros((1, 8, 8, 1)))
+
+
 def test_groups_after_the_first_halve_the_side():
     module = resnet18(widen_factor=0.125)
     images = jnp.zeros((1, 32, 32, 3))
