@@ -11,7 +11,8 @@ Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
     cpu: 10,000 MNIST images and a quarter of the paper's width; about 15 minutes on 2
         cores.
-    paper: the authors' code on MNIST (steps of .01 and .005); wants an accelerator.
+    paper: MNIST, steps of .01 and .005, 2.5 radii long in all (the authors' code takes
+        40 for the base); wants an accelerator.
     paper-step05: the paper's text on MNIST (steps of .05); wants an accelerator.
 
 Differs from the paper: MNIST only (LP-F2 and LP-F9 show CIFAR-10 too). In `cpu` the
