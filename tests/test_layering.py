@@ -18,7 +18,7 @@ LAYERS = {
     "training": 3,
     "attacks": 2,
     **dict.fromkeys(("losses", "threat", "models", "data"), 1),
-    **dict.fromkeys(("types", "compilation"), 0),
+    **dict.fromkeys(("types", "compilation", "hosts"), 0),
 }
 FENCES = {
     "flax": ("models", "training"),
