@@ -1,15 +1,28 @@
+import dataclasses
+import functools
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrobust.attacks import AttackResult, judge, pgd
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.threat import LinfBall
+from jaxrobust.evaluation import (
+    EvaluationConfig,
+    evaluate,
+    evaluate_models,
+    robustness,
+)
+from jaxrobust.threat import THREATS
 
 
 def dataset_of(images, labels, num_classes=2):
@@ -90,20 +103,6 @@ def test_robust_accuracy_of_a_linear_model_is_the_closed_form():
     assert 0 < accuracies[2] < accuracies[0] == found.clean_accuracy
 
 
-def test_one_batch_agrees_with_attacking_directly():
-    logits_fn, dataset, *_ = line_problem(1)
-    config = EvaluationConfig(epsilons=(0.05,), num_steps=3, num_restarts=1)
-    found = evaluate(logits_fn, dataset, config)
-    index = np.flatnonzero(found.is_clean_correct)
-    chosen = np.resize(index, 40)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)
-    attack = pgd(LinfBall(0.05), step_size=0.01, num_steps=3)
-    labels = jnp.asarray(dataset.labels[chosen])
-    direct = attack(key, logits_fn, jnp.asarray(dataset.images[chosen]), labels)
-    expected = ~np.asarray(direct.is_adversarial)[: len(index)]
-    np.testing.assert_array_equal(found.is_robust[0.05][index], expected)
-
-
 def test_restarts_never_raise_robust_accuracy():
     logits_fn, dataset, *_ = line_problem(2)
 
@@ -134,7 +133,373 @@ def test_the_row_has_radii_as_printed():
     row = evaluate(logits_fn, dataset, config, report=told.append).as_row()
     assert set(row) == {"clean_accuracy", "robust_accuracy"}
     assert list(row["robust_accuracy"]) == ["0.1", "0.0313725"]
-    assert len(told) == 2 and told[0].startswith("epsilon 0.1: robust accuracy")
+    assert [line.split(":")[0] for line in told] == [
+        "epsilon 0.0313725",
+        "epsilon 0.1",
+    ]
+    share = row["robust_accuracy"]["0.1"]
+    assert told[1] == f"epsilon 0.1: robust accuracy {share:.2%}"
+
+
+def apply_line(weights):
+    """A linear score under three weights that a list of models can differ in."""
+    vector, offset = weights["vector"], weights["offset"]
+
+    def logits_fn(pixels):
+        total = pixels.reshape(pixels.shape[0], 4) @ vector + offset
+        return jnp.stack([total, jnp.zeros_like(total)], axis=1)
+
+    return logits_fn
+
+
+def line_models(count=3, size=40, seed=0):
+    """Models of one shape and data that each finds more or less hard."""
+    rng = np.random.default_rng(seed)
+    images = rng.uniform(0.3, 0.7, size=(size, 2, 2, 1))
+    labels = rng.integers(0, 2, size)
+    weights = []
+    for index in range(count):
+        vector = rng.normal(size=4)
+        side = np.where(labels == 0, 1.0, -1.0)[:, None] * (0.02 + 0.03 * index)
+        images = images + (side * np.sign(vector)).reshape(size, 2, 2, 1)
+        offset = -np.median(images.reshape(size, 4) @ vector)
+        weights.append(
+            {"vector": jnp.float32(vector), "offset": jnp.float32(offset)},
+        )
+    return weights, dataset_of(np.clip(images, 0, 1), labels)
+
+
+# One weak step, so that the luck of the start and the restarts matter.
+WEAK = EvaluationConfig(
+    epsilons=(0.12, 0.03, 0.06, 0.2),
+    num_steps=1,
+    step_size=0.02,
+    num_restarts=3,
+    batch_size=7,
+    seed=5,
+)
+
+
+def assert_same(one, other):
+    np.testing.assert_array_equal(one.is_clean_correct, other.is_clean_correct)
+    assert list(one.is_robust) == list(other.is_robust)
+    for radius, flags in one.is_robust.items():
+        np.testing.assert_array_equal(flags, other.is_robust[radius])
+    assert one.num_bad_gradients == other.num_bad_gradients
+
+
+def one_at_a_time(logits_fn, dataset, config):
+    """The definition, example by example: radii upwards, restart after restart."""
+    flags = {radius: [] for radius in config.epsilons}
+
+    @functools.cache
+    def attack_at(radius, num_steps):
+        threat = THREATS[config.norm](radius)
+        attack = pgd(threat, step_size=config.step_size, num_steps=num_steps)
+        return jax.jit(lambda key, *example: attack(key, logits_fn, *example))
+
+    for index, label in enumerate(dataset.labels):
+        image = jnp.asarray(dataset.images[index : index + 1])
+        label = jnp.asarray([label])
+        stands = not bool(judge(logits_fn(image), label)[0])
+        for radius in sorted(config.epsilons):
+            attack = attack_at(radius, config.num_steps_at(radius))
+            for restart in range(config.num_restarts):
+                key = jax.random.fold_in(jax.random.key(config.seed), restart)
+                key = jax.random.fold_in(key, index)
+                found = attack(key, image, label)
+                stands = stands and not bool(found.is_adversarial[0])
+            flags[radius].append(stands)
+    return flags
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"norm": "l2", "epsilons": (0.3, 0.1)},
+        {"num_steps": None, "epsilons": (0.03, 0.07)},
+    ],
+    ids=["linf", "l2", "steps by radius"],
+)
+def test_flags_are_those_of_attacking_one_example_at_a_time(changes):
+    config = dataclasses.replace(WEAK, **changes)
+    (weights,), dataset = line_models(count=1, size=12)
+    (found,) = evaluate_models(apply_line, [weights], dataset, config)
+    expected = one_at_a_time(apply_line(weights), dataset, config)
+    assert list(found.is_robust) == list(config.epsilons)
+    for radius, flags in expected.items():
+        np.testing.assert_array_equal(found.is_robust[radius], flags)
+    # Not all the same, or agreement would mean little.
+    sums = [sum(flags) for flags in expected.values()]
+    assert len(set(sums)) > 1 and 0 < max(sums)
+
+
+# Few sizes, since each pair is compiled; that all count is tested above.
+@settings(max_examples=20)
+@given(
+    size=st.sampled_from([1, 2, 13, 30]),
+    batch_size=st.sampled_from([1, 4, 13, 40]),
+    seed=st.integers(0, 99),
+)
+def test_packing_changes_no_answer(size, batch_size, seed):
+    weights, dataset = line_models(count=2, size=size, seed=seed)
+    config = dataclasses.replace(WEAK, batch_size=batch_size, seed=seed)
+    plain = dataclasses.replace(config, batch_size=11)
+    packed = evaluate_models(apply_line, weights, dataset, config)
+    every = evaluate_models(apply_line, weights, dataset, plain, compact=False)
+    for one, other in zip(packed, every, strict=True):
+        assert_same(one, other)
+        flags = [one.is_clean_correct]
+        flags += [one.is_robust[radius] for radius in sorted(config.epsilons)]
+        assert all(np.all(more <= less) for less, more in itertools.pairwise(flags))
+
+
+def test_packing_changes_no_answer_of_a_network():
+    # Unlike the linear score, it rounds in matrix products over the whole bucket.
+    rng = np.random.default_rng(0)
+    weights = {
+        "hidden": jnp.float32(rng.normal(size=(36, 24)) / 6),
+        "head": jnp.float32(rng.normal(size=(24, 3)) / 5),
+    }
+
+    def apply(weights):
+        def logits_fn(pixels):
+            flat = pixels.reshape(pixels.shape[0], 36)
+            return jax.nn.relu(flat @ weights["hidden"]) @ weights["head"]
+
+        return logits_fn
+
+    images = rng.uniform(size=(90, 6, 6, 1))
+    labels = np.argmax(apply(weights)(jnp.float32(images)), axis=1)
+    dataset = dataset_of(images, labels, 3)
+    config = EvaluationConfig(
+        epsilons=(0.02, 0.04, 0.06), num_steps=8, num_restarts=2, batch_size=32
+    )
+    (packed,) = evaluate_models(apply, [weights], dataset, config)
+    (every,) = evaluate_models(apply, [weights], dataset, config, compact=False)
+    assert_same(packed, every)
+    assert 0 < packed.robust_accuracy[0.06] < packed.robust_accuracy[0.02] < 1
+
+
+def test_models_in_a_list_give_the_same_as_alone():
+    weights, dataset = line_models()
+    together = evaluate_models(apply_line, weights, dataset, WEAK)
+    for each, found in zip(weights, together, strict=True):
+        assert_same(found, evaluate(apply_line(each), dataset, WEAK))
+    accuracies = [tuple(found.robust_accuracy.values()) for found in together]
+    assert len(set(accuracies)) == 3
+
+
+def test_all_models_radii_and_restarts_share_one_program():
+    weights, dataset = line_models()
+    traced = []
+
+    def counted_apply(weights):
+        traced.append("apply")
+        return apply_line(weights)
+
+    def counted_attack(epsilon, num_steps):
+        traced.append("attack")
+        return pgd(THREATS["linf"](epsilon), step_size=0.02, num_steps=num_steps)
+
+    evaluate_models(
+        counted_apply, weights, dataset, WEAK, attack_for=counted_attack, report=None
+    )
+    # The model is bound once for clean images and once for the attack.
+    assert sorted(traced) == ["apply", "apply", "attack"]
+
+
+@pytest.fixture
+def buckets(monkeypatch):
+    """Every bucket sent to the attack, as (example, restart, epsilon) triples."""
+    sent = []
+    original = robustness._program
+
+    def recorded(*arguments):
+        program = original(*arguments)
+
+        def attacked(key, weights, data, *items):
+            sent.append(list(zip(*items[:3], strict=True)))
+            return program.attacked(key, weights, data, *items)
+
+        return program._replace(attacked=attacked)
+
+    monkeypatch.setattr(robustness, "_program", recorded)
+    return sent
+
+
+def by_image(epsilon, num_steps):
+    """An attack that breaks an example from the radius on that its pixel says."""
+    del num_steps
+
+    def attack(key, logits_fn, pixels, labels):
+        del key
+        falls = (pixels[:, 0, 0, 0] <= epsilon) | judge(logits_fn(pixels), labels)
+        return AttackResult(pixels, jnp.zeros(len(labels)), falls, ~falls)
+
+    return attack
+
+
+def always_right(pixels):
+    return jnp.stack([jnp.ones(len(pixels)), jnp.zeros(len(pixels))], axis=1)
+
+
+def limits_dataset(*limits):
+    return dataset_of(np.reshape(limits, (-1, 1, 1, 1)), np.zeros(len(limits)))
+
+
+def test_broken_examples_are_not_attacked_again(buckets):
+    # Two fall at once, one at the second radius, one never.
+    dataset = limits_dataset(0.1, 0.1, 0.2, 0.9)
+    config = EvaluationConfig(epsilons=(0.3, 0.1, 0.2), num_restarts=2, batch_size=1)
+    found = evaluate(always_right, dataset, config, attack_for=by_image)
+    assert {radius: flags.tolist() for radius, flags in found.is_robust.items()} == {
+        0.3: [False, False, False, True],
+        0.1: [False, False, True, True],
+        0.2: [False, False, False, True],
+    }
+    attacked = [(int(i), round(float(epsilon), 6)) for ((i, _, epsilon),) in buckets]
+    expected = [(0, 0.1), (1, 0.1), *[(2, 0.1)] * 2, (2, 0.2)]
+    expected += [(3, radius) for radius in (0.1, 0.2, 0.3) for _ in range(2)]
+    assert sorted(attacked) == expected
+    # Each of the three falls was reported once as not finite.
+    assert found.num_bad_gradients == 3
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_buckets_have_one_size_and_become_fewer_as_examples_break(buckets, compact):
+    config = EvaluationConfig(epsilons=(0.1, 0.2), num_restarts=2, batch_size=5)
+    counts, results = [], []
+    for num_weak in (0, 5, 10, 20):
+        buckets.clear()
+        dataset = limits_dataset(*[0.1] * num_weak, *[0.9] * (20 - num_weak))
+        found, *_ = evaluate_models(
+            lambda _: always_right,
+            [()],
+            dataset,
+            config,
+            attack_for=by_image,
+            compact=compact,
+        )
+        assert {len(bucket) for bucket in buckets} == {5}
+        counts.append(len(buckets))
+        results.append((found.robust_accuracy[0.2], found.num_bad_gradients))
+    assert counts == ([16, 13, 10, 4] if compact else [16] * 4)
+    assert results == [(1.0, 0), (0.75, 5), (0.5, 10), (0.0, 20)]
+
+
+def test_places_that_would_be_padding_go_to_later_attacks(buckets):
+    # One of six examples stands; its five further attacks share a bucket.
+    config = EvaluationConfig(epsilons=(0.1, 0.2), num_restarts=3, batch_size=6)
+    dataset = limits_dataset(*[0.1] * 5, 0.9)
+    evaluate(always_right, dataset, config, attack_for=by_image)
+    assert len(buckets) == 2
+    assert {int(i) for i, *_ in buckets[1]} == {5}
+    assert len(set(buckets[1])) == 5
+
+
+def test_examples_lost_on_clean_images_are_not_attacked(buckets):
+    weights, dataset = line_models(count=1)
+    (found,) = evaluate_models(apply_line, weights, dataset, WEAK)
+    assert 0 < found.clean_accuracy < 1
+    attacked = {int(i) for bucket in buckets for i, *_ in bucket}
+    assert attacked == set(np.flatnonzero(found.is_clean_correct))
+
+
+def test_radii_are_reported_upwards_for_each_model():
+    weights, dataset = line_models(count=2)
+    told = []
+    found = evaluate_models(apply_line, weights, dataset, WEAK, report=told.append)
+    expected = [
+        f"model {number} of 2, epsilon {radius:g}: robust accuracy "
+        f"{each.robust_accuracy[radius]:.2%}"
+        for number, each in enumerate(found, start=1)
+        for radius in sorted(WEAK.epsilons)
+    ]
+    assert told == expected
+
+
+def test_the_configured_random_generator_changes_nothing():
+    weights, dataset = line_models(count=1)
+    (usual,) = evaluate_models(apply_line, weights, dataset, WEAK)
+    with jax.default_prng_impl("rbg"):
+        (other,) = evaluate_models(apply_line, weights, dataset, WEAK)
+    assert_same(usual, other)
+
+
+SEVERAL_DEVICES = """
+import sys
+import jax, numpy as np
+sys.path.insert(0, {directory!r})
+import test_robustness as tests
+assert len(jax.local_devices()) == {num_devices}
+weights, dataset = tests.line_models(count=2)
+first = jax.local_devices()[0]
+weights = [jax.device_put(tree, first) for tree in weights]
+found = tests.evaluate_models(tests.apply_line, weights, dataset, tests.WEAK)
+alone = tests.evaluate(tests.apply_line(weights[0]), dataset, tests.WEAK)
+tests.assert_same(alone, found[0])
+flags = [[each.is_clean_correct, *each.is_robust.values()] for each in found]
+np.save({output!r}, np.array(flags))
+"""
+
+
+def test_several_devices_find_the_same_without_a_collective(tmp_path):
+    flags = {}
+    for num_devices in (1, 4):
+        output, dump = tmp_path / f"{num_devices}.npy", tmp_path / f"hlo{num_devices}"
+        script = SEVERAL_DEVICES.format(
+            directory=str(Path(__file__).parent),
+            num_devices=num_devices,
+            output=str(output),
+        )
+        options = f"--xla_force_host_platform_device_count={num_devices} "
+        options += f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
+        # Programs from a cache would not be dumped.
+        environment = os.environ | {
+            "XLA_FLAGS": options,
+            "JAX_ENABLE_COMPILATION_CACHE": "false",
+        }
+        command = [sys.executable, "-c", script]
+        subprocess.run(command, env=environment, check=True)
+        flags[num_devices] = np.load(output)
+        programs = [
+            path.read_text()
+            for path in dump.glob("*jit_attacked*after_optimizations.txt")
+        ]
+        assert programs
+        for text in programs:
+            assert ("num_partitions=4" in text) == (num_devices == 4)
+            for collective in ("all-", "reduce-scatter", "collective-", "send("):
+                assert collective not in text
+    np.testing.assert_array_equal(flags[1], flags[4])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([], "`weights` must hold at least one model, got an empty list"),
+        (
+            [{"a": np.zeros(2)}, {"a": np.zeros(2)}, {"a": np.zeros(3)}],
+            r"got float32\[3\] against float32\[2\] at \['a'\] of number 2; evaluate",
+        ),
+        (
+            [{"a": np.zeros(2)}, {"a": np.zeros(2, np.int32)}],
+            r"got int32\[2\] against float32\[2\] at \['a'\] of number 1",
+        ),
+        (
+            [{"a": np.zeros(2)}, {"b": np.zeros(2)}],
+            r"got nothing against float32\[2\] at \['a'\] of number 1",
+        ),
+        ([(np.zeros(2),), [np.zeros(2)]], "must all have the structure of the first"),
+    ],
+)
+def test_models_that_one_program_cannot_serve_are_refused(weights, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate_models(
+            lambda _: always_right, weights, limits_dataset(0.1), EvaluationConfig()
+        )
 
 
 @pytest.mark.parametrize(
