@@ -147,7 +147,13 @@ def better(first: AttackResult, second: AttackResult) -> AttackResult:
     )
 
 
-def iterate(kernel: AttackKernel, *, num_steps: Scalar, keep: Keep = "last") -> Attack:
+def iterate(
+    kernel: AttackKernel,
+    *,
+    num_steps: Scalar,
+    keep: Keep = "last",
+    shard: Callable[[AttackState], AttackState] | None = None,
+) -> Attack:
     """An attack that applies a kernel `num_steps` times in one compiled loop.
 
     Args:
@@ -155,6 +161,9 @@ def iterate(kernel: AttackKernel, *, num_steps: Scalar, keep: Keep = "last") -> 
         num_steps: how often, at least 0; may be traced.
         keep: "last" returns the last iterate (facts 0.1), "best" the strongest of all
             `num_steps + 1` iterates of each example.
+        shard: takes the examples of this device out of the state that the kernel made
+            of the whole batch. The start, and so every number, does not depend on how
+            many devices share the batch; the result has this device's examples only.
     """
 
     def attack(
@@ -176,9 +185,10 @@ def iterate(kernel: AttackKernel, *, num_steps: Scalar, keep: Keep = "last") -> 
             return moved, best
 
         state = kernel.init(init_key, logits_fn, images, labels)
-        best = nothing_found(images) if keep == "best" else None
+        state = state if shard is None else shard(state)
+        best = nothing_found(state.images) if keep == "best" else None
         state, best = lax.fori_loop(0, num_steps, body, (state, best))
-        last = as_result(state, kernel.evaluate(logits_fn(state.images), labels))
+        last = as_result(state, kernel.evaluate(logits_fn(state.images), state.labels))
         return last if best is None else better(best, last)
 
     return attack

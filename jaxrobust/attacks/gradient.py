@@ -145,6 +145,7 @@ def pgd(
     random_start: bool = True,
     targeted: bool = False,
     keep: Keep = "last",
+    shard: Callable[[AttackState], AttackState] | None = None,
 ) -> Attack:
     """Projected gradient descent (Madry et al., 2018; facts 0.1).
 
@@ -163,6 +164,7 @@ def pgd(
         random_start: start uniformly in the ball rather than at the clean image.
         targeted: take `labels` as the classes to be mistaken for.
         keep: "last" or "best" iterate.
+        shard: see `iterate`.
 
     Returns:
         An attack `(key, logits_fn, images, labels) -> AttackResult`.
@@ -185,7 +187,7 @@ def pgd(
         random_start=random_start,
         targeted=targeted,
     )
-    return iterate(kernel, num_steps=num_steps, keep=keep)
+    return iterate(kernel, num_steps=num_steps, keep=keep, shard=shard)
 
 
 def fgsm(

@@ -18,7 +18,13 @@ import orbax.checkpoint as ocp
 
 from jaxrobust.training.trainer import TrainState
 
-__all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints"]
+__all__ = [
+    "CheckpointError",
+    "CheckpointWarning",
+    "Checkpoints",
+    "from_arrays",
+    "to_arrays",
+]
 
 
 class CheckpointError(RuntimeError):
@@ -29,11 +35,13 @@ class CheckpointWarning(UserWarning):
     """A checkpoint was damaged; an older one is used."""
 
 
-def _as_arrays(state: TrainState) -> TrainState:
+def to_arrays(state: TrainState) -> TrainState:
+    """The state with its random key as plain numbers."""
     return state.replace(key=jax.random.key_data(state.key))
 
 
-def _from_arrays(state: TrainState) -> TrainState:
+def from_arrays(state: TrainState) -> TrainState:
+    """The inverse of `to_arrays`."""
     return state.replace(key=jax.random.wrap_key_data(state.key))
 
 
@@ -64,6 +72,10 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the directory, after all saves are committed."""
         self._manager.close()
 
     def steps(self) -> list[int]:
@@ -80,7 +92,7 @@ class Checkpoints:
         step = int(state.step)
         if step in self._manager.all_steps():
             return
-        arrays = jax.tree.map(np.asarray, _as_arrays(state))
+        arrays = jax.tree.map(np.asarray, to_arrays(state))
         record = progress | {"checksums": _checksums(arrays)}
         self._manager.save(
             step,
@@ -104,7 +116,7 @@ class Checkpoints:
         template = like(progress)
         abstract = jax.tree.map(
             lambda leaf: np.empty(leaf.shape, leaf.dtype),
-            jax.eval_shape(_as_arrays, template),
+            jax.eval_shape(to_arrays, template),
         )
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -117,7 +129,7 @@ class Checkpoints:
             raise ValueError(f"checksum of {damaged[0]} does not match")
         # Owned by JAX, not a view of host memory: the first step donates it.
         arrays = jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), arrays)
-        return _from_arrays(arrays), progress
+        return from_arrays(arrays), progress
 
     def _attempts(self, like: Any) -> Iterator[tuple[TrainState, dict[str, Any]]]:
         for step in self.steps():

@@ -1,44 +1,57 @@
-"""The host side of training: phases, epochs, checkpoints, signals; no numerics."""
+"""The host side of training: members, epochs, checkpoints, signals; no numerics.
 
-import dataclasses
+A run is trained as the only member of a group; a sweep trains many at once. What each
+leaves behind is the same: a directory that knows nothing of the others.
+"""
+
+import contextlib
 import json
 import math
 import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
+import numpy as np
 
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
 from jaxrobust.training.checkpoints import Checkpoints
-from jaxrobust.training.config_json import config_to_json
-from jaxrobust.training.phases import Phase, TrainConfig
+from jaxrobust.training.feeding import Feed, feed_for
+from jaxrobust.training.members import MemberProgram, Summary
+from jaxrobust.training.mesh import Placement, agree, is_primary
+from jaxrobust.training.phases import TrainConfig
+from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
 from jaxrobust.training.runs import (
     CHECKPOINTS,
     METRICS,
     Problem,
     Run,
-    RunError,
     begin_run,
     check_directory,
     check_same_run,
-    load_run,
-    shape_difference,
     template_for,
-    trainer_for,
-    versions,
 )
 from jaxrobust.training.signals import StopRequest, stop_on_signals
-from jaxrobust.training.trainer import Controls, Trainer, TrainState, Weights
+from jaxrobust.training.standing import Standing, fresh_state
+from jaxrobust.training.trainer import TrainState
 
-__all__ = ["Interrupted", "NonFiniteLossError", "load_training_data", "train"]
+__all__ = [
+    "Interrupted",
+    "NonFiniteLossError",
+    "load_training_data",
+    "train",
+    "train_group",
+]
 
 
 SLICE_SECONDS = 1.0
 """How long the device works before the host looks at signals and the progress bar."""
+
+PROFILED_SLICES = 3
+"""Slices of training that a trace shows; the one before them compiles."""
 
 
 class NonFiniteLossError(RuntimeError):
@@ -47,15 +60,6 @@ class NonFiniteLossError(RuntimeError):
 
 class Interrupted(RuntimeError):
     """A signal stopped the run, whose state was saved."""
-
-
-class Program(NamedTuple):
-    """A trainer and its compiled functions."""
-
-    trainer: Trainer
-    begin_epoch: Any
-    run: Any
-    end_epoch: Any
 
 
 def load_training_data(
@@ -68,222 +72,9 @@ def load_training_data(
     return apply_variant(dataset, config.variant)
 
 
-def _controls(phase: Phase, epoch: int) -> tuple[Controls, dict[str, Any]]:
-    """The numbers of an epoch of a phase, for the device and for the record."""
-    epsilon = phase.epsilon(epoch)
-    numbers = {
-        "epsilon": epsilon,
-        "step_size": phase.attack.step_size,
-        "num_steps": phase.attack.num_steps_at(epsilon),
-        "learning_rate": phase.optimizer.learning_rate_at(epoch),
-    }
-    decay = phase.optimizer.weight_decay
-    return Controls.of(**numbers, weight_decay=decay), numbers
-
-
-def _refuse_difference(name: str, source: Any, target: Any) -> None:
-    lines = shape_difference(source, target)
-    if lines:
-        shown = "; ".join(lines[:4]) + ("; ..." if len(lines) > 4 else "")
-        raise RunError(
-            f"`start_from` must have the {name} of the new run, got {shown}; "
-            "use the model and optimizer of the run it starts from."
-        )
-
-
-class _Session:
-    """One call of `train`: the run's fixed parts, and where it stands."""
-
-    def __init__(
-        self, config: TrainConfig, directory: Path, dataset: Dataset, reporter: Reporter
-    ):
-        self.config = config
-        self.directory = directory
-        self.reporter = reporter
-        self.dataset = dataset
-        shape = tuple(dataset.images.shape[1:])
-        self.problem = Problem(dataset.title, shape, dataset.num_classes)
-        self.network: nn.Module = config.model.build(dataset.num_classes)
-        self.num_batches = len(dataset.labels) // config.batch_size
-        self.programs: dict[Any, Program] = {}
-        self.phase = 0
-        self.phase_epoch = 0
-        self.records: list[dict[str, Any]] = []
-        self.seconds_per_batch: float | None = None
-        if self.num_batches == 0:
-            raise ValueError(
-                f"`batch_size` must be at most the number of training examples "
-                f"({len(dataset.labels)}), got {config.batch_size}; use a smaller one."
-            )
-
-    def program(self, phase: Phase) -> Program:
-        """The compiled functions of a phase; phases that differ in numbers share."""
-        trainer = trainer_for(self.config, phase, self.network)
-        # What is left once all that `Controls` carries is made the same.
-        kind = (
-            dataclasses.replace(phase.attack, step_size=1.0, num_steps=None),
-            dataclasses.replace(
-                phase.optimizer,
-                learning_rate=1.0,
-                weight_decay=0.0,
-                milestones=(),
-                decay=1.0,
-            ),
-        )
-        if kind not in self.programs:
-            self.programs[kind] = Program(
-                trainer,
-                jax.jit(trainer.begin_epoch, donate_argnums=0),
-                jax.jit(trainer.run, donate_argnums=0),
-                jax.jit(trainer.end_epoch, donate_argnums=0),
-            )
-        return self.programs[kind]
-
-    def is_complete(self) -> bool:
-        return self.phase == len(self.config.phases)
-
-    def progress(self) -> dict[str, Any]:
-        return {
-            "phase": self.phase,
-            "phase_epoch": self.phase_epoch,
-            "records": self.records,
-            "is_complete": self.is_complete(),
-            "config": config_to_json(self.config),
-            "versions": versions(),
-        }
-
-    def enter_phase(self, state: TrainState, source: Weights) -> TrainState:
-        """The state at the start of a phase, from the weights that came before."""
-        phase = self.config.phases[self.phase]
-        trainer = self.program(phase).trainer
-        fresh = trainer.init_optimizer(source.params)
-        kept = source.opt_state
-        if phase.carry == "weights":
-            kept = fresh
-        else:
-            _refuse_difference("optimizer state", kept, fresh)
-        weights = source._replace(opt_state=kept)
-        return state.replace(
-            weights=jax.tree.map(jnp.copy, weights),
-            epoch_weights=jax.tree.map(jnp.copy, weights),
-        )
-
-    def fresh_state(self) -> TrainState:
-        """The state of a run that has not begun, warm-started if so configured."""
-        phase = self.config.phases[0]
-        trainer = self.program(phase).trainer
-        images = jnp.zeros((1, *self.problem.image_shape), jnp.float32)
-        state = jax.jit(trainer.init)(jax.random.key(self.config.seed), images)
-        if phase.start_from is None:
-            return state
-        run = load_run(phase.start_from)
-        if not run.is_complete:
-            self.reporter.message(
-                f"note: {phase.start_from} is not finished; starting from its state "
-                f"after {len(run.records)} epochs"
-            )
-        source = run.state.weights
-        _refuse_difference("parameters", source.params, state.weights.params)
-        _refuse_difference(
-            "batch statistics", source.batch_stats, state.weights.batch_stats
-        )
-        return self.enter_phase(state, source)
-
-    def record(
-        self, state: TrainState, numbers: dict[str, Any], seconds: float, num_seen: int
-    ) -> dict[str, Any]:
-        phase = self.config.phases[self.phase]
-        seen = max(int(state.metrics.num_examples), 1)
-        return {
-            "phase": phase.name,
-            "epoch": int(state.epoch) + 1,
-            "phase_epoch": self.phase_epoch + 1,
-            **numbers,
-            "loss": float(state.metrics.loss) / seen,
-            "adversarial_accuracy": int(state.metrics.num_correct) / seen,
-            "num_bad_gradients": int(state.metrics.num_bad_gradients),
-            "images_per_second": num_seen / max(seconds, 1e-9),
-            "seconds": seconds,
-        }
-
-    def phase_losses(self) -> list[float]:
-        count = self.phase_epoch
-        return [record["loss"] for record in self.records[-count:]] if count else []
-
-    def num_batches_done(self, state: TrainState) -> int:
-        """Batches done, counting those of epochs that a jump made unnecessary."""
-        before = sum(phase.epochs for phase in self.config.phases[: self.phase])
-        return (before + self.phase_epoch) * self.num_batches + int(state.batch)
-
-    def run_epoch(
-        self, state: TrainState, data: tuple[jax.Array, jax.Array], stop: StopRequest
-    ) -> tuple[TrainState, dict[str, Any] | None]:
-        """An epoch in slices of about a second; no record if a signal cut it short."""
-        phase = self.config.phases[self.phase]
-        program = self.program(phase)
-        controls, numbers = _controls(phase, self.phase_epoch + 1)
-        if int(state.batch) == 0:
-            state = program.begin_epoch(state, controls.epsilon)
-        # No batches to do: this call only compiles, and is left out of the clock.
-        state = program.run(state, controls, *data, jnp.int32(0))
-        first, began = int(state.batch), time.perf_counter()
-        batch = first
-        while batch < self.num_batches and not stop:
-            size = 1
-            if self.seconds_per_batch is not None:
-                size = max(1, int(SLICE_SECONDS / self.seconds_per_batch))
-            target = min(batch + size, self.num_batches)
-            start, since = batch, time.perf_counter()
-            state = program.run(state, controls, *data, jnp.int32(target))
-            batch = int(state.batch)
-            now = time.perf_counter()
-            self.seconds_per_batch = (now - since) / (target - start)
-            num_seen = (batch - first) * self.config.batch_size
-            values = self.record(state, numbers, now - began, num_seen)
-            if not math.isfinite(values["loss"]):
-                raise NonFiniteLossError(
-                    f"the loss became {values['loss']} in phase {self.phase + 1} "
-                    f"({phase.name}), epoch {values['epoch']}, at epsilon "
-                    f"{values['epsilon']:g}, step {int(state.step)}; the last good "
-                    f"checkpoint is kept in {self.directory / CHECKPOINTS}. Try a "
-                    "smaller learning rate, or a gradient clip (clip_norm)."
-                )
-            values["num_epochs"] = sum(phase.epochs for phase in self.config.phases)
-            self.reporter.update(self.num_batches_done(state), values)
-        if batch < self.num_batches:
-            return state, None
-        seconds = time.perf_counter() - began
-        num_seen = (self.num_batches - first) * self.config.batch_size
-        record = self.record(state, numbers, seconds, num_seen)
-        state, distance = program.end_epoch(state)
-        record["weight_distance"] = float(distance)
-        losses = self.phase_losses()
-        record["loss_change"] = record["loss"] - losses[-1] if losses else None
-        return state, record
-
-    def advance(self, state: TrainState, record: dict[str, Any]) -> TrainState:
-        """Count an epoch that is done, and enter the next phase if it was the last."""
-        phase = self.config.phases[self.phase]
-        self.records.append(record)
-        self.phase_epoch += 1
-        rule = phase.stop_at_jump
-        record["is_jump"] = rule is not None and rule.is_jump(self.phase_losses())
-        if record["is_jump"]:
-            self.reporter.message(
-                f"loss jumped to {record['loss']:.3f} at epsilon "
-                f"{record['epsilon']:g}: keeping the weights from before this epoch "
-                f"and ending phase {phase.name}"
-            )
-            state = state.replace(weights=state.epoch_weights)
-        if record["is_jump"] or self.phase_epoch == phase.epochs:
-            self.phase, self.phase_epoch = self.phase + 1, 0
-            if not self.is_complete():
-                state = self.enter_phase(state, state.weights)
-            elif record["is_jump"]:
-                state = state.replace(
-                    epoch_weights=jax.tree.map(jnp.copy, state.weights)
-                )
-        return state
+def problem_of(dataset: Dataset) -> Problem:
+    """What networks have to know of a data set."""
+    return Problem(dataset.title, tuple(dataset.images.shape[1:]), dataset.num_classes)
 
 
 def _tensorboard_writer() -> Any:
@@ -298,6 +89,416 @@ def _tensorboard_writer() -> Any:
     return SummaryWriter
 
 
+class _Member:
+    """One run of a group: where it stands, and its files."""
+
+    def __init__(
+        self, config: TrainConfig, directory: Path, problem: Problem, num_batches: int
+    ):
+        self.directory = directory
+        self.problem = problem
+        self.network = config.model.build(problem.num_classes)
+        self.standing = Standing(config, num_batches)
+        self.failure: str | None = None
+        self.writer: Any = None
+        self.checkpoints: Checkpoints | None = None
+        self.began = time.perf_counter()
+        self.num_seen = 0
+        self.seconds = 0.0
+
+    @property
+    def is_active(self) -> bool:
+        """Whether there is anything left to do."""
+        return self.failure is None and not self.standing.is_complete()
+
+    def open(self, state: TrainState | None, reporter: Reporter) -> TrainState:
+        """Open the checkpoints; the newest state, or the given one, or a fresh one."""
+        self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
+        standing = self.standing
+        if self.checkpoints.steps():
+            like = template_for(standing.config, self.problem, self.network)
+            state, progress = self.checkpoints.restore_newest(like)
+            self.checkpoints.set_aside_newer(int(state.step))
+            standing.restore(progress)
+            if not standing.is_complete():
+                reporter.message(f"resuming {self.directory} at step {int(state.step)}")
+        elif state is None:
+            state = fresh_state(standing.config, self.problem, reporter.message)
+        if is_primary():
+            # What was logged after the checkpoint will be done, and logged, again.
+            lines = [json.dumps(record) + "\n" for record in standing.records]
+            (self.directory / METRICS).write_text("".join(lines))
+        return state
+
+    def save(self, state: TrainState) -> None:
+        """Start saving a state."""
+        assert self.checkpoints is not None
+        self.checkpoints.save(state, self.standing.progress())
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Write down an epoch that is done."""
+        if not is_primary():
+            return
+        with (self.directory / METRICS).open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self.writer is not None:
+            for name, value in record.items():
+                if isinstance(value, float):
+                    self.writer.add_scalar(name, value, record["epoch"])
+
+    def run(self, state: TrainState) -> Run:
+        """The result."""
+        return Run(
+            self.directory,
+            self.standing.config,
+            self.problem,
+            self.network,
+            state,
+            self.standing.records,
+            self.standing.is_complete(),
+        )
+
+
+class _Group:
+    """Members that train together, and the device's side of them."""
+
+    def __init__(
+        self,
+        members: Sequence[_Member],
+        programs: Programs,
+        feed: Feed,
+        reporter: Reporter,
+        checkpoint_every: int,
+    ):
+        self.members = members
+        self.programs = programs
+        self.feed = feed
+        self.reporter = reporter
+        self.checkpoint_every = checkpoint_every
+        self.seconds_per_batch: float | None = None
+
+    @property
+    def active(self) -> list[int]:
+        """Indices of the members that have something left to do."""
+        return [index for index, each in enumerate(self.members) if each.is_active]
+
+    def program(self) -> MemberProgram:
+        """The program of the phases under way."""
+        standing = self.members[self.active[0]].standing
+        return self.programs.program(standing.config.phases[standing.phase])
+
+    def padded(self, values: list[Any]) -> list[Any]:
+        """As many as the program has members; those that fill it up stand still."""
+        return values + [values[0]] * (self.programs.count - len(values))
+
+    def flags(self, indices: Sequence[int]) -> list[bool]:
+        """Which members of the program are meant."""
+        return [index in indices for index in range(self.programs.count)]
+
+    def num_done(self, batches: np.ndarray) -> int:
+        """Batches done by all members."""
+        return sum(
+            each.standing.num_batches_done(int(batch))
+            for each, batch in zip(self.members, batches, strict=False)
+        )
+
+    def slice(self, states: TrainState, batches: np.ndarray) -> tuple[Any, Summary]:
+        """About a second of training for every active member."""
+        active, program = self.active, self.program()
+        standings = [each.standing for each in self.members]
+        now = {index: standings[index].controls() for index in active}
+        numbers = self.padded(
+            [now.get(i, now[active[0]]) for i in range(len(standings))]
+        )
+        begun = [index for index in active if batches[index] == 0]
+        if begun:
+            epsilons = [float(each.epsilon) for each in numbers]
+            states = program.begin_epoch(states, epsilons, self.flags(begun))
+        size = 1
+        if self.seconds_per_batch is not None:
+            size = max(1, int(SLICE_SECONDS / self.seconds_per_batch))
+        stops = [int(batch) for batch in batches]
+        for index in active:
+            stops[index] = min(stops[index] + size, standings[index].num_batches)
+        data, stops = self.feed.take(program, states, batches, stops, active)
+        arguments = program.arguments(numbers, stops)
+        program.compile(states, *arguments, *data)  # off the clock
+        began = time.perf_counter()
+        states = program.run(states, *arguments, *data)
+        self.feed.prefetch(program, stops, active)
+        summary = program.summary(states)
+        seconds = time.perf_counter() - began
+        done = max(1, int(np.max(summary.batch - batches)))
+        self.seconds_per_batch = agree(seconds / done)[0]
+        for index in active:
+            # A member's share of the time, so that the shares add up to all of it.
+            member = self.members[index]
+            member.seconds += seconds / len(active)
+            count = int(summary.batch[index] - batches[index])
+            member.num_seen += count * member.standing.config.batch_size
+        return states, summary
+
+    def values(self, index: int, summary: Summary) -> dict[str, Any]:
+        """The record of a member's epoch so far."""
+        member = self.members[index]
+        seen = max(int(summary.num_examples[index]), 1)
+        return {
+            **member.standing.numbers(),
+            "loss": float(summary.loss[index]) / seen,
+            "adversarial_accuracy": int(summary.num_correct[index]) / seen,
+            "num_bad_gradients": int(summary.num_bad_gradients[index]),
+            "images_per_second": member.num_seen / max(member.seconds, 1e-9),
+            "seconds": member.seconds,
+        }
+
+    def note_failures(self, summary: Summary) -> None:
+        """Take members whose loss is not finite out of the training."""
+        for index in self.active:
+            member, values = self.members[index], self.values(index, summary)
+            if math.isfinite(values["loss"]):
+                continue
+            standing = member.standing
+            member.failure = (
+                f"the loss became {values['loss']} in phase {standing.phase + 1} "
+                f"({values['phase']}), epoch {values['epoch']}, at epsilon "
+                f"{values['epsilon']:g}, step {int(summary.step[index])}; the last "
+                f"good checkpoint is kept in {member.directory / CHECKPOINTS}. Try a "
+                "smaller learning rate, or a gradient clip (clip_norm)."
+            )
+
+    def show(self, summary: Summary) -> None:
+        """Tell the reporter how far everything is."""
+        active = self.active
+        if not active:
+            return
+        values = self.values(active[0], summary)
+        standing = self.members[active[0]].standing
+        values["num_epochs"] = standing.num_epochs
+        if len(self.members) > 1:
+            values["member"] = self.members[active[0]].directory.name
+        self.reporter.update(self.num_done(summary.batch), values)
+
+    def end_epochs(self, states: TrainState, summary: Summary) -> tuple[Any, list[int]]:
+        """Count the epochs that are done, enter next phases; whose were done."""
+        program = self.program()
+        ended = [
+            index
+            for index in self.active
+            if summary.batch[index] == self.members[index].standing.num_batches
+        ]
+        if not ended:
+            return states, ended
+        records = {index: self.values(index, summary) for index in ended}
+        states, distances = program.end_epoch(states, self.flags(ended))
+        exchanged = {}
+        for index in ended:
+            member, record = self.members[index], records[index]
+            standing = member.standing
+            record["weight_distance"] = float(distances[index])
+            changes = standing.advance(record, self.reporter.message)
+            if changes is not None:
+                taken = program.take(states, index)
+                exchanged[index] = changes(taken, member.problem)
+            member.log(record)
+            shown = dict(record)
+            if len(self.members) > 1:
+                shown["member"] = member.directory.name
+            self.reporter.epoch(shown)
+            member.seconds, member.num_seen = 0.0, 0
+        return program.replace(states, exchanged), ended
+
+    def save(self, program: MemberProgram, states: TrainState, ended: list[int]):
+        """Save the members whose checkpoint is due after the epoch they ended."""
+        for index in ended:
+            standing = self.members[index].standing
+            is_due = standing.num_epochs_done % self.checkpoint_every == 0
+            if is_due or standing.is_complete():
+                self.members[index].save(program.take(states, index))
+
+    def train(self, states: TrainState, profile: Path | None, stop: StopRequest) -> Any:
+        """Train every member to its end, or until a signal."""
+        program = self.program()
+        batches = program.summary(states).batch
+        total = sum(
+            each.standing.num_epochs * each.standing.num_batches
+            for each in self.members
+        )
+        self.reporter.start(total, self.num_done(batches))
+        is_stopped = agree(float(bool(stop)))[0]
+        with _Profile(profile) as profiled:
+            while self.active and not is_stopped:
+                program = self.program()
+                states, summary = self.slice(states, batches)
+                profiled.count()
+                self.note_failures(summary)
+                self.show(summary)
+                if self.active:
+                    states, ended = self.end_epochs(states, summary)
+                    self.save(program, states, ended)
+                    batches = np.array(summary.batch)
+                    batches[ended] = 0
+                is_stopped = agree(float(bool(stop)))[0]
+        if self.active:
+            for index in self.active:
+                self.members[index].save(program.take(states, index))
+            self.wait()
+            first = self.members[self.active[0]]
+            step = int(program.summary(states).step[self.active[0]])
+            where = (
+                first.directory if len(self.members) == 1 else first.directory.parent
+            )
+            raise Interrupted(
+                f"stopped by {stop.signal_name or 'a signal'} at step {step}, saved in "
+                f"{where}; run the same command with --resume to go on"
+            )
+        return program, states
+
+    def wait(self) -> None:
+        """Return when all that is being saved is on disk."""
+        for member in self.members:
+            if member.checkpoints is not None:
+                member.checkpoints.wait()
+
+
+class _Profile:
+    """A trace of a few slices, if a directory is given for it; a context manager."""
+
+    def __init__(self, directory: Path | None):
+        self.directory = directory
+        self.num_slices = 0
+        self.is_running = False
+
+    def __enter__(self) -> "_Profile":
+        return self
+
+    def count(self) -> None:
+        """A slice is done."""
+        self.num_slices += 1
+        if self.directory is not None and self.num_slices == 1:
+            jax.profiler.start_trace(str(self.directory), create_perfetto_trace=True)
+            self.is_running = True
+        elif self.num_slices > PROFILED_SLICES:
+            self.stop()
+
+    def stop(self) -> None:
+        """Write the trace."""
+        if self.is_running:
+            self.is_running = False
+            jax.profiler.stop_trace()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+@contextlib.contextmanager
+def _opened(
+    members: Sequence[_Member], group: _Group, stop_reporter: Callable[[], None]
+) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        group.wait()
+        stop_reporter()
+        for member in members:
+            if member.writer is not None:
+                member.writer.close()
+            if member.checkpoints is not None:
+                member.checkpoints.close()
+
+
+def train_group(
+    tasks: Sequence[tuple[TrainConfig, Path]],
+    dataset: Dataset,
+    *,
+    resume: bool = False,
+    checkpoint_every: int = 1,
+    tensorboard: bool = False,
+    reporter: Reporter | None = None,
+    programs: Programs | None = None,
+    stream: bool | None = None,
+    profile: Path | None = None,
+) -> list[Run | str]:
+    """Train several runs at once, each to its end, saving as they go.
+
+    Args:
+        tasks: for each run its configuration and directory. They may differ in all that
+            `Controls` carries, in phases and seeds, and in nothing else.
+        dataset: training examples of all of them.
+        resume: go on from their newest checkpoints.
+        checkpoint_every: epochs between checkpoints; the last epoch always has one.
+        tensorboard: also write TensorBoard scalars.
+        reporter: told of progress.
+        programs: compiled programs to share with other groups; None for new ones.
+        stream: keep the data set on the host and send what is needed; None does so for
+            data that would take more than half of a device's free memory.
+        profile: directory for a trace of a few slices.
+
+    Returns:
+        For each run the result, or the reason why it failed: its loss was not finite.
+
+    Raises:
+        RunError: if a directory, or a run to start from, cannot be used.
+        Interrupted: on a signal, after the steps under way are saved.
+        ValueError: for configurations that do not go together.
+    """
+    reporter = reporter or NullReporter()
+    if not is_primary():
+        reporter = NullReporter()
+    if checkpoint_every < 1:
+        raise ValueError(
+            f"`checkpoint_every` must be at least 1, got {checkpoint_every!r}; "
+            "it counts epochs."
+        )
+    # What can go wrong does so before anything is computed or written.
+    begun = [check_directory(directory, resume=resume) for _, directory in tasks]
+    problem = problem_of(dataset)
+    configs = [config for config, _ in tasks]
+    programs = programs or Programs(configs, problem, Placement(), len(tasks))
+    programs.check(configs)
+    num_batches = len(dataset.labels) // configs[0].batch_size
+    if num_batches == 0:
+        raise ValueError(
+            f"`batch_size` must be at most the number of training examples "
+            f"({len(dataset.labels)}), got {configs[0].batch_size}; use a smaller one."
+        )
+    members = [
+        _Member(config, directory, problem, num_batches) for config, directory in tasks
+    ]
+    writer_class = _tensorboard_writer() if tensorboard else None
+    fresh: list[TrainState | None] = []
+    for (config, directory), is_begun in zip(tasks, begun, strict=True):
+        if is_begun:
+            check_same_run(directory, config, problem)
+        fresh.append(
+            None if is_begun else fresh_state(config, problem, reporter.message)
+        )
+    agree(0.0)  # every process has looked before one of them writes
+    if is_primary():
+        for (config, directory), is_begun in zip(tasks, begun, strict=True):
+            if not is_begun:
+                begin_run(directory, config, problem)
+    agree(0.0)
+    feed = feed_for(dataset, programs, stream=stream)
+    group = _Group(members, programs, feed, reporter, checkpoint_every)
+    with stop_on_signals() as stop, _opened(members, group, reporter.stop):
+        states = []
+        for member, state in zip(members, fresh, strict=True):
+            states.append(member.open(state, reporter))
+            if writer_class and is_primary():
+                path = member.directory / "tensorboard"
+                member.writer = writer_class(str(path))
+            if member.is_active:
+                member.save(states[-1])
+        if group.active:
+            stacked = group.program().put(group.padded(states))
+            program, stacked = group.train(stacked, profile, stop)
+            states = [program.take(stacked, index) for index in range(len(members))]
+    return [
+        member.failure or member.run(jax.tree.map(jnp.asarray, state))
+        for member, state in zip(members, states, strict=True)
+    ]
+
+
 def train(
     config: TrainConfig,
     directory: Path | str,
@@ -308,6 +509,9 @@ def train(
     checkpoint_every: int = 1,
     tensorboard: bool = False,
     reporter: Reporter | None = None,
+    placement: Placement | None = None,
+    stream: bool | None = None,
+    profile: Path | str | None = None,
 ) -> Run:
     """Train a run to its end, saving as it goes.
 
@@ -321,6 +525,10 @@ def train(
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         tensorboard: also write TensorBoard scalars.
         reporter: told of progress.
+        placement: devices that share each batch; None for one device.
+        stream: send examples to the device as they are needed rather than keep all
+            of them there; None does so for data that would not fit.
+        profile: directory for a trace of a few steps, for TensorBoard or Perfetto.
 
     Returns:
         The run. A complete one is returned as it is.
@@ -332,96 +540,22 @@ def train(
         Interrupted: on SIGINT or SIGTERM, after the step under way is saved.
         ValueError: for a batch larger than the data set.
     """
-    reporter = reporter or NullReporter()
     directory = Path(directory)
-    if checkpoint_every < 1:
-        raise ValueError(
-            f"`checkpoint_every` must be at least 1, got {checkpoint_every!r}; "
-            "it counts epochs."
-        )
-    # What can go wrong does so before anything is computed or written.
-    is_begun = check_directory(directory, resume=resume)
     if dataset is None:
+        check_directory(directory, resume=resume)  # before reading takes its time
         dataset = load_training_data(config, data_dir=data_dir)
-    session = _Session(config, directory, dataset, reporter)
-    if is_begun:
-        check_same_run(directory, config, session.problem)
-    writer_class = _tensorboard_writer() if tensorboard else None
-    state = None
-    if not is_begun:
-        state = session.fresh_state()
-        begin_run(directory, config, session.problem)
-    writer = writer_class(str(directory / "tensorboard")) if writer_class else None
-    with Checkpoints(directory / CHECKPOINTS) as checkpoints:
-        if checkpoints.steps():
-            like = template_for(config, session.problem, session.network)
-            state, progress = checkpoints.restore_newest(like)
-            checkpoints.set_aside_newer(int(state.step))
-            session.phase = progress["phase"]
-            session.phase_epoch = progress["phase_epoch"]
-            session.records = progress["records"]
-            if not session.is_complete():
-                reporter.message(f"resuming {directory} at step {int(state.step)}")
-        elif state is None:
-            state = session.fresh_state()
-        # What was logged after the checkpoint will be done, and logged, again.
-        lines = [json.dumps(record) + "\n" for record in session.records]
-        (directory / METRICS).write_text("".join(lines))
-        if not session.is_complete():
-            checkpoints.save(state, session.progress())
-            state = _train_to_end(session, state, checkpoints, checkpoint_every, writer)
-    return Run(
-        directory,
-        config,
-        session.problem,
-        session.network,
-        state,
-        session.records,
-        True,
+    programs = Programs([config], problem_of(dataset), placement or Placement(), 1)
+    (found,) = train_group(
+        [(config, directory)],
+        dataset,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        tensorboard=tensorboard,
+        reporter=reporter,
+        programs=programs,
+        stream=stream,
+        profile=None if profile is None else Path(profile),
     )
-
-
-def _train_to_end(
-    session: _Session,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    checkpoint_every: int,
-    writer: Any,
-) -> TrainState:
-    reporter, directory = session.reporter, session.directory
-    dataset = session.dataset
-    data = (jnp.asarray(dataset.images), jnp.asarray(dataset.labels))
-    num_epochs = sum(phase.epochs for phase in session.config.phases)
-    try:
-        with stop_on_signals() as stop:
-            reporter.start(
-                num_epochs * session.num_batches, session.num_batches_done(state)
-            )
-            while not session.is_complete():
-                state, record = session.run_epoch(state, data, stop)
-                if record is not None:
-                    state = session.advance(state, record)
-                    with (directory / METRICS).open("a") as file:
-                        file.write(json.dumps(record) + "\n")
-                    reporter.epoch(record)
-                    if writer is not None:
-                        for name, value in record.items():
-                            if isinstance(value, float):
-                                writer.add_scalar(name, value, record["epoch"])
-                    is_due = record["epoch"] % checkpoint_every == 0
-                    if is_due or session.is_complete():
-                        checkpoints.save(state, session.progress())
-                if stop and not session.is_complete():
-                    checkpoints.save(state, session.progress())
-                    checkpoints.wait()
-                    raise Interrupted(
-                        f"stopped by {stop.signal_name} at step {int(state.step)}, "
-                        f"saved in {directory}; run the same command with --resume "
-                        "to go on"
-                    )
-    finally:
-        checkpoints.wait()
-        reporter.stop()
-        if writer is not None:
-            writer.close()
-    return state
+    if isinstance(found, str):
+        raise NonFiniteLossError(found)
+    return found

@@ -23,6 +23,7 @@ __all__ = [
     "JumpRule",
     "OptimizerConfig",
     "Phase",
+    "Precision",
     "TrainConfig",
     "adversarial",
     "chain",
@@ -33,6 +34,7 @@ __all__ = [
 
 Norm = Literal["linf", "l2"]
 Carry = Literal["weights", "optimizer"]
+Precision = Literal["float32", "bfloat16"]
 ScheduleKind = Literal["constant", "iterative", "linear", "exponential"]
 
 
@@ -369,6 +371,9 @@ class TrainConfig:
     """Images per step; the remainder of an epoch's shuffle is dropped."""
     augment: bool = False
     """Random crop (padding 4) and horizontal flip, anew in each step."""
+    precision: Precision = "float32"
+    """Of the forward pass and the gradients through it; bfloat16 keeps parameters,
+    optimizer and projection in float32."""
     seed: int = 0
     """Of initial weights, shuffling, augmentation and random starts."""
 
@@ -379,6 +384,7 @@ class TrainConfig:
         _require(
             len(self.phases) > 0, "phases", "a non-empty list", self.phases, "add one"
         )
+        _require_choice("precision", self.precision, get_args(Precision))
         later = [phase.start_from for phase in self.phases[1:] if phase.start_from]
         _require(
             not later,

@@ -33,7 +33,10 @@ class Reporter(Protocol):
         ...
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch is complete; the record is the line of `metrics.jsonl`."""
+        """An epoch is complete; the record is the line of `metrics.jsonl`.
+
+        In a sweep it also has `member`, the name of the run.
+        """
         ...
 
     def stop(self) -> None:
@@ -61,7 +64,9 @@ class NullReporter:
 
 
 def _describe(values: dict[str, Any]) -> str:
-    return (
+    # Members of a sweep say who they are.
+    name = f"{values['member']}  " if "member" in values else ""
+    return name + (
         f"{values['phase']:<11} eps {values['epsilon']:.3f}  "
         f"loss {values['loss']:.4f}  adv acc {values['adversarial_accuracy']:6.2%}"
     )
@@ -130,7 +135,8 @@ class TerminalReporter(NullReporter):
     def update(self, num_done: int, values: dict[str, Any]) -> None:
         """Move the bar."""
         # Short enough for a terminal of 80 columns.
-        text = (
+        name = f"{values['member']} " if "member" in values else ""
+        text = name + (
             f"{values['epoch']}/{values['num_epochs']} eps {values['epsilon']:.3f} "
             f"loss {values['loss']:.3f} adv acc {values['adversarial_accuracy']:.1%} "
             f"{values['images_per_second']:,.0f} images/s"

@@ -101,14 +101,18 @@ def versions() -> dict[str, str]:
     return found | {name: importlib.metadata.version(name) for name in names}
 
 
-def trainer_for(config: TrainConfig, phase: Phase, network: nn.Module) -> Trainer:
-    """The trainer of a phase of a run."""
+def trainer_for(
+    config: TrainConfig, phase: Phase, network: nn.Module, **sharing: Any
+) -> Trainer:
+    """The trainer of a phase of a run; `sharing` says how devices share a batch."""
     return make_trainer(
         network,
         attack=phase.attack,
         optimizer=phase.optimizer,
         batch_size=config.batch_size,
         augment=config.augment,
+        precision=config.precision,
+        **sharing,
     )
 
 

@@ -5,9 +5,13 @@ rate and weight decay are traced (`Controls`), so that a standard, an adversaria
 extended and an iterative phase differ in numbers only, and an epoch is one loop over
 data that stays on the device. The loop takes the batch to stop at as an argument: the
 host may run an epoch in one call or in slices, with the same numbers to the bit.
+
+A trainer may also be one of several that share every batch (`axis`): each device takes
+its rows, and the gradient is the mean over all. What is random is drawn for the whole
+batch on every device, so that the numbers do not depend on how many there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
 import flax.struct
@@ -21,7 +25,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from jaxrobust.attacks import judge, pgd
 from jaxrobust.data import Pixels, as_float, pad_crop_flip
 from jaxrobust.losses import cross_entropy
-from jaxrobust.training.phases import AttackConfig, OptimizerConfig
+from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Precision
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey
 
 __all__ = [
@@ -70,6 +74,11 @@ class Controls(NamedTuple):
             jnp.float32(learning_rate),
             jnp.float32(weight_decay),
         )
+
+    @classmethod
+    def stack(cls, controls: "Sequence[Controls]") -> "Controls":
+        """Those of several members, with a leading member axis."""
+        return jax.tree.map(lambda *each: jnp.stack(each), *controls)
 
 
 class Metrics(NamedTuple):
@@ -144,8 +153,11 @@ class Trainer(NamedTuple):
         init: `(key, images) -> state`, with fresh weights; `images` lend their shape.
         init_optimizer: `(params) -> opt_state`.
         begin_epoch: `(state, epsilon) -> state`, with sums at zero.
-        run: `(state, controls, images, labels, stop_batch) -> state`, up to a batch of
-            the epoch, or sooner where a loss or gradient is not finite.
+        run: `(state, controls, images, labels, stop_batch, first_batch=None) -> state`,
+            up to a batch of the epoch, or sooner where a loss or gradient is not
+            finite. With `first_batch` the images are a stretch of the epoch, in its
+            order, that begins with this batch; otherwise they are all there are.
+        order: `(state, num_examples) -> indices`, the order of the epoch under way.
         end_epoch: `(state) -> (state, weight_distance)`, the Euclidean distance that
             the parameters moved in the epoch (LP-F10).
     """
@@ -153,26 +165,53 @@ class Trainer(NamedTuple):
     init: Callable[[PRNGKey, Array], TrainState]
     init_optimizer: Callable[[Any], Any]
     begin_epoch: Callable[[TrainState, Array], TrainState]
-    run: Callable[[TrainState, Controls, Array, Array, Array], TrainState]
+    run: Callable[..., TrainState]
+    order: Callable[[TrainState, int], Array]
     end_epoch: Callable[[TrainState], tuple[TrainState, Array]]
 
 
-def bind(network: nn.Module, params: Any, batch_stats: Any) -> LogitsFn:
-    """A Flax network with its weights, in evaluation mode, as a logits function."""
-    variables = {"params": params}
+def _lowered(tree: Any, precision: Precision) -> Any:
+    """Parameters or images as the network computes with them."""
+    if precision == "float32":
+        return tree
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
+
+
+def bind(
+    network: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    precision: Precision = "float32",
+) -> LogitsFn:
+    """A Flax network with its weights, in evaluation mode, as a logits function.
+
+    Logits are float32 whatever the precision, and so are gradients with respect to
+    float32 images: only what lies between is rounded.
+    """
+    variables = {"params": _lowered(params, precision)}
     if batch_stats:
         variables["batch_stats"] = batch_stats
-    return lambda images: cast(Array, network.apply(variables, images, train=False))
+
+    def logits_fn(images: Images) -> Array:
+        logits = network.apply(variables, _lowered(images, precision), train=False)
+        return cast(Array, logits).astype(jnp.promote_types(images.dtype, jnp.float32))
+
+    return logits_fn
 
 
 def _apply_train(
-    network: nn.Module, params: Any, batch_stats: Any, images: Images
+    network: nn.Module,
+    params: Any,
+    batch_stats: Any,
+    images: Images,
+    precision: Precision,
 ) -> tuple[Array, Any]:
     """Logits in training mode, and the updated batch statistics."""
-    variables = {"params": params, "batch_stats": batch_stats}
+    variables = {"params": _lowered(params, precision), "batch_stats": batch_stats}
+    images = _lowered(images, precision)
     applied = network.apply(variables, images, train=True, mutable=["batch_stats"])
     logits, updated = cast(tuple[Array, Any], applied)
-    return logits, updated.get("batch_stats", batch_stats)
+    return logits.astype(jnp.float32), updated.get("batch_stats", batch_stats)
 
 
 def _optimizer(
@@ -203,13 +242,48 @@ def make_trainer(
     optimizer: OptimizerConfig,
     batch_size: int,
     augment: bool = False,
+    precision: Precision = "float32",
+    axis: str | None = None,
+    sync_batch_norm: bool = True,
 ) -> Trainer:
     """The trainer of a network under one attack; only the kinds of things are fixed.
 
     Of the two configurations only what is not in `Controls` is used: norm, direction,
     loss and start of the attack, name, momentum and clipping of the optimizer.
+
+    Args:
+        network: Flax module; with `sync_batch_norm`, one whose batch normalization
+            knows `axis`.
+        attack: inside training.
+        optimizer: of the weights.
+        batch_size: examples of a step, over all devices of `axis`.
+        augment: whether to crop and flip.
+        precision: of the forward pass and of the gradients through it. Parameters,
+            their gradients' sums, the optimizer and the projection stay float32.
+        axis: mapped axis (`jax.shard_map`, `jax.pmap`) over which devices share each
+            batch; its size must divide `batch_size`. None if they do not.
+        sync_batch_norm: whether batch statistics are those of the whole batch, as on
+            one device; otherwise each device normalizes its rows by their own, and the
+            running statistics are averaged.
     """
     zero = jnp.float32(0)
+
+    def rows(tree: Any) -> Any:
+        """This device's examples of a batch."""
+        if axis is None:
+            return tree
+        size = batch_size // lax.axis_size(axis)
+        first = lax.axis_index(axis) * size
+        return jax.tree.map(
+            lambda leaf: lax.dynamic_slice_in_dim(leaf, first, size), tree
+        )
+
+    def over_devices(reduce: Callable[..., Any], tree: Any, name: str) -> Any:
+        """A reduction over the devices that share a batch; the name marks it in HLO."""
+        if axis is None:
+            return tree
+        with jax.named_scope(name):
+            return reduce(tree, axis)
 
     def init_optimizer(params: Any) -> Any:
         return _optimizer(optimizer, zero, zero).init(params)
@@ -232,6 +306,10 @@ def make_trainer(
             epsilon=zero,
             metrics=Metrics.zero(),
         )
+
+    def order_of(state: TrainState, num_examples: int) -> Int[Array, " examples"]:
+        shuffle_key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.epoch)
+        return jax.random.permutation(shuffle_key, num_examples)
 
     def begin_epoch(state: TrainState, epsilon: Float[Array, ""]) -> TrainState:
         return state.replace(
@@ -258,8 +336,8 @@ def make_trainer(
 
         def attacked(images: Images) -> Array:
             if attack.batch_norm == "train":
-                return _apply_train(network, params, batch_stats, images)[0]
-            return bind(network, params, batch_stats)(images)
+                return _apply_train(network, params, batch_stats, images, precision)[0]
+            return bind(network, params, batch_stats, precision)(images)
 
         search = pgd(
             attack.threat().with_epsilon(controls.epsilon),
@@ -269,27 +347,38 @@ def make_trainer(
             loss=attack.loss,
             random_start=attack.random_start,
             keep=attack.keep,
+            shard=rows,
         )
         found = search(attack_key, attacked, images, labels)
+        labels = rows(labels)
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, updated = _apply_train(network, params, batch_stats, found.images)
+            logits, updated = _apply_train(
+                network, params, batch_stats, found.images, precision
+            )
             return jnp.mean(cross_entropy(logits, labels)), (logits, updated)
 
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
         (loss, (logits, batch_stats)), gradient = value_and_grad(params)
+        loss, gradient = over_devices(lax.pmean, (loss, gradient), "gradient_mean")
+        if not sync_batch_norm:
+            batch_stats = over_devices(lax.pmean, batch_stats, "batch_norm_statistics")
         rule = _optimizer(optimizer, controls.learning_rate, controls.weight_decay)
         updates, opt_state = rule.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
         # A gradient that is not finite ruins the weights, though this loss may still be
         # fine: it poisons the sum, which stops the loop.
         loss = loss + 0 * optax.tree.norm(gradient)
-        size = labels.shape[0]
+        counts = (
+            jnp.sum(~judge(logits, labels), dtype=jnp.int32),
+            jnp.sum(~found.is_gradient_finite, dtype=jnp.int32),
+        )
+        num_correct, num_bad = over_devices(lax.psum, counts, "metric_sums")
         seen = Metrics(
-            loss=loss * size,
-            num_correct=jnp.sum(~judge(logits, labels), dtype=jnp.int32),
-            num_bad_gradients=jnp.sum(~found.is_gradient_finite, dtype=jnp.int32),
-            num_examples=jnp.int32(size),
+            loss=loss * batch_size,
+            num_correct=num_correct,
+            num_bad_gradients=num_bad,
+            num_examples=jnp.int32(batch_size),
         )
         return state.replace(
             step=state.step + 1,
@@ -304,18 +393,35 @@ def make_trainer(
         images: Shaped[Array, "examples height width channels"],
         labels: Int[Array, " examples"],
         stop_batch: Int[Array, ""],
+        first_batch: Int[Array, ""] | None = None,
     ) -> TrainState:
-        shuffle_key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.epoch)
-        order = jax.random.permutation(shuffle_key, images.shape[0])
+        # Not touched by a step: kept out of the loop, whose state may be copied.
+        kept = state.epoch_weights
+        state = state.replace(epoch_weights=())
+        order = order_of(state, images.shape[0])
+
+        def batch_of(state: TrainState) -> tuple[Array, Array]:
+            chosen = lax.dynamic_slice_in_dim(
+                order, state.batch * batch_size, batch_size
+            )
+            return images[chosen], labels[chosen]
+
+        def next_of_stretch(state: TrainState) -> tuple[Array, Array]:
+            start = (state.batch - cast(Array, first_batch)) * batch_size
+            return (
+                lax.dynamic_slice_in_dim(images, start, batch_size),
+                lax.dynamic_slice_in_dim(labels, start, batch_size),
+            )
+
+        take = batch_of if first_batch is None else next_of_stretch
 
         def is_running(state: TrainState) -> Array:
             return (state.batch < stop_batch) & jnp.isfinite(state.metrics.loss)
 
         def one_batch(state: TrainState) -> TrainState:
-            start = state.batch * batch_size
-            chosen = lax.dynamic_slice_in_dim(order, start, batch_size)
-            return step(state, controls, images[chosen], labels[chosen])
+            return step(state, controls, *take(state))
 
-        return lax.while_loop(is_running, one_batch, state)
+        state = lax.while_loop(is_running, one_batch, state)
+        return state.replace(epoch_weights=kept)
 
-    return Trainer(init, init_optimizer, begin_epoch, run, end_epoch)
+    return Trainer(init, init_optimizer, begin_epoch, run, order_of, end_epoch)

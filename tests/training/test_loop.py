@@ -26,6 +26,7 @@ from jaxrobust.training import (
     train,
 )
 from jaxrobust.training import loop as loop_module
+from jaxrobust.training import programs as programs_module
 
 
 def same_state(one, other):
@@ -80,14 +81,14 @@ def test_a_run_is_loaded_as_it_was_left(trained):
 
 
 def test_all_phases_share_one_compiled_program(tiny, digits, tmp_path, monkeypatch):
-    make = loop_module.trainer_for
+    make = programs_module.trainer_for
 
-    def counted(*arguments):
-        trainer = make(*arguments)
+    def counted(*arguments, **sharing):
+        trainer = make(*arguments, **sharing)
         return trainer._replace(run=counting(trainer.run))
 
     counting = lambda run: chex.assert_max_traces(run, n=1)  # noqa: E731
-    monkeypatch.setattr(loop_module, "trainer_for", counted)
+    monkeypatch.setattr(programs_module, "trainer_for", counted)
     iat = dataclasses.replace(
         tiny.phases[1],
         name="iterative",

@@ -1,0 +1,169 @@
+"""How examples reach the device: all at once, or a stretch of each epoch at a time.
+
+What is trained on, and in which order, is the same to the bit. A stretch is made ready
+by another thread while the device works on the one before.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jaxrobust.data import Dataset
+from jaxrobust.training.members import MemberProgram, device_memory
+from jaxrobust.training.programs import Programs
+
+__all__ = ["Feed", "Resident", "Stream", "feed_for"]
+
+STRETCH_BYTES = 64 * 2**20
+"""Size of a member's stretch, in bytes, if a few batches are not more."""
+
+
+class Feed(Protocol):
+    """Gives a program its examples."""
+
+    def take(
+        self,
+        program: MemberProgram,
+        states: Any,
+        batches: np.ndarray,
+        stops: list[int],
+        active: Sequence[int],
+    ) -> tuple[tuple[Any, ...], list[int]]:
+        """The examples of the next slice, and where it has to stop for want of more."""
+        ...
+
+    def prefetch(
+        self, program: MemberProgram, stops: list[int], active: Sequence[int]
+    ) -> None:
+        """The slice is under way: make the next one's examples ready."""
+        ...
+
+
+class Resident:
+    """All examples stay on the device."""
+
+    def __init__(self, dataset: Dataset, programs: Programs):
+        arrays = (np.asarray(dataset.images), np.asarray(dataset.labels, np.int32))
+        self._arrays = programs.placement.put(arrays, is_member_axis=False)
+
+    def take(self, program, states, batches, stops, active):
+        """All examples; nothing stops early."""
+        del program, states, batches, active
+        return self._arrays, stops
+
+    def prefetch(self, program, stops, active):
+        """Nothing to do."""
+        del program, stops, active
+
+
+class Stream:
+    """Examples stay on the host, in memory or mapped from a file.
+
+    Args:
+        dataset: the examples.
+        programs: whose members are fed.
+        stretch: batches that are sent at once.
+    """
+
+    def __init__(self, dataset: Dataset, programs: Programs, stretch: int):
+        self.dataset = dataset
+        self.placement = programs.placement
+        self.batch_size = programs.config.batch_size
+        self.num_batches = len(dataset.labels) // self.batch_size
+        self.stretch = min(stretch, self.num_batches)
+        self._pool = ThreadPoolExecutor(max_workers=1)
+        self._ready: tuple[Any, Future[Any]] | None = None
+        self._orders: dict[int, tuple[int, np.ndarray]] = {}
+        self._plan: list[tuple[int, int]] = []
+
+    def _order(self, program: MemberProgram, states: Any, index: int, epoch: int):
+        known = self._orders.get(index)
+        if known is None or known[0] != epoch:
+            state = program.take(states, index)
+            order = program.trainer.order(state, len(self.dataset.labels))
+            self._orders[index] = (epoch, np.asarray(order))
+        return self._orders[index][1]
+
+    def _send(self, orders: list[np.ndarray], firsts: list[int]) -> tuple[Any, ...]:
+        def chosen(member: int) -> np.ndarray:
+            # The last stretch of an epoch is filled up; what fills it is not reached.
+            positions = firsts[member] * self.batch_size + np.arange(
+                self.stretch * self.batch_size
+            )
+            return orders[member][np.minimum(positions, len(orders[member]) - 1)]
+
+        def stacked(array: Any, dtype: Any) -> jax.Array:
+            def rows(members: range) -> np.ndarray:
+                return np.stack(
+                    [np.asarray(array[chosen(each)], dtype) for each in members]
+                )
+
+            sharding = self.placement.sharding(is_member_axis=True)
+            if sharding is None:
+                return jax.numpy.asarray(rows(range(len(firsts))))
+            size = self.stretch * self.batch_size
+            shape = (len(firsts), size, *array.shape[1:])
+            return jax.make_array_from_callback(
+                shape,
+                sharding,
+                lambda index: rows(range(len(firsts))[(index or (slice(None),))[0]]),
+            )
+
+        images, labels = self.dataset.images, self.dataset.labels
+        return (
+            stacked(images, images.dtype),
+            stacked(labels, np.int32),
+            self.placement.put(np.asarray(firsts, np.int32), is_member_axis=True),
+        )
+
+    def take(self, program, states, batches, stops, active):
+        """The stretches that begin at the members' batches."""
+        epochs = program.summary(states).epoch
+        padding = program.count - len(batches[: program.count])
+        firsts = [int(batch) for batch in batches] + [0] * padding
+        first = active[0]
+        orders = []
+        for index in range(program.count):
+            source = index if index in active else first
+            orders.append(self._order(program, states, source, int(epochs[source])))
+        key = (tuple(firsts), tuple(int(epoch) for epoch in epochs))
+        if self._ready is not None and self._ready[0] == key:
+            data = self._ready[1].result()
+        else:
+            data = self._send(orders, firsts)
+        self._ready = None
+        self._current = (orders, key[1])
+        pairs = zip(stops, firsts, strict=True)
+        ends = [min(stop, begin + self.stretch) for stop, begin in pairs]
+        return data, ends
+
+    def prefetch(self, program, stops, active):
+        """Send what follows in the same epoch; a new epoch's order is not known yet."""
+        del program
+        orders, epochs = self._current
+        if any(stops[index] >= self.num_batches for index in active):
+            return
+        key = (tuple(stops), epochs)
+        self._ready = (key, self._pool.submit(self._send, orders, list(stops)))
+
+
+def feed_for(dataset: Dataset, programs: Programs, *, stream: bool | None) -> Feed:
+    """The feed of a data set.
+
+    Args:
+        dataset: the examples.
+        programs: whose members are fed.
+        stream: whether to stream; None if the data would take more than half of the
+            device's free memory.
+    """
+    batch_size = programs.config.batch_size
+    if stream is None:
+        free = device_memory()
+        stream = free is not None and dataset.images.nbytes > free / 2
+    if not stream:
+        return Resident(dataset, programs)
+    each = max(dataset.images[:1].nbytes * batch_size, 1)
+    return Stream(dataset, programs, max(4, STRETCH_BYTES // each))

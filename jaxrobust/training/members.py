@@ -1,0 +1,319 @@
+"""Several members in one compiled program: a trainer mapped over a leading axis.
+
+All members have the same network, data, batch size and kinds of attack and optimizer;
+every number may differ (`Controls`). A member that is done, or whose loss is no longer
+finite, does not move while the others do.
+
+On accelerators the members are mapped by `vmap`: convolutions become batched matrix
+products, an attack with fewer steps is masked. On a CPU, where a batched product is
+slower than the products one after another, the same program runs through the members in
+turn (`lax.map`), so that none waits for another's steps.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrobust.models import ModelConfig
+from jaxrobust.training.checkpoints import from_arrays, to_arrays
+from jaxrobust.training.mesh import Placement
+from jaxrobust.training.trainer import Controls, Trainer, TrainState
+
+__all__ = [
+    "Mapping",
+    "MemberProgram",
+    "Summary",
+    "device_memory",
+    "mapping_for",
+    "model_for",
+]
+
+Mapping = Literal["one", "loop", "vmap"]
+
+
+class Summary(NamedTuple):
+    """What the host has to know of the members, arrays `(members,)`."""
+
+    step: Any
+    epoch: Any
+    batch: Any
+    loss: Any
+    num_correct: Any
+    num_bad_gradients: Any
+    num_examples: Any
+
+
+def mapping_for(members_per_device: int) -> Mapping:
+    """How a device takes its members."""
+    if members_per_device == 1:
+        return "one"
+    return "loop" if jax.default_backend() == "cpu" else "vmap"
+
+
+def model_for(model: ModelConfig, mapping: Mapping) -> ModelConfig:
+    """The network in the formulation that suits the mapping.
+
+    `vmap` makes of a direct convolution a grouped one, which is slow everywhere; of
+    patches times a matrix, a batched product.
+    """
+    if model.formulation == "auto" and mapping == "vmap":
+        return dataclasses.replace(model, formulation="patches")
+    return model
+
+
+def device_memory() -> int | None:
+    """Bytes that a device, or a CPU's machine, has free; None where nobody knows."""
+    stats = jax.local_devices()[0].memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    free: list[int] = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        table = {line.split(":")[0]: line.split()[1] for line in lines}
+        free.append(1024 * int(table["MemAvailable"]))
+    except (OSError, KeyError):
+        names = os.sysconf_names
+        if "SC_AVPHYS_PAGES" in names:
+            free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    try:  # a container may have less than its machine
+        group = Path("/sys/fs/cgroup")
+        limit = (group / "memory.max").read_text().strip()
+        used = int((group / "memory.current").read_text())
+        if limit != "max":
+            free.append(int(limit) - used)
+    except (OSError, ValueError):
+        pass
+    return min(free) if free else None
+
+
+def _where(is_chosen: jax.Array, chosen: Any, otherwise: Any) -> Any:
+    return jax.tree.map(
+        lambda one, other: jnp.where(is_chosen, one, other), chosen, otherwise
+    )
+
+
+class MemberProgram:
+    """The compiled functions of members that train together.
+
+    States are stacked: every array has a leading member axis, laid along the mesh.
+
+    Args:
+        trainer: of one member.
+        count: number of members, a multiple of the mesh's member axis.
+        placement: on which devices.
+    """
+
+    def __init__(self, trainer: Trainer, count: int, placement: Placement):
+        self.trainer = trainer
+        self.count = count
+        self.placement = placement
+        self.mapping = mapping_for(count // placement.config.member)
+        member = placement.sharding(is_member_axis=True)
+        everywhere = placement.sharding(is_member_axis=False)
+
+        def compiled(function: Callable[..., Any], out: Any, **options: Any) -> Any:
+            if out is not None:
+                options["out_shardings"] = out
+            return jax.jit(function, **options)
+
+        self._begin_epoch = compiled(self._begin, member, donate_argnums=0)
+        end = None if member is None else (member, everywhere)
+        self._end_epoch = compiled(self._end, end, donate_argnums=0)
+        self._summary = compiled(self._summarize, everywhere)
+        self._one = compiled(self._take, everywhere)
+        self._from_arrays = compiled(from_arrays, member)
+        self._run = jax.jit(self._sharded(self._members), donate_argnums=0)
+        self._stretch = jax.jit(self._sharded(self._stretches), donate_argnums=0)
+        self._executables: dict[Any, Any] = {}
+
+    # The pure functions, over all members at once.
+
+    def _begin(self, states: TrainState, epsilons: Any, is_due: Any) -> TrainState:
+        def one(state: TrainState, epsilon: Any, is_due: Any) -> TrainState:
+            return _where(is_due, self.trainer.begin_epoch(state, epsilon), state)
+
+        return jax.vmap(one)(states, epsilons, is_due)
+
+    def _end(self, states: TrainState, is_due: Any) -> tuple[TrainState, Any]:
+        def one(state: TrainState, is_due: Any) -> tuple[TrainState, Any]:
+            ended, distance = self.trainer.end_epoch(state)
+            return _where(is_due, ended, state), distance
+
+        return jax.vmap(one)(states, is_due)
+
+    def _summarize(self, states: TrainState) -> Summary:
+        return Summary(states.step, states.epoch, states.batch, *states.metrics)
+
+    def _take(self, states: TrainState, index: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
+
+    def _mapped(self, run: Callable[..., TrainState], members: tuple[Any, ...]) -> Any:
+        if self.mapping == "vmap":
+            return jax.vmap(run)(*members)
+        if self.mapping == "loop":
+            return lax.map(lambda each: run(*each), members)
+        moved = run(*jax.tree.map(lambda leaf: leaf[0], members))
+        return jax.tree.map(lambda leaf: leaf[None], moved)
+
+    def _members(self, states, controls, stop_batches, images, labels) -> TrainState:
+        def run(state: TrainState, controls: Controls, stop_batch: Any) -> TrainState:
+            return self.trainer.run(state, controls, images, labels, stop_batch)
+
+        return self._mapped(run, (states, controls, stop_batches))
+
+    def _stretches(
+        self, states, controls, stop_batches, images, labels, first_batches
+    ) -> TrainState:
+        def run(state, controls, stop_batch, images, labels, first_batch) -> TrainState:
+            data = (images, labels, stop_batch, first_batch)
+            return self.trainer.run(state, controls, *data)
+
+        members = (states, controls, stop_batches, images, labels, first_batches)
+        return self._mapped(run, members)
+
+    def _sharded(self, function: Callable[..., TrainState]) -> Callable[..., Any]:
+        """Each device of the member axis takes its members; no data crosses it."""
+        mesh = self.placement.mesh
+        if mesh is None:
+            return function
+        member, everywhere = self.placement.spec(True), self.placement.spec(False)
+        data = everywhere if function == self._members else member
+        specs = [member, member, member, data, data]
+        if function != self._members:
+            specs.append(member)
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=member,
+            # The axis `data` is used as `pmap` uses its axis: a value that is the same
+            # on all its devices is known to be so by us, not by the type system.
+            check_vma=False,
+        )
+
+    # What the host calls.
+
+    def put(self, states: Sequence[TrainState]) -> TrainState:
+        """States of single members, stacked on the devices."""
+        arrays = [jax.tree.map(np.asarray, to_arrays(state)) for state in states]
+        stacked = jax.tree.map(lambda *each: np.stack(each), *arrays)
+        return self._from_arrays(self.placement.put(stacked, is_member_axis=True))
+
+    def take(self, states: TrainState, index: int) -> TrainState:
+        """The state of one member, on the host; every process must call this."""
+        if self.placement.mesh is None:
+            arrays = jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
+        else:
+            arrays = self._one(states, jnp.int32(index))
+        return from_arrays(jax.tree.map(np.asarray, arrays))
+
+    def replace(
+        self, states: TrainState, exchanged: dict[int, TrainState]
+    ) -> TrainState:
+        """The stacked states with some members' exchanged, by index."""
+        if not exchanged:
+            return states
+        everyone = [
+            exchanged[index] if index in exchanged else self.take(states, index)
+            for index in range(self.count)
+        ]
+        return self.put(everyone)
+
+    def begin_epoch(
+        self, states: TrainState, epsilons: Sequence[float], is_due: Sequence[bool]
+    ) -> TrainState:
+        """The states with an epoch begun for the members that are due."""
+        values = (np.asarray(epsilons, np.float32), np.asarray(is_due))
+        return self._begin_epoch(
+            states, *self.placement.put(values, is_member_axis=True)
+        )
+
+    def end_epoch(
+        self, states: TrainState, is_due: Sequence[bool]
+    ) -> tuple[TrainState, np.ndarray]:
+        """The states with the epoch ended, and how far the weights moved in it."""
+        due = self.placement.put(np.asarray(is_due), is_member_axis=True)
+        states, distances = self._end_epoch(states, due)
+        return states, np.asarray(distances)
+
+    def summary(self, states: TrainState) -> Summary:
+        """Counters and sums, on the host."""
+        return jax.tree.map(np.asarray, self._summary(states))
+
+    def arguments(self, controls: Sequence[Controls], stops: Sequence[int]) -> Any:
+        """The numbers of a call of `run`, on the devices."""
+        stacked = jax.tree.map(lambda *each: np.stack(each), *controls)
+        numbers = (stacked, np.asarray(stops, np.int32))
+        return self.placement.put(numbers, is_member_axis=True)
+
+    def compile(self, states: Any, controls: Any, stops: Any, *data: Any) -> Any:
+        """The executable for arguments of this form, or shapes of them."""
+        arguments = (states, controls, stops, *data)
+        form = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), arguments)
+        key = str(jax.tree.flatten(form, is_leaf=lambda node: type(node) is tuple))
+        if key not in self._executables:
+            jitted = self._run if len(data) == 2 else self._stretch
+            self._executables[key] = jitted.lower(*arguments).compile()
+        return self._executables[key]
+
+    def run(self, states: TrainState, controls: Any, stops: Any, *data: Any) -> Any:
+        """Every member up to its stop batch, or until its loss is not finite.
+
+        Args:
+            states: stacked; donated.
+            controls: stacked.
+            stops: for each member the batch to stop at.
+            *data: images and labels that all members share; or each member's stretch
+                of its epoch, with the batch that it begins with.
+        """
+        return self.compile(states, controls, stops, *data)(
+            states, controls, stops, *data
+        )
+
+    def shapes(self, image_shape: Sequence[int], num_examples: int, dtype: Any) -> Any:
+        """The form of the arguments of `run`, without any values."""
+        member = self.placement.sharding(is_member_axis=True)
+        everywhere = self.placement.sharding(is_member_axis=False)
+
+        def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+            shape = (self.count, *leaf.shape)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=member)
+
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        state = jax.eval_shape(self.trainer.init, jax.random.key(0), images)
+        zeros = Controls.of(
+            epsilon=0, step_size=0, num_steps=0, learning_rate=0, weight_decay=0
+        )
+        stop = jnp.int32(0)
+        members = jax.tree.map(stacked, (state, zeros, stop))
+        pixels = jax.ShapeDtypeStruct(
+            (num_examples, *image_shape), dtype, sharding=everywhere
+        )
+        labels = jax.ShapeDtypeStruct((num_examples,), jnp.int32, sharding=everywhere)
+        return (*members, pixels, labels)
+
+    def memory(self, shapes: Any) -> tuple[int, int] | None:
+        """Bytes that a device needs: for all its members, and shared by them.
+
+        From the compiled program's own analysis; None where it has none.
+        """
+        analysis = self.compile(*shapes).memory_analysis()
+        if analysis is None:
+            return None
+        shared = sum(
+            int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes[-2:]
+        )
+        total = (
+            analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+            - analysis.alias_size_in_bytes
+            + analysis.temp_size_in_bytes
+        )
+        return max(total - shared, 0), shared

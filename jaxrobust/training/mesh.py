@@ -1,0 +1,149 @@
+"""Where members and batches lie: a mesh of devices with the axes `member` and `data`.
+
+Members are placed along the first axis and never communicate. Along the second, devices
+share each batch of their members. A mesh of one device is none at all: the same
+functions then move arrays to that device and nothing else.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree", "is_primary"]
+
+MEMBER, DATA = "member", "data"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How many devices along each axis; their product is the number in use.
+
+    Raises:
+        ValueError: for sizes below 1.
+    """
+
+    member: int = 1
+    """Devices among which the members are divided; no communication."""
+    data: int = 1
+    """Devices among which each batch is divided; one gradient mean a step."""
+    sync_batch_norm: bool = True
+    """Take batch-norm statistics over the whole batch, as one device would; otherwise
+    each device's rows have their own."""
+
+    def __post_init__(self):
+        for name in (MEMBER, DATA):
+            size = getattr(self, name)
+            if size < 1:
+                raise ValueError(
+                    f"`mesh.{name}` must be at least 1, got {size!r}; it counts "
+                    "devices."
+                )
+
+    @property
+    def size(self) -> int:
+        """Number of devices."""
+        return self.member * self.data
+
+    def check_batch_size(self, batch_size: int) -> None:
+        """Refuse a batch that the data axis does not divide.
+
+        Raises:
+            ValueError: naming the nearest sizes that would do.
+        """
+        if batch_size % self.data:
+            below = batch_size // self.data * self.data
+            fitting = [size for size in (below, below + self.data) if size]
+            raise ValueError(
+                f"`batch_size` must be divisible by the {self.data} devices of the "
+                f"data axis, got {batch_size}; use {' or '.join(map(str, fitting))}."
+            )
+
+    def check_devices(self, num_devices: int) -> None:
+        """Refuse a mesh that the devices do not fill exactly.
+
+        Raises:
+            ValueError: naming the meshes that would fit.
+        """
+        if self.size == 1 or self.size == num_devices:
+            return
+        fitting = ", ".join(
+            f"{size} x {num_devices // size}"
+            for size in range(1, num_devices + 1)
+            if num_devices % size == 0
+        )
+        raise ValueError(
+            f"`mesh` must have as many devices as there are ({num_devices}), got "
+            f"{self.member} x {self.data} (member x data); use one of {fitting}, or "
+            "1 x 1 for a single device."
+        )
+
+
+class Placement:
+    """Puts arrays on the devices of a mesh, and takes them back.
+
+    Args:
+        config: sizes of the axes.
+
+    Raises:
+        ValueError: if there are not as many devices, over all processes.
+    """
+
+    def __init__(self, config: MeshConfig | None = None):
+        self.config = config or MeshConfig()
+        self.config.check_devices(jax.device_count())
+        if self.config.size == 1 and jax.process_count() > 1:
+            raise ValueError(
+                f"`mesh` must use every process ({jax.process_count()}), got 1 x 1; "
+                "give one of its axes the number of devices."
+            )
+        self.mesh: Mesh | None = None
+        if self.config.size > 1:
+            shape = (self.config.member, self.config.data)
+            kinds = (AxisType.Auto, AxisType.Auto)
+            self.mesh = jax.make_mesh(shape, (MEMBER, DATA), axis_types=kinds)
+
+    @property
+    def axis(self) -> str | None:
+        """Mapped axis over which devices share a batch, if they do."""
+        return DATA if self.config.data > 1 else None
+
+    def spec(self, is_member_axis: bool) -> PartitionSpec:
+        """How an array lies: first axis over the members' devices, or everywhere."""
+        return PartitionSpec(MEMBER) if is_member_axis else PartitionSpec()
+
+    def sharding(self, *, is_member_axis: bool) -> NamedSharding | None:
+        """The same on the mesh; None without one."""
+        if self.mesh is None:
+            return None
+        return NamedSharding(self.mesh, self.spec(is_member_axis))
+
+    def put(self, tree: Any, *, is_member_axis: bool) -> Any:
+        """Arrays that every process has in full, on the devices; always a copy."""
+        sharding = self.sharding(is_member_axis=is_member_axis)
+        if sharding is None:
+            return jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), tree)
+
+        def global_array(leaf: Any) -> jax.Array:
+            leaf = np.asarray(leaf)
+            return jax.make_array_from_callback(
+                leaf.shape, sharding, lambda index: np.array(leaf[index])
+            )
+
+        return jax.tree.map(global_array, tree)
+
+
+def is_primary() -> bool:
+    """Whether this process writes files and prints."""
+    return jax.process_index() == 0
+
+
+def agree(*values: float) -> tuple[float, ...]:
+    """The largest of each value over all processes, which must all call this."""
+    if jax.process_count() == 1:
+        return values
+    gathered = multihost_utils.process_allgather(np.asarray(values, np.float64))
+    return tuple(float(value) for value in np.max(np.asarray(gathered), axis=0))

@@ -1,0 +1,515 @@
+"""Sweeps: a table of members that train in one compiled program.
+
+Each member is a run like any other, in a directory of its own below that of the sweep:
+it can be resumed, extended, evaluated and reported alone. Members that start from
+others wait for them; those that need not wait train together.
+"""
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from jaxrobust.data import Dataset
+from jaxrobust.training.config_json import config_difference, config_to_json
+from jaxrobust.training.loop import load_training_data, problem_of, train_group
+from jaxrobust.training.mesh import Placement, agree, is_primary
+from jaxrobust.training.phases import Carry, Phase, TrainConfig
+from jaxrobust.training.programs import Programs
+from jaxrobust.training.progress import NullReporter, Reporter
+from jaxrobust.training.runs import CONFIG, Run, RunError, load_run
+
+__all__ = [
+    "Member",
+    "SweepConfig",
+    "SweepResult",
+    "WarmStart",
+    "linspace",
+    "part_of",
+    "sweep",
+    "waves",
+]
+
+SWEEP, FAILURE = "sweep.json", "failure.json"
+
+
+def linspace(start: float, stop: float, count: int) -> tuple[float, ...]:
+    """`count` numbers from `start` to `stop`, evenly spaced, both ends included.
+
+    Raises:
+        ValueError: if `count` is below 2.
+    """
+    if count < 2:
+        raise ValueError(
+            f"`count` must be at least 2, got {count!r}; it includes both ends."
+        )
+    width = (stop - start) / (count - 1)
+    # Rounded, so that .1, .2, .3 is not .30000000000000004.
+    return tuple(round(start + index * width, 10) for index in range(count))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WarmStart:
+    """Which members start from which: a chain is a definition, not a script.
+
+    Members that differ in nothing but the radius belong together.
+    """
+
+    rule: Literal["none", "chain", "above"] = "none"
+    """none: from random weights. chain: each from the next smaller radius. above: each
+    radius above `threshold` from the member at `threshold`."""
+    threshold: float = 0.3
+    """For the rule above: a radius of the sweep."""
+    epochs: int | None = None
+    """Epochs of the members that start warm; None for as many as the others."""
+    carry: Carry = "optimizer"
+    """What they take over (LP-X1)."""
+
+    def __post_init__(self):
+        rules = ("none", "chain", "above")
+        if self.rule not in rules:
+            raise ValueError(
+                f"`rule` must be one of {', '.join(rules)}, got {self.rule!r}; choose "
+                "one of these."
+            )
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(
+                f"`epochs` must be at least 1, got {self.epochs!r}; leave it out for "
+                "as many as from random weights."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Member:
+    """One run of a sweep."""
+
+    name: str
+    """Its directory below that of the sweep."""
+    config: TrainConfig
+    """What to do."""
+    start_from: str | None = None
+    """Name of the member that it starts from; it waits for it."""
+
+
+class _Values(NamedTuple):
+    """What distinguishes a member; None where the base decides."""
+
+    epsilon: float | None = None
+    seed: int | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    step_size: float | None = None
+    num_steps: int | None = None
+    start_from: str | None = None
+
+    def apply(self, base: TrainConfig) -> TrainConfig:
+        """The base with these values in every phase; the radius in the last one."""
+
+        def changed(phase: Phase, is_first: bool, is_last: bool) -> Phase:
+            attack = {"step_size": self.step_size, "num_steps": self.num_steps}
+            rule = {
+                "learning_rate": self.learning_rate,
+                "weight_decay": self.weight_decay,
+            }
+            fields: dict[str, Any] = {
+                "attack": dataclasses.replace(phase.attack, **_given(attack)),
+                "optimizer": dataclasses.replace(phase.optimizer, **_given(rule)),
+            }
+            if is_last and self.epsilon is not None:
+                end = dataclasses.replace(phase.epsilon, end=self.epsilon)
+                fields["epsilon"] = end
+            if is_first and self.start_from is not None:
+                fields["start_from"] = self.start_from
+            return dataclasses.replace(phase, **fields)
+
+        last = len(base.phases) - 1
+        phases = tuple(
+            changed(phase, index == 0, index == last)
+            for index, phase in enumerate(base.phases)
+        )
+        return dataclasses.replace(base, phases=phases, **_given({"seed": self.seed}))
+
+
+def _given(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepConfig:
+    """The members of a sweep, as lists of values over a common base.
+
+    Raises:
+        ValueError: for lists that do not go together, or members that are the same.
+    """
+
+    base: TrainConfig
+    """What the members share; a list left empty keeps its value."""
+    mode: Literal["grid", "list"] = "grid"
+    """grid: every combination of the values. list: the first of each, the second of
+    each and so on; lists of one value are repeated."""
+    epsilon: tuple[float, ...] = ()
+    """Radii of the last phase, in units of [0, 1] pixels."""
+    seed: tuple[int, ...] = ()
+    """Seeds of everything random."""
+    learning_rate: tuple[float, ...] = ()
+    """Learning rates."""
+    weight_decay: tuple[float, ...] = ()
+    """L2 terms."""
+    step_size: tuple[float, ...] = ()
+    """Steps of the training attack, in units of [0, 1] pixels."""
+    num_steps: tuple[int, ...] = ()
+    """Numbers of steps of the training attack."""
+    start_from: tuple[str, ...] = ()
+    """Directories of runs to start from."""
+    warm_start: WarmStart = WarmStart()
+    """Which members start from other members."""
+
+    def __post_init__(self):
+        if self.mode not in ("grid", "list"):
+            raise ValueError(
+                f"`mode` must be grid or list, got {self.mode!r}; choose one of them."
+            )
+        self.members()
+
+    def _rows(self) -> list[_Values]:
+        columns = {name: getattr(self, name) for name in _Values._fields}
+        columns = {name: values for name, values in columns.items() if values}
+        if self.mode == "grid":
+            rows = itertools.product(*columns.values())
+        else:
+            longest = max((len(values) for values in columns.values()), default=1)
+            for name, values in columns.items():
+                if len(values) not in (1, longest):
+                    raise ValueError(
+                        f"`{name}` must have 1 or {longest} values, as the longest "
+                        f"list has, got {len(values)}; or use the mode grid."
+                    )
+            wide = [values * (longest // len(values)) for values in columns.values()]
+            rows = zip(*wide, strict=True) if wide else [()]
+        return [_Values(**dict(zip(columns, row, strict=True))) for row in rows]
+
+    def _name(self, values: _Values) -> str:
+        def shown(name: str, value: Any) -> str:
+            if name == "start_from":
+                return f"from{self.start_from.index(value)}"
+            return f"{name}{value:g}"
+
+        parts = [
+            shown(name, value)
+            for name, value in values._asdict().items()
+            if len(getattr(self, name)) > 1 or (name == "epsilon" and value is not None)
+        ]
+        return "-".join(parts) or "member"
+
+    def members(self) -> tuple[Member, ...]:
+        """The runs, in the order of the lists."""
+        rows = self._rows()
+        names = [self._name(row) for row in rows]
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(
+                f"`members` must differ, got {', '.join(twice)} more than once; leave "
+                "out the values that repeat."
+            )
+        sources = [self._source(rows, index) for index in range(len(rows))]
+        return tuple(
+            Member(
+                name=name,
+                config=self._warm(row.apply(self.base), source is not None),
+                start_from=None if source is None else names[source],
+            )
+            for name, row, source in zip(names, rows, sources, strict=True)
+        )
+
+    def _source(self, rows: Sequence[_Values], index: int) -> int | None:
+        """Index of the member that a member starts from."""
+        rule, row = self.warm_start, rows[index]
+        if rule.rule == "none":
+            return None
+        if not self.epsilon or self.start_from:
+            raise ValueError(
+                f"`warm_start` must be none without radii, or with other runs to start "
+                f"from, got {rule.rule!r}; give `epsilon`, and no `start_from`."
+            )
+        epsilon = row.epsilon
+        assert epsilon is not None
+        family = [
+            other
+            for other, each in enumerate(rows)
+            if each._replace(epsilon=None) == row._replace(epsilon=None)
+        ]
+        radii = {rows[other].epsilon: other for other in family}
+        if rule.rule == "above":
+            if rule.threshold not in radii:
+                raise ValueError(
+                    f"`threshold` must be one of the radii ({self.epsilon}), got "
+                    f"{rule.threshold!r}; members above it start from the one there."
+                )
+            return radii[rule.threshold] if epsilon > rule.threshold else None
+        smaller = [
+            radius for radius in radii if radius is not None and radius < epsilon
+        ]
+        return radii[max(smaller)] if smaller else None
+
+    def _warm(self, config: TrainConfig, is_warm: bool) -> TrainConfig:
+        if not is_warm:
+            return config
+        phase = dataclasses.replace(
+            config.phases[-1],
+            name="extended",
+            epochs=self.warm_start.epochs or config.phases[-1].epochs,
+            carry=self.warm_start.carry,
+        )
+        return dataclasses.replace(config, phases=(phase,))
+
+
+class SweepResult(NamedTuple):
+    """What became of the members, by name.
+
+    Attributes:
+        runs: those that are complete.
+        failures: why the others failed, or were not begun.
+    """
+
+    runs: dict[str, Run]
+    failures: dict[str, str]
+
+
+def waves(members: Sequence[Member]) -> list[list[Member]]:
+    """Members by the order in which they can train: each after the one it starts from.
+
+    Raises:
+        ValueError: for a start from a member that does not exist, or from oneself.
+    """
+    known = {member.name: member for member in members}
+
+    def depth(member: Member, behind: tuple[str, ...] = ()) -> int:
+        if member.start_from is None:
+            return 0
+        if member.start_from not in known or member.start_from in behind:
+            raise ValueError(
+                f"`start_from` must name another member that does not wait for this "
+                f"one, got {member.start_from!r} for {member.name}; known are "
+                f"{', '.join(known)}."
+            )
+        return 1 + depth(known[member.start_from], (*behind, member.name))
+
+    depths = [depth(member, (member.name,)) for member in members]
+    return [
+        [member for member, its in zip(members, depths, strict=True) if its == wave]
+        for wave in range(max(depths, default=-1) + 1)
+    ]
+
+
+def part_of(members: Sequence[Member], index: int, count: int) -> tuple[Member, ...]:
+    """One of `count` parts of a sweep, for jobs that know nothing of each other.
+
+    Members that start from each other stay together.
+
+    Raises:
+        ValueError: unless 0 <= `index` < `count`.
+    """
+    if not 0 <= index < count:
+        raise ValueError(
+            f"`part` must be from 0 to {count - 1}, got {index!r}; it counts from 0."
+        )
+    known = {member.name: member for member in members}
+
+    def root(member: Member) -> str:
+        while member.start_from is not None:
+            member = known[member.start_from]
+        return member.name
+
+    roots = list(dict.fromkeys(root(member) for member in members))
+    mine = set(roots[index::count])
+    return tuple(member for member in members if root(member) in mine)
+
+
+def _located(member: Member, directory: Path) -> TrainConfig:
+    """The configuration with the run that the member starts from."""
+    if member.start_from is None:
+        return member.config
+    source = str(directory / member.start_from)
+    first = dataclasses.replace(member.config.phases[0], start_from=source)
+    return dataclasses.replace(member.config, phases=(first, *member.config.phases[1:]))
+
+
+def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
+    """Write the table of members, or see that it is the one that is there."""
+    rows = [
+        {
+            "name": member.name,
+            "start_from": member.start_from,
+            "config": config_to_json(member.config),
+        }
+        for member in members
+    ]
+    table = json.loads(json.dumps({"members": rows}))
+    path = directory / SWEEP
+    is_used = directory.exists() and any(directory.iterdir())
+    if is_used and not path.is_file():
+        raise RunError(
+            f"`run_dir` must be new or that of a sweep, got {str(directory)!r}, which "
+            f"holds files but no {SWEEP}; choose another directory."
+        )
+    if is_used and not resume:
+        raise RunError(
+            f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
+            "resume it (--resume) or choose another directory."
+        )
+    if is_used:
+        lines = config_difference(json.loads(path.read_text()), table)
+        if lines:
+            raise RunError(
+                f"`run_dir` must hold the sweep that is asked for, got "
+                f"{str(directory)!r}, which differs in {'; '.join(lines[:5])}; choose "
+                "another directory or the same settings."
+            )
+    agree(0.0)  # every process has looked before one of them writes
+    if not is_used and is_primary():
+        directory.mkdir(parents=True, exist_ok=True)
+        part = directory / f"{SWEEP}.part"
+        part.write_text(json.dumps(table, indent=1) + "\n")
+        part.rename(path)
+    agree(0.0)
+
+
+def _known(directory: Path) -> Run | str | None:
+    """A member that is complete or failed in an earlier call; None if it is neither."""
+    failure = directory / FAILURE
+    if failure.is_file():
+        reason = json.loads(failure.read_text())["reason"]
+        return f"{reason} (Delete {failure} to try again.)"
+    if not (directory / CONFIG).is_file():
+        return None
+    if not any((directory / "checkpoints").glob("[0-9]*")):
+        return None
+    run = load_run(directory)
+    return run if run.is_complete else None
+
+
+def sweep(
+    config: SweepConfig | Sequence[Member],
+    directory: Path | str,
+    *,
+    dataset: Dataset | None = None,
+    data_dir: Path | str | None = None,
+    resume: bool = False,
+    checkpoint_every: int = 1,
+    tensorboard: bool = False,
+    reporter: Reporter | None = None,
+    placement: Placement | None = None,
+    part: tuple[int, int] | None = None,
+    memory_limit: int | None = None,
+    stream: bool | None = None,
+    profile: Path | None = None,
+) -> SweepResult:
+    """Train all members of a sweep, as many at once as there are and as fit.
+
+    A member whose loss is not finite is frozen and reported, and harms no other one.
+
+    Args:
+        config: the members, or how to make them.
+        directory: of the sweep; each member has its own below.
+        dataset: training examples; None loads those of the configuration.
+        data_dir: where prepared data sets lie.
+        resume: go on from the newest checkpoints. Finished members are left alone.
+        checkpoint_every: epochs between checkpoints.
+        tensorboard: also write TensorBoard scalars.
+        reporter: told of progress.
+        placement: devices of members and batches; None for one device.
+        part: `(index, count)`, to train one of several parts in the same directory;
+            goes on where it stopped.
+        memory_limit: bytes of a device; None for what is free.
+        stream: send examples as they are needed, see `train`.
+        profile: directory for a trace of a few steps.
+
+    Returns:
+        Runs and failures, by name of the member.
+
+    Raises:
+        RunError: if a directory, or a run to start from, cannot be used.
+        Interrupted: on SIGINT or SIGTERM, after the steps under way are saved.
+        ValueError: for members that cannot share a program, or that do not fit.
+    """
+    reporter = (reporter or NullReporter()) if is_primary() else NullReporter()
+    directory = Path(directory)
+    members = config.members() if isinstance(config, SweepConfig) else tuple(config)
+    if not members:
+        raise ValueError(
+            "`members` must be at least one, got none; give a radius, say."
+        )
+    every_wave = waves(members)
+    placement = placement or Placement()
+    if dataset is None:
+        dataset = load_training_data(members[0].config, data_dir=data_dir)
+    configs = [_located(member, directory) for member in members]
+    problem = problem_of(dataset)
+    Programs(configs, problem, placement, 1)  # refuses members that do not go together
+    _begin(directory, members, resume=resume or part is not None)
+    mine = members if part is None else part_of(members, *part)
+
+    runs: dict[str, Run] = {}
+    failures: dict[str, str] = {}
+    for member in mine:
+        found = _known(directory / member.name)
+        if isinstance(found, Run):
+            runs[member.name] = found
+        elif found is not None:
+            failures[member.name] = found
+    pending = [
+        [
+            member
+            for member in wave
+            if member in mine and member.name not in (*runs, *failures)
+        ]
+        for wave in every_wave
+    ]
+    widest = max(map(len, pending))
+    if not widest:
+        return SweepResult(runs, failures)
+    num_resident = 0 if stream else len(dataset.labels)
+    programs, told = Programs(configs, problem, placement, widest).fitted(
+        num_resident, dataset.images.dtype, memory_limit
+    )
+    if told:
+        reporter.message(told)
+    for wave in pending:
+        ready = []
+        for member in wave:
+            if member.start_from in failures:
+                failures[member.name] = (
+                    f"not trained: it starts from {member.start_from}, which failed"
+                )
+            else:
+                ready.append(member)
+        for first in range(0, len(ready), programs.count):
+            group = ready[first : first + programs.count]
+            names = ", ".join(member.name for member in group)
+            reporter.message(f"training together: {names}")
+            found = train_group(
+                [
+                    (_located(member, directory), directory / member.name)
+                    for member in group
+                ],
+                dataset,
+                resume=True,
+                checkpoint_every=checkpoint_every,
+                tensorboard=tensorboard,
+                reporter=reporter,
+                programs=programs,
+                stream=stream,
+                profile=profile,
+            )
+            for member, result in zip(group, found, strict=True):
+                if isinstance(result, Run):
+                    runs[member.name] = result
+                    continue
+                failures[member.name] = result
+                reporter.message(f"{member.name} failed: {result}")
+                if is_primary():
+                    path = directory / member.name / FAILURE
+                    path.write_text(json.dumps({"reason": result}) + "\n")
+    return SweepResult(runs, failures)
