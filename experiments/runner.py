@@ -19,26 +19,45 @@ from typing import Any
 import jax
 import tyro
 
+from jaxrobust import hosts
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.models import ModelConfig
 from jaxrobust.report import html_page, markdown_table
 from jaxrobust.training import (
     CheckpointError,
     Interrupted,
+    Member,
+    MeshConfig,
     NonFiniteLossError,
+    NullReporter,
     Phase,
+    Placement,
     Reporter,
     Run,
+    SweepResult,
     TrainConfig,
     reporter_for,
+    sweep,
     train,
     versions,
 )
 from jaxrobust.training.config_json import config_to_json
 
-__all__ = ["Options", "Setting", "Workspace", "device_name", "main", "revision"]
+__all__ = [
+    "INTERRUPTED",
+    "Options",
+    "PartDone",
+    "Setting",
+    "Workspace",
+    "device_name",
+    "main",
+    "revision",
+]
 
 ROOT = Path(__file__).resolve().parent
+
+INTERRUPTED = 75
+"""Exit code when a signal stopped the work and it was saved: start it again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +74,15 @@ class Options:
     workdir: Path | None = None
     """Models, tables and the report go here; by default runs/ and the name of the
     experiment, preset and seed. Started again, it goes on where it stopped."""
+    mesh: MeshConfig = MeshConfig()
+    """Devices among which members and batches are divided."""
+    batch_size: int | None = None
+    """Images per step over all devices; by default that of the preset."""
+    part: str | None = None
+    """Train only one part of a sweep, such as 0/4 for the first of four; the whole
+    experiment is run without it, once all parts are done."""
+    profile: Path | None = None
+    """Write a trace of a few training steps here, for TensorBoard or Perfetto."""
     publish: bool = False
     """Copy the results to the experiment's results/ directory, to be committed."""
 
@@ -70,9 +98,9 @@ class Setting:
     batch_size: int = 128
     checkpoint_every: int = 1
 
-    def train(self, workspace: "Workspace", name: str, *phases: Phase) -> Run:
-        """The model that these phases give in this setting."""
-        recipe = TrainConfig(
+    def recipe(self, workspace: "Workspace", *phases: Phase) -> TrainConfig:
+        """What to do for the model that these phases give in this setting."""
+        return TrainConfig(
             dataset=self.dataset,
             variant=self.variant,
             train_size=self.train_size,
@@ -81,6 +109,10 @@ class Setting:
             batch_size=self.batch_size,
             seed=workspace.seed,
         )
+
+    def train(self, workspace: "Workspace", name: str, *phases: Phase) -> Run:
+        """The model that these phases give in this setting."""
+        recipe = self.recipe(workspace, *phases)
         return workspace.model(name, recipe, checkpoint_every=self.checkpoint_every)
 
 
@@ -126,6 +158,9 @@ class Workspace:
         seed: of everything random.
         data_dir: where prepared data sets lie.
         reporter: makes what shows the progress of a run.
+        mesh: devices to train on.
+        part: `(index, count)` of the sweep's members to train, and nothing else.
+        profile: directory for a trace of the first models that are trained.
     """
 
     def __init__(
@@ -135,6 +170,9 @@ class Workspace:
         seed: int = 0,
         data_dir: Path | None = None,
         reporter: Callable[[], Reporter] = reporter_for,
+        mesh: MeshConfig | None = None,
+        part: tuple[int, int] | None = None,
+        profile: Path | None = None,
     ):
         self.directory = Path(directory)
         self.seed = seed
@@ -142,19 +180,33 @@ class Workspace:
         self.seconds = 0.0
         # Asked before the work, which may take hours: it is the code that runs.
         self.revision = revision()
-        self._reporter = reporter
-        self.directory.mkdir(parents=True, exist_ok=True)
+        self.placement = Placement(mesh)
+        self.part = part
+        self.profile = profile
+        # Of several processes one speaks and writes.
+        self.is_primary = hosts.is_primary()
+        self._reporter = reporter if self.is_primary else NullReporter
+        if self.is_primary:
+            self.directory.mkdir(parents=True, exist_ok=True)
 
     def say(self, text: str) -> None:
         """Tell the person who started the experiment."""
-        print(text, flush=True)
+        if self.is_primary:
+            print(text, flush=True)
+
+    def write(self, path: Path, text: str) -> None:
+        """Write a file so that it is never seen half done."""
+        if self.is_primary:
+            part = path.with_name(path.name + ".part")
+            part.write_text(text)
+            part.rename(path)
 
     def note_work(self) -> None:
         """Remember that the present code made some of the numbers."""
         known = self.revisions()
         if self.revision not in known:
             path = self.directory / "revisions.json"
-            _write(path, json.dumps([*known, self.revision]))
+            self.write(path, json.dumps([*known, self.revision]))
 
     def revisions(self) -> list[str]:
         """Git revisions of all code that trained or evaluated here."""
@@ -176,11 +228,47 @@ class Workspace:
             data_dir=self.data_dir,
             resume=True,
             reporter=self._reporter(),
+            placement=self.placement,
+            profile=self.profile,
             **options,
         )
-        done.touch()
+        self.profile = None
+        self.write(done, "")
         self.seconds += sum(record["seconds"] for record in run.records)
         return run
+
+    def sweep(
+        self, name: str, members: Sequence[Member], **options: Any
+    ) -> SweepResult:
+        """The runs of members that train together, as `model` for one."""
+        table = [
+            [each.name, each.start_from, config_to_json(each.config)]
+            for each in members
+        ]
+        text = json.dumps(table, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        directory = self.directory / f"{name}-{digest}"
+        done = self.directory / f"{directory.name}.done"
+        if not done.exists():
+            self.note_work()
+        found = sweep(
+            members,
+            directory,
+            data_dir=self.data_dir,
+            resume=True,
+            reporter=self._reporter(),
+            placement=self.placement,
+            part=self.part,
+            profile=self.profile,
+            **options,
+        )
+        self.profile = None
+        if self.part is None:
+            self.write(done, "")
+        self.seconds += sum(
+            record["seconds"] for run in found.runs.values() for record in run.records
+        )
+        return found
 
     def cached(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
         """A JSON value computed once for a key, however often it is asked for.
@@ -197,16 +285,9 @@ class Workspace:
             began = time.perf_counter()
             record = {"value": compute()}
             record["seconds"] = time.perf_counter() - began
-            _write(path, json.dumps(record))
+            self.write(path, json.dumps(record))
         self.seconds += record["seconds"]
         return record["value"]
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half done."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.rename(path)
 
 
 def run_experiment(
@@ -244,12 +325,13 @@ def run_experiment(
         "rows": found["rows"],
     }
     result |= {"curves": found["curves"]} if "curves" in found else {}
-    _write(workspace.directory / "results.json", json.dumps(result, indent=1) + "\n")
+    text = json.dumps(result, indent=1) + "\n"
+    workspace.write(workspace.directory / "results.json", text)
     tables = found.get("tables", {})
     text = "\n".join(
         f"{caption}\n\n{markdown_table(cells)}" for caption, cells in tables.items()
     )
-    _write(workspace.directory / "tables.md", text)
+    workspace.write(workspace.directory / "tables.md", text)
     details = {key: value for key, value in result.items() if key != "curves"}
     page = html_page(
         found["title"],
@@ -258,7 +340,7 @@ def run_experiment(
         figures=found.get("figures"),
         details=details,
     )
-    _write(workspace.directory / "report.html", page)
+    workspace.write(workspace.directory / "report.html", page)
     return result
 
 
@@ -272,6 +354,23 @@ def _publish(workspace: Workspace, name: str, preset: str, figures: Sequence[Pat
     workspace.say(f"published in {target}")
 
 
+class PartDone(Exception):
+    """The members of this part are trained; what needs all of them is left."""
+
+
+def _part(text: str | None) -> tuple[int, int] | None:
+    """The index and the number in a text such as 0/4."""
+    if text is None:
+        return None
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(
+            f"`--part` must be an index and a number of parts, such as 0/4 for the "
+            f"first of four, got {text!r}; indices count from 0."
+        )
+    return int(index), int(count)
+
+
 def main(
     name: str,
     presets: Mapping[str, Any],
@@ -280,7 +379,7 @@ def main(
     description: str,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """The command line of an experiment; returns the exit code (0, 1, 2)."""
+    """The command line of an experiment; returns the exit code (0, 1, 2 or 75)."""
     options = tyro.cli(Options, description=description, args=arguments)
     if options.preset not in presets:
         print(
@@ -292,26 +391,55 @@ def main(
     default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
     directory = options.workdir or Path("runs") / default
     keep_compilations()
+    return hosts.leave(_execute(name, presets, run, options, directory))
+
+
+def _execute(
+    name: str,
+    presets: Mapping[str, Any],
+    run: Callable[[Any, Workspace], Mapping[str, Any]],
+    options: Options,
+    directory: Path,
+) -> int:
     try:
-        workspace = Workspace(directory, seed=options.seed, data_dir=options.data_dir)
+        hosts.initialize()
         config = presets[options.preset]
-        run_experiment(name, options.preset, config, run, workspace)
-        if options.publish:
+        if options.batch_size is not None:
+            config = dataclasses.replace(config, batch_size=options.batch_size)
+        workspace = Workspace(
+            directory,
+            seed=options.seed,
+            data_dir=options.data_dir,
+            mesh=options.mesh,
+            part=_part(options.part),
+            profile=options.profile,
+        )
+        with hosts.lost_hosts_as_errors():
+            run_experiment(name, options.preset, config, run, workspace)
+        if options.publish and workspace.is_primary:
             pictures = sorted(directory.glob("*.svg"))
             _publish(workspace, name, options.preset, pictures)
+    except PartDone as done:
+        if hosts.is_primary():
+            print(f"{name}: {done}")
+        return 0
     except (ValueError, ImportError) as error:
         print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteLossError, Interrupted, CheckpointError) as error:
+    except Interrupted as error:
         text = str(error).replace(" with --resume", "")
         print(f"{name}: {text}", file=sys.stderr)
+        return INTERRUPTED
+    except (NonFiniteLossError, CheckpointError, hosts.HostLostError) as error:
+        print(f"{name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(
             f"{name}: interrupted; run the same command to go on in {directory}",
             file=sys.stderr,
         )
-        return 1
-    print((directory / "tables.md").read_text())
-    print(f"report: {directory / 'report.html'}")
+        return INTERRUPTED
+    if workspace.is_primary:
+        print((directory / "tables.md").read_text())
+        print(f"report: {directory / 'report.html'}")
     return 0

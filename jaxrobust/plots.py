@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["Curve", "accuracy_bars", "curves", "save"]
+__all__ = ["Curve", "accuracy_bars", "accuracy_maps", "curves", "save"]
 
 # Okabe and Ito's colors, told apart by readers with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -113,6 +113,53 @@ def accuracy_bars(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     axes.set(ylabel="accuracy (%)", ylim=(0, 105), title=title)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return figure
+
+
+def accuracy_maps(
+    panels: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    rows: Sequence[float],
+    columns: Sequence[float],
+    ylabel: str,
+    xlabel: str,
+) -> Figure:
+    """Heat maps side by side with one color scale, from 0 to 100 %.
+
+    Args:
+        panels: by title a table of shares in [0, 1], `rows` x `columns`; NaN stays
+            empty.
+        rows: values of the vertical axis, from the bottom.
+        columns: values of the horizontal axis.
+        ylabel: of the rows.
+        xlabel: of the columns.
+    """
+    figure, all_axes = plt.subplots(
+        1,
+        len(panels),
+        figsize=(1.2 + 3.6 * len(panels), 3.6),
+        layout="constrained",
+        squeeze=False,
+    )
+    image = None
+    for axes, (title, table) in zip(all_axes[0], panels.items(), strict=True):
+        shares = [[100 * share for share in row] for row in table]
+        image = axes.imshow(
+            shares, origin="lower", vmin=0, vmax=100, cmap="cividis", aspect="auto"
+        )
+        for row, line in enumerate(shares):
+            for column, share in enumerate(line):
+                if share == share:  # not NaN
+                    color = "white" if share < 55 else "black"
+                    text = f"{share:.0f}"
+                    axes.text(
+                        column, row, text, color=color, ha="center", va="center", size=8
+                    )
+        axes.set_xticks(range(len(columns)), [f"{value:g}" for value in columns])
+        axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
+        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    if image is not None:
+        figure.colorbar(image, ax=all_axes[0], label="robust accuracy (%)")
     return figure
 
 

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
+from jaxrobust.hosts import is_primary
 from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.feeding import Feed, feed_for
 from jaxrobust.training.members import MemberProgram, Summary
-from jaxrobust.training.mesh import Placement, agree, is_primary
+from jaxrobust.training.mesh import Placement, agree
 from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree", "is_primary"]
+__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree"]
 
 MEMBER, DATA = "member", "data"
 
@@ -134,11 +134,6 @@ class Placement:
             )
 
         return jax.tree.map(global_array, tree)
-
-
-def is_primary() -> bool:
-    """Whether this process writes files and prints."""
-    return jax.process_index() == 0
 
 
 def agree(*values: float) -> tuple[float, ...]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jaxrobust.data import Dataset
+from jaxrobust.hosts import is_primary
 from jaxrobust.training.config_json import config_difference, config_to_json
 from jaxrobust.training.loop import load_training_data, problem_of, train_group
-from jaxrobust.training.mesh import Placement, agree, is_primary
+from jaxrobust.training.mesh import Placement, agree
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
