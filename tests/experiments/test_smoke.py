@@ -17,7 +17,11 @@ EXPERIMENTS = sorted(
     for path in runner.ROOT.glob("*/*.py")
     if path.stem != "__init__"
 )
-NEEDS = {"benchmarks/training_step": "torch", "benchmarks/peer_attack": "foolbox"}
+NEEDS = {
+    "benchmarks/training_step": "torch",
+    "benchmarks/peer_attack": "foolbox",
+    "benchmarks/evaluation": "torchattacks",
+}
 
 
 def module_of(name):
