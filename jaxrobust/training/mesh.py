@@ -62,23 +62,29 @@ class MeshConfig:
                 f"data axis, got {batch_size}; use {' or '.join(map(str, fitting))}."
             )
 
-    def check_devices(self, num_devices: int) -> None:
-        """Refuse a mesh that the devices do not fill exactly.
+    def check_devices(self, num_devices: int, num_processes: int = 1) -> None:
+        """Refuse a mesh that does not fit the devices.
+
+        A single process may leave devices idle; of several, none may.
 
         Raises:
             ValueError: naming the meshes that would fit.
         """
-        if self.size == 1 or self.size == num_devices:
+        fits = self.size <= num_devices
+        if num_processes > 1:
+            fits = self.size == num_devices
+        if fits:
             return
+        rule = "at most" if num_processes == 1 else "exactly"
         fitting = ", ".join(
             f"{size} x {num_devices // size}"
             for size in range(1, num_devices + 1)
             if num_devices % size == 0
         )
         raise ValueError(
-            f"`mesh` must have as many devices as there are ({num_devices}), got "
-            f"{self.member} x {self.data} (member x data); use one of {fitting}, or "
-            "1 x 1 for a single device."
+            f"`mesh` must have {rule} as many devices as there are ({num_devices} in "
+            f"{num_processes} processes), got {self.member} x {self.data} (member x "
+            f"data); use one of {fitting}."
         )
 
 
@@ -94,17 +100,15 @@ class Placement:
 
     def __init__(self, config: MeshConfig | None = None):
         self.config = config or MeshConfig()
-        self.config.check_devices(jax.device_count())
-        if self.config.size == 1 and jax.process_count() > 1:
-            raise ValueError(
-                f"`mesh` must use every process ({jax.process_count()}), got 1 x 1; "
-                "give one of its axes the number of devices."
-            )
+        self.config.check_devices(jax.device_count(), jax.process_count())
         self.mesh: Mesh | None = None
         if self.config.size > 1:
             shape = (self.config.member, self.config.data)
             kinds = (AxisType.Auto, AxisType.Auto)
-            self.mesh = jax.make_mesh(shape, (MEMBER, DATA), axis_types=kinds)
+            devices = jax.devices()[: self.config.size]
+            self.mesh = jax.make_mesh(
+                shape, (MEMBER, DATA), axis_types=kinds, devices=devices
+            )
 
     @property
     def axis(self) -> str | None:

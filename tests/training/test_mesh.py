@@ -1,0 +1,105 @@
+"""Meshes of simulated devices against one device, and what their programs send."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrobust.training import MeshConfig, Placement
+
+ALLOWED = ("gradient_mean", "metric_sums")
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    script = Path(__file__).with_name("on_devices.py")
+    root = script.parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path_factory.mktemp("mesh"))],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_any_mesh_trains_the_weights_of_one_device(found):
+    assert found["moved"] > 0.1
+    assert {"linear 2x1", "linear 2x2", "linear 4x2", "linear 1x8"} <= set(
+        found["differences"]
+    )
+    # Members that are only placed elsewhere are the same to the bit.
+    assert found["differences"].pop("linear 2x1") == 0
+    for name, difference in found["differences"].items():
+        assert difference < 1e-5, name
+
+
+def test_the_step_under_pmap_gives_the_same_weights(found):
+    assert found["differences"]["linear pmap"] < 1e-5
+    assert found["differences"]["resnet pmap"] < 1e-5
+
+
+def test_batch_statistics_of_each_device_are_another_network(found):
+    assert found["without synchronized statistics"] > 1e-3
+
+
+def test_members_do_not_communicate(found):
+    assert found["collectives"]["members alone"] == []
+
+
+def test_sharing_batches_needs_the_gradient_mean_and_the_sums_alone(found):
+    scopes = found["collectives"]["both"]
+    assert any("gradient_mean" in scope for scope in scopes)
+    for scope in scopes:
+        assert any(name in scope for name in ALLOWED), scope
+
+
+def test_batch_norm_adds_its_statistics_and_nothing_else(found):
+    scopes = found["collectives"]["batch norm"]
+    assert any("norm1" in scope for scope in scopes)
+    for scope in scopes:
+        assert any(name in scope for name in (*ALLOWED, "norm")), scope
+    apart = found["collectives"]["batch norm apart"]
+    assert any("batch_norm_statistics" in scope for scope in apart)
+    for scope in apart:
+        # No layer of the forward pass, which the attack repeats, takes part.
+        assert "norm1/" not in scope and "stem_norm/" not in scope
+
+
+@given(st.integers(1, 40), st.integers(1, 16))
+def test_a_batch_that_does_not_divide_is_refused_with_those_that_would(size, data):
+    mesh = MeshConfig(data=data)
+    if size % data == 0:
+        mesh.check_batch_size(size)
+        return
+    with pytest.raises(ValueError, match=rf"divisible by the {data} devices") as error:
+        mesh.check_batch_size(size)
+    named = [
+        int(word) for word in str(error.value).split("; use ")[1][:-1].split(" or ")
+    ]
+    assert all(each % data == 0 and abs(each - size) < data for each in named)
+
+
+def test_a_mesh_larger_than_the_machine_is_refused():
+    with pytest.raises(ValueError, match=r"at most as many .*\(1 in 1 .*got 4 x 2"):
+        Placement(MeshConfig(member=4, data=2))
+
+
+def test_several_processes_leave_no_device_idle():
+    mesh = MeshConfig(member=2)
+    mesh.check_devices(4)
+    with pytest.raises(ValueError, match=r"exactly .*use one of 1 x 4, 2 x 2, 4 x 1"):
+        mesh.check_devices(4, 2)
+
+
+@pytest.mark.parametrize("name", ["member", "data"])
+def test_an_axis_has_at_least_one_device(name):
+    with pytest.raises(ValueError, match=rf"`mesh.{name}` must be at least 1, got 0"):
+        MeshConfig(**{name: 0})

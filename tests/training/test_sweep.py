@@ -1,0 +1,445 @@
+"""Members of a sweep against the same runs alone."""
+
+import dataclasses
+import itertools
+import os
+import signal
+
+import chex
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jaxrobust.models import ModelConfig
+from jaxrobust.training import (
+    AttackConfig,
+    Controls,
+    Interrupted,
+    NullReporter,
+    OptimizerConfig,
+    Placement,
+    RunError,
+    SweepConfig,
+    TrainConfig,
+    WarmStart,
+    adversarial,
+    linspace,
+    load_run,
+    loop,
+    make_trainer,
+    standard,
+    sweep,
+    train,
+)
+from jaxrobust.training import members as members_module
+from jaxrobust.training import programs as programs_module
+from jaxrobust.training.members import MemberProgram, mapping_for, model_for
+from jaxrobust.training.sweep import Member, part_of, waves
+
+ATTACK = AttackConfig(step_size=0.05)
+BASE = TrainConfig(
+    train_size=96,
+    model=ModelConfig(name="linear"),
+    batch_size=32,
+    phases=(adversarial(0.1, 2, attack=ATTACK),),
+)
+CHAIN = SweepConfig(
+    base=BASE,
+    epsilon=(0.05, 0.1, 0.2),
+    seed=(0, 1),
+    warm_start=WarmStart(rule="above", threshold=0.1, epochs=1),
+)
+
+
+class Listener(NullReporter):
+    def __init__(self):
+        self.told = []
+
+    def message(self, text):
+        self.told.append(text)
+
+
+def weights(run):
+    return run.state.weights[:2]
+
+
+@pytest.fixture(scope="module")
+def swept(digits, tmp_path_factory):
+    return sweep(CHAIN, tmp_path_factory.mktemp("swept") / "sweep", dataset=digits)
+
+
+class TestDefinition:
+    def names(self, **settings):
+        return [each.name for each in SweepConfig(base=BASE, **settings).members()]
+
+    def test_a_grid_has_every_combination(self):
+        assert self.names(epsilon=(0.1, 0.2), seed=(0, 1)) == [
+            "epsilon0.1-seed0",
+            "epsilon0.1-seed1",
+            "epsilon0.2-seed0",
+            "epsilon0.2-seed1",
+        ]
+
+    def test_a_list_goes_through_its_columns_together(self):
+        names = self.names(mode="list", epsilon=(0.1, 0.2), learning_rate=(0.1, 0.01))
+        assert names == ["epsilon0.1-learning_rate0.1", "epsilon0.2-learning_rate0.01"]
+
+    def test_a_column_of_one_value_is_repeated(self):
+        names = self.names(mode="list", epsilon=(0.1, 0.2), seed=(7,))
+        assert names == ["epsilon0.1", "epsilon0.2"]
+
+    def test_columns_of_different_lengths_are_refused(self):
+        with pytest.raises(
+            ValueError, match=r"`seed` must have 1 or 3 values, .*got 2"
+        ):
+            self.names(mode="list", epsilon=(0.1, 0.2, 0.3), seed=(1, 2))
+
+    def test_every_value_arrives_in_the_configuration(self):
+        (member,) = SweepConfig(
+            base=BASE,
+            epsilon=(0.3,),
+            seed=(5,),
+            learning_rate=(0.1,),
+            weight_decay=(0.01,),
+            step_size=(0.02,),
+            num_steps=(3,),
+            start_from=("runs/a",),
+        ).members()
+        phase = member.config.phases[0]
+        assert member.config.seed == 5 and phase.epsilon.end == 0.3
+        assert phase.optimizer.learning_rate == 0.1
+        assert phase.optimizer.weight_decay == 0.01
+        assert phase.attack == AttackConfig(step_size=0.02, num_steps=3)
+        assert phase.start_from == "runs/a"
+
+    def test_linspace_includes_both_ends_without_rounding_noise(self):
+        assert linspace(0.1, 0.3, 3) == (0.1, 0.2, 0.3)
+        with pytest.raises(ValueError, match="`count` must be at least 2, got 1"):
+            linspace(0.1, 0.3, 1)
+
+    def test_a_chain_starts_each_from_the_next_smaller_radius(self):
+        rule = WarmStart(rule="chain", epochs=1)
+        config = SweepConfig(base=BASE, epsilon=(0.3, 0.1, 0.2), warm_start=rule)
+        sources = {each.name: each.start_from for each in config.members()}
+        assert sources == {
+            "epsilon0.1": None,
+            "epsilon0.2": "epsilon0.1",
+            "epsilon0.3": "epsilon0.2",
+        }
+        phases = {each.name: each.config.phases[0] for each in config.members()}
+        assert phases["epsilon0.2"].name == "extended"
+        assert phases["epsilon0.2"].epochs == 1 and phases["epsilon0.1"].epochs == 2
+
+    def test_every_radius_above_a_threshold_starts_from_its_own_seeds_member(self):
+        sources = {each.name: each.start_from for each in CHAIN.members()}
+        assert sources["epsilon0.2-seed1"] == "epsilon0.1-seed1"
+        assert sources["epsilon0.05-seed0"] is None
+
+    def test_a_threshold_that_is_no_radius_is_refused(self):
+        rule = WarmStart(rule="above", threshold=0.3)
+        with pytest.raises(ValueError, match=r"`threshold` must be one of the radii"):
+            SweepConfig(base=BASE, epsilon=(0.1, 0.4), warm_start=rule)
+
+    def test_members_that_are_the_same_are_refused(self):
+        with pytest.raises(ValueError, match=r"`members` must differ, got epsilon0\.1"):
+            SweepConfig(base=BASE, epsilon=(0.1, 0.1))
+
+    def test_a_circle_of_starts_is_refused(self):
+        one = Member(name="a", config=BASE, start_from="b")
+        other = Member(name="b", config=BASE, start_from="a")
+        with pytest.raises(ValueError, match="`start_from` must name another member"):
+            waves([one, other])
+
+    @given(st.lists(st.integers(-1, 8), min_size=1, max_size=9), st.integers(1, 4))
+    def test_parts_cover_every_member_once_and_keep_chains_together(self, links, count):
+        table = [
+            Member(
+                name=str(index),
+                config=BASE,
+                start_from=str(link) if 0 <= link < index else None,
+            )
+            for index, link in enumerate(links)
+        ]
+        parts = [part_of(table, index, count) for index in range(count)]
+        names = [[each.name for each in part] for part in parts]
+        everyone = sorted(itertools.chain(*names))
+        assert everyone == sorted(each.name for each in table)
+        for part, known in zip(parts, names, strict=True):
+            assert all(m.start_from in (None, *known) for m in part)
+        order = [each.name for wave in waves(table) for each in wave]
+        for each in table:
+            if each.start_from is not None:
+                assert order.index(each.start_from) < order.index(each.name)
+
+
+def test_members_are_the_same_runs_alone(swept, digits, tmp_path):
+    assert set(swept.runs) == {each.name for each in CHAIN.members()}
+    for name in ("epsilon0.05-seed1", "epsilon0.2-seed1"):
+        alone = train(swept.runs[name].config, tmp_path / name, dataset=digits)
+        # One trained in a group, and one that started from it.
+        chex.assert_trees_all_close(
+            weights(alone), weights(swept.runs[name]), atol=1e-6
+        )
+        for one, other in zip(alone.records, swept.runs[name].records, strict=True):
+            assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+            assert one["num_steps"] == other["num_steps"]
+
+
+def test_a_member_is_a_run_like_any_other(swept):
+    run = swept.runs["epsilon0.2-seed0"]
+    loaded = load_run(run.directory)
+    assert loaded.is_complete and len(loaded.records) == 1
+    chex.assert_trees_all_equal(weights(loaded), weights(run))
+    assert loaded.config.phases[0].start_from.endswith("epsilon0.1-seed0")
+
+
+@pytest.mark.parametrize("epsilons", [(0.1,), (0.05, 0.1, 0.2, 0.3)])
+def test_any_number_of_members_is_one_traced_program(
+    epsilons, digits, tmp_path, monkeypatch
+):
+    make = programs_module.trainer_for
+
+    def counted(*arguments, **sharing):
+        trainer = make(*arguments, **sharing)
+        return trainer._replace(run=chex.assert_max_traces(trainer.run, n=1))
+
+    monkeypatch.setattr(programs_module, "trainer_for", counted)
+    rule = WarmStart(rule="chain" if len(epsilons) > 1 else "none", epochs=1)
+    config = SweepConfig(base=BASE, epsilon=epsilons, warm_start=rule)
+    found = sweep(config, tmp_path / "sweep", dataset=digits)
+    assert len(found.runs) == len(epsilons)
+
+
+def test_a_member_that_diverges_is_frozen_and_harms_no_other(digits, tmp_path):
+    config = SweepConfig(
+        base=BASE,
+        mode="list",
+        epsilon=(0.05, 0.1, 0.2),
+        learning_rate=(0.001, 1e38, 0.001),
+    )
+    listener = Listener()
+    found = sweep(config, tmp_path / "sweep", dataset=digits, reporter=listener)
+    wild = "epsilon0.1-learning_rate1e+38"
+    assert list(found.failures) == [wild]
+    assert "the loss became" in found.failures[wild]
+    assert any(text.startswith(f"{wild} failed") for text in listener.told)
+    for name, run in found.runs.items():
+        alone = train(run.config, tmp_path / f"alone-{name}", dataset=digits)
+        chex.assert_trees_all_close(weights(alone), weights(run), atol=1e-6)
+    again = sweep(config, tmp_path / "sweep", dataset=digits, resume=True)
+    assert "Delete" in again.failures[wild] and len(again.runs) == 2
+
+
+def test_what_starts_from_a_failure_is_not_trained(digits, tmp_path):
+    wild = dataclasses.replace(
+        BASE,
+        phases=(adversarial(0.1, 1, optimizer=OptimizerConfig(learning_rate=1e38)),),
+    )
+    table = [
+        Member(name="wild", config=wild),
+        Member(name="after", config=BASE, start_from="wild"),
+    ]
+    found = sweep(table, tmp_path / "sweep", dataset=digits)
+    assert found.failures["after"] == "not trained: it starts from wild, which failed"
+
+
+class Stopper(NullReporter):
+    def __init__(self, update):
+        self.left = update
+
+    def update(self, num_done, values):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("update", [2, 3, 7])
+def test_resuming_a_sweep_equals_never_having_stopped(
+    swept, digits, tmp_path, update, monkeypatch
+):
+    monkeypatch.setattr(loop, "SLICE_SECONDS", 0.0)
+    directory = tmp_path / "sweep"
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM .*--resume"):
+        sweep(CHAIN, directory, dataset=digits, reporter=Stopper(update))
+    found = sweep(CHAIN, directory, dataset=digits, resume=True)
+    for name, run in swept.runs.items():
+        chex.assert_trees_all_equal(weights(found.runs[name]), weights(run))
+        assert len(found.runs[name].records) == len(run.records)
+
+
+def test_a_member_behind_the_others_catches_up(swept, digits, tmp_path):
+    """Killed between two saves, the members stand at different epochs."""
+    directory = tmp_path / "sweep"
+    sweep(CHAIN, directory, dataset=digits)
+    newest = max(
+        (directory / "epsilon0.05-seed1" / "checkpoints").iterdir(),
+        key=lambda path: int(path.name),
+    )
+    newest.rename(tmp_path / "lost")
+    found = sweep(CHAIN, directory, dataset=digits, resume=True)
+    name = "epsilon0.05-seed1"
+    chex.assert_trees_all_equal(weights(found.runs[name]), weights(swept.runs[name]))
+
+
+def test_parts_of_a_sweep_train_its_members_in_one_directory(swept, digits, tmp_path):
+    parts = [
+        sweep(CHAIN, tmp_path / "sweep", dataset=digits, part=(index, 2))
+        for index in (0, 1)
+    ]
+    assert set(parts[0].runs) | set(parts[1].runs) == set(swept.runs)
+    assert not set(parts[0].runs) & set(parts[1].runs)
+    whole = sweep(CHAIN, tmp_path / "sweep", dataset=digits, resume=True)
+    for name, run in swept.runs.items():
+        chex.assert_trees_all_close(weights(whole.runs[name]), weights(run), atol=1e-6)
+
+
+def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
+    config = SweepConfig(base=BASE, epsilon=(0.05, 0.1, 0.2), seed=(0,))
+    whole = sweep(config, tmp_path / "whole", dataset=digits)
+    sizes = []
+    put = MemberProgram.put
+
+    def counted(self, states):
+        sizes.append(len(states))
+        return put(self, states)
+
+    monkeypatch.setattr(MemberProgram, "put", counted)
+    programs = programs_module.Programs(
+        [config.members()[0].config],
+        loop.problem_of(digits),
+        Placement(),
+        3,
+    )
+    shapes = programs.program(BASE.phases[0]).shapes((8, 8, 1), 96, np.float32)
+    own, shared = programs.program(BASE.phases[0]).memory(shapes)
+    limit = shared + own * 5 // 6
+    listener = Listener()
+    found = sweep(
+        config,
+        tmp_path / "groups",
+        dataset=digits,
+        memory_limit=limit,
+        reporter=listener,
+    )
+    assert "training them in groups of 2" in listener.told[0]
+    assert set(sizes) == {2}
+    for name, run in whole.runs.items():
+        chex.assert_trees_all_close(weights(found.runs[name]), weights(run), atol=1e-6)
+    with pytest.raises(ValueError, match="`memory_limit` must allow for one member"):
+        sweep(config, tmp_path / "none", dataset=digits, memory_limit=1000)
+
+
+class TestRefusals:
+    def test_members_of_different_kinds(self, digits, tmp_path):
+        other = dataclasses.replace(BASE, batch_size=16)
+        table = [Member(name="a", config=BASE), Member(name="b", config=other)]
+        with pytest.raises(ValueError, match="`members` must share batch_size"):
+            sweep(table, tmp_path / "sweep", dataset=digits)
+        l2 = dataclasses.replace(
+            BASE, phases=(standard(1, attack=AttackConfig(norm="l2")),)
+        )
+        table[1] = Member(name="b", config=l2)
+        with pytest.raises(ValueError, match="`members` must share norm"):
+            sweep(table, tmp_path / "sweep", dataset=digits)
+        assert not (tmp_path / "sweep").exists()
+
+    def test_a_used_directory(self, swept, digits):
+        directory = next(iter(swept.runs.values())).directory.parent
+        with pytest.raises(RunError, match="holds a sweep; resume it"):
+            sweep(CHAIN, directory, dataset=digits)
+        other = dataclasses.replace(CHAIN, seed=(0, 2))
+        with pytest.raises(RunError, match="differs in members"):
+            sweep(other, directory, dataset=digits, resume=True)
+
+    def test_a_directory_of_something_else(self, digits, tmp_path):
+        (tmp_path / "thesis.tex").write_text("x")
+        with pytest.raises(RunError, match=r"holds files but no sweep\.json"):
+            sweep(CHAIN, tmp_path, dataset=digits)
+
+    def test_no_members(self, digits, tmp_path):
+        with pytest.raises(ValueError, match="`members` must be at least one"):
+            sweep([], tmp_path / "sweep", dataset=digits)
+
+    def test_a_part_that_does_not_exist(self):
+        with pytest.raises(ValueError, match="`part` must be from 0 to 1, got 2"):
+            part_of(CHAIN.members(), 2, 2)
+
+
+class TestMapping:
+    """How a device takes its members must not change what they become."""
+
+    def trained(self, mapping, monkeypatch, network, count=3, bad=None):
+        monkeypatch.setattr(members_module, "mapping_for", lambda _: mapping)
+        images = np.random.default_rng(0).uniform(0.2, 0.8, size=(24, 6, 6, 3))
+        images = images.astype(np.float32)
+        labels = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
+        trainer = make_trainer(
+            network,
+            attack=AttackConfig(),
+            optimizer=OptimizerConfig(name="sgd"),
+            batch_size=8,
+            augment=True,
+        )
+        program = MemberProgram(trainer, count, Placement())
+        states = [trainer.init(jax.random.key(seed), images) for seed in range(count)]
+        stacked = program.put(states)
+        epsilons = [0.05 * (1 + index) for index in range(count)]
+        stacked = program.begin_epoch(stacked, epsilons, [True] * count)
+        controls = [
+            Controls.of(
+                epsilon=epsilons[index],
+                step_size=0.05,
+                num_steps=1 + 2 * index,
+                learning_rate=3e38 if index == bad else 0.05,
+                weight_decay=0.0,
+            )
+            for index in range(count)
+        ]
+        arguments = program.arguments(controls, [3, 2, 3][:count])
+        stacked = program.run(stacked, *arguments, images, labels)
+        return program, stacked
+
+    def network(self):
+        from jaxrobust.models.resnet import ResNet
+
+        return ResNet(
+            block_counts=(1,),
+            is_bottleneck=False,
+            num_classes=3,
+            widen_factor=0.0625,
+            formulation="patches",
+        )
+
+    def test_loop_and_vmap_agree(self, monkeypatch):
+        """Batch norm, augmentation, and other numbers of steps and batches for each."""
+        loop_program, looped = self.trained("loop", monkeypatch, self.network())
+        _, mapped = self.trained("vmap", monkeypatch, self.network())
+        chex.assert_trees_all_close(looped.weights, mapped.weights, atol=2e-5)
+        chex.assert_trees_all_close(looped.metrics, mapped.metrics, rtol=1e-4)
+        assert list(loop_program.summary(looped).batch) == [3, 2, 3]
+
+    @pytest.mark.parametrize("mapping", ["loop", "vmap"])
+    def test_a_bad_member_stops_and_the_others_do_not_notice(
+        self, mapping, monkeypatch
+    ):
+        from jaxrobust.models import Linear
+
+        program, good = self.trained(mapping, monkeypatch, Linear(3))
+        _, mixed = self.trained(mapping, monkeypatch, Linear(3), bad=1)
+        assert not np.isfinite(program.summary(mixed).loss[1])
+        for index in (0, 2):
+            chex.assert_trees_all_equal(
+                program.take(good, index).weights, program.take(mixed, index).weights
+            )
+
+    def test_one_member_is_not_mapped_at_all(self):
+        assert mapping_for(1) == "one" and mapping_for(2) == "loop"
+
+    def test_mapped_convolutions_are_products_of_matrices(self):
+        model = ModelConfig(name="lenet")
+        assert model_for(model, "vmap").formulation == "patches"
+        assert model_for(model, "one") == model
+        direct = ModelConfig(name="lenet", formulation="direct")
+        assert model_for(direct, "vmap") == direct
