@@ -13,7 +13,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py"))
 LAYERS = {
     "__main__": 7,
     "cli": 6,
-    "report": 5,
+    **dict.fromkeys(("report", "launching"), 5),
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     "attacks": 2,
@@ -29,6 +29,7 @@ FENCES = {
     "matplotlib": ("plots.py",),
     "rich": ("training/progress.py",),
     "tyro": ("cli.py",),
+    "jinja2": ("launching",),
 }
 # The attack and the evaluation know a model only as a function.
 FORBIDDEN = {"attacks": "models", "evaluation": "models"}

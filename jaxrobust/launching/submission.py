@@ -1,0 +1,261 @@
+"""From a definition in a file to a job that runs."""
+
+import dataclasses
+import difflib
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, ModuleType
+from typing import Any, cast
+
+from jaxrobust.launching.definition import Definition, Target
+from jaxrobust.launching.rendering import FILE_NAMES, render
+
+__all__ = ["check", "definitions_in", "launch", "load_definition"]
+
+DEFINITIONS = Path("launch/definitions.py")
+COMMANDS: dict[Target, tuple[str, ...]] = {
+    "local": ("bash",),
+    "slurm": ("sbatch",),
+    "kubernetes": ("kubectl", "apply", "-f"),
+    "tpu": ("bash",),
+}
+TOOLS: dict[Target, str] = {
+    "local": "bash",
+    "slurm": "sbatch",
+    "kubernetes": "kubectl",
+    "tpu": "gcloud",
+}
+
+
+def launch(target: str, definition: str, *, dry_run: bool) -> int:
+    """Start the job of a definition.
+
+    Args:
+        target: local, slurm, kubernetes or tpu.
+        definition: `path/file.py:NAME`, or the name of one in launch/definitions.py.
+        dry_run: only print what would be submitted.
+
+    Returns:
+        The exit code of the program that submits the job, or, for local and tpu, that
+        runs it.
+
+    Raises:
+        ValueError: for a definition that cannot be found, does not fit the target, or
+            asks for what is not there.
+    """
+    job = load_definition(definition)
+    target = cast(Target, target)
+    text = render(target, job)
+    if dry_run:
+        print(text, end="")
+        return 0
+    check(job, target)
+    tool = TOOLS[target]
+    if shutil.which(tool) is None:
+        raise ValueError(
+            f"`target` must be one whose program {tool} is installed here, got "
+            f"{target!r}; launch from a machine that has it, or print the job with "
+            "--dry-run."
+        )
+    if target in ("local", "slurm"):
+        workdir = Path(job.workdir).absolute()
+        path = workdir.with_name(f"{workdir.name}.{FILE_NAMES[target]}")
+    else:
+        path = Path("runs").absolute() / f"{job.name}.{FILE_NAMES[target]}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    print(f"written: {path}", flush=True)
+    if target == "slurm" and job.parts > 1:
+        return _submit_array(job, path)
+    return _run([*COMMANDS[target], str(path)])
+
+
+def _submit_array(job: Definition, path: Path) -> int:
+    """Submit the parts, and the whole to run when all of them are done."""
+    submit = ["sbatch", "--parsable", str(path)]
+    done = subprocess.run(submit, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        return done.returncode
+    array = done.stdout.strip().partition(";")[0]
+    print(f"submitted: array {array} of {job.parts} parts", flush=True)
+    whole = path.with_name(f"whole-{path.name}")
+    whole.write_text(render("slurm", dataclasses.replace(job, parts=1)))
+    return _run(["sbatch", f"--dependency=afterok:{array}", str(whole)])
+
+
+def load_definition(name: str) -> Definition:
+    """The definition of a name.
+
+    Args:
+        name: `path/file.py:NAME`, or NAME for one in launch/definitions.py.
+
+    Raises:
+        ValueError: if there is no such file or name, or it has an unknown field.
+    """
+    file, separator, name = name.rpartition(":")
+    path = Path(file) if separator else DEFINITIONS
+    known = definitions_in(path)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}" if close else "choose one of these"
+        raise ValueError(
+            f"`definition` must be one of {', '.join(known) or 'none'} in {path}, got "
+            f"{name!r}; {hint}."
+        )
+    return known[name]
+
+
+def definitions_in(path: Path) -> dict[str, Definition]:
+    """The definitions of a Python file, by name.
+
+    Raises:
+        ValueError: if it is no Python file, or gives a definition an unknown field.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(
+            f"`definition` must be NAME in {DEFINITIONS} or path/file.py:NAME, got "
+            f"{str(path)!r}, which is no Python file here; go to the checkout, or name "
+            "the file."
+        )
+    spec = importlib.util.spec_from_file_location("_definitions", path.absolute())
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    with _importable_here():
+        try:
+            spec.loader.exec_module(module)
+        except TypeError as error:
+            raise _unknown_field(error) from error
+    return {
+        name: each
+        for name, each in vars(module).items()
+        if isinstance(each, Definition)
+    }
+
+
+def _unknown_field(error: TypeError) -> Exception:
+    """A better message if the error is a field that a definition does not have."""
+    found = re.match(r"(\w+)\.__init__\(\) (?:got an unexpected|missing)", str(error))
+    module = importlib.import_module("jaxrobust.launching.definition")
+    kind = getattr(module, found[1], None) if found else None
+    if kind is None:
+        return error
+    fields = ", ".join(inspect.signature(kind).parameters)
+    return ValueError(
+        f"`{kind.__name__}` must be made of the fields {fields}, got an error "
+        f"({str(error).partition('() ')[2]}); correct the definition."
+    )
+
+
+def check(definition: Definition, target: Target) -> None:
+    """Refuse a job that would fail for a reason that can be seen from here.
+
+    The runs to start from are looked for only where this machine has the storage of the
+    hosts; elsewhere the job looks for them. The experiment is looked for if there are
+    experiments in the current directory.
+
+    Raises:
+        ValueError: with what is missing.
+    """
+    if target in ("local", "slurm"):
+        for each in definition.start_from:
+            if not Path(each).is_dir():
+                raise ValueError(
+                    f"`start_from` must be directories that exist, got {each!r}; run "
+                    "what it comes from first, or correct the path."
+                )
+    presets = _presets(definition.experiment)
+    if presets is None:
+        return
+    if definition.preset not in presets:
+        raise ValueError(
+            f"`preset` must be one of {', '.join(presets)} for "
+            f"{definition.experiment}, got {definition.preset!r}; choose one of these."
+        )
+    if definition.batch_size is None:
+        preset = presets[definition.preset]
+        setting = getattr(preset, "setting", preset)
+        batch_size = getattr(setting, "batch_size", None)
+        if isinstance(batch_size, int):
+            definition.check_batch(batch_size)
+
+
+def _presets(experiment: str) -> Mapping[str, Any] | None:
+    """The configurations of an experiment; None if this is no checkout."""
+    paper, _, item = experiment.partition("/")
+    with _importable_here():
+        if importlib.util.find_spec("experiments") is None:
+            return None
+        papers = _submodules(importlib.import_module("experiments"))
+        items = (
+            _submodules(importlib.import_module(f"experiments.{paper}"))
+            if paper in papers
+            else []
+        )
+        if item not in items:
+            known = ", ".join(f"{paper}/{each}" for each in items)
+            raise ValueError(
+                f"`experiment` must be one of {known or ', '.join(papers)}, got "
+                f"{experiment!r}; choose one of these."
+            )
+        module = importlib.import_module(f"experiments.{paper}.{item}")
+    presets = getattr(module, "PRESETS", None)
+    if not isinstance(presets, Mapping):
+        raise ValueError(
+            f"`experiment` must be a module with PRESETS, got {experiment!r}; choose "
+            "another."
+        )
+    return presets
+
+
+def _submodules(package: ModuleType) -> list[str]:
+    """Names of what is in a package; nothing for a module."""
+    path = getattr(package, "__path__", ())
+    return sorted(each.name for each in pkgutil.iter_modules(path))
+
+
+@contextmanager
+def _importable_here() -> Iterator[None]:
+    """What is in the current directory can be imported, as by `python -m`."""
+    here = str(Path.cwd())
+    is_added = here not in sys.path
+    if is_added:
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if is_added:
+            sys.path.remove(here)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run a program and pass a SIGTERM on to it; Ctrl-C reaches it by itself."""
+    process = subprocess.Popen(arguments)
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        del frame
+        process.send_signal(number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, forward)
+    except ValueError:  # not in the main thread
+        return process.wait()
+    try:
+        while True:
+            try:
+                code = process.wait()
+            except KeyboardInterrupt:
+                continue
+            return code if code >= 0 else 128 - code
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,183 @@
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxrobust.launching import check, launch, load_definition
+from jaxrobust.launching.definition import Definition, Mesh
+
+ROOT = Path(__file__).resolve().parents[2]
+
+FILE = """
+from jaxrobust.launching import Definition, Mesh
+job = Definition(
+    name="job",
+    experiment="paper/item",
+    preset="smoke",
+    workdir="runs/job",
+    devices_per_host=2,
+    mesh=Mesh(data=2),
+)
+other = 3
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A directory with one definition and one experiment of its own."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "launch" / "definitions.py").write_text(FILE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def program(directory: Path, name: str, text: str) -> None:
+    directory.mkdir(exist_ok=True)
+    (directory / name).write_text("#!/bin/sh\n" + text)
+    (directory / name).chmod(0o755)
+
+
+def test_a_definition_is_found_by_name_and_by_file(checkout):
+    assert load_definition("job").preset == "smoke"
+    other = checkout / "more definitions.py"
+    other.write_text(FILE.replace("smoke", "cpu"))
+    assert load_definition(f"{other}:job").preset == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "jobb",
+            "must be one of job in launch/definitions.py, got 'jobb'; did you mean",
+        ),
+        ("other", "must be one of job in .*, got 'other'; choose one of these"),
+        ("nowhere.py:job", "got 'nowhere.py', which is no Python file here"),
+        ("launch:job", "got 'launch', which is no Python file here"),
+    ],
+)
+def test_a_definition_that_is_not_there_is_refused(name, message, checkout):
+    with pytest.raises(ValueError, match=message):
+        load_definition(name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("workdir=", "work_dir="),
+            "`Definition` must be made of the fields name, exper",
+        ),
+        (
+            ("data=2", "dta=2"),
+            r"`Mesh` must be made of the fields member, data, got .*dta",
+        ),
+        (
+            ('    preset="smoke",\n', ""),
+            "`Definition` must be made of .*missing .*preset",
+        ),
+    ],
+)
+def test_an_unknown_field_is_refused_with_those_there_are(change, message, checkout):
+    (checkout / "launch" / "definitions.py").write_text(FILE.replace(*change))
+    with pytest.raises(ValueError, match=message):
+        load_definition("job")
+
+
+def test_an_error_of_the_file_itself_is_not_hidden(checkout):
+    (checkout / "launch" / "definitions.py").write_text("1 + ''")
+    with pytest.raises(TypeError, match="unsupported operand"):
+        load_definition("job")
+
+
+SWEEP = Definition(
+    name="job",
+    experiment="large_perturbations/table1",
+    preset="smoke",
+    workdir="runs/job",
+    devices_per_host=2,
+    mesh=Mesh(data=2),
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preset": "smok"}, "`preset` must be one of smoke, .*, got 'smok'"),
+        (
+            {"experiment": "large_perturbations/table9"},
+            "of .*large_perturbations/table1",
+        ),
+        ({"experiment": "elsewhere/table1"}, "of .*large_perturbations.*, got 'elsewh"),
+        (
+            {"experiment": "runner/main"},
+            "`experiment` must be one of .*, got 'runner/main",
+        ),
+        ({"start_from": ("runs/none",)}, "`start_from` must be directories that exist"),
+        (
+            {"devices_per_host": 3, "mesh": Mesh(data=3)},
+            r"`mesh.data` must divide the batch of all hosts \(32\), got 3; use a "
+            "batch of 30 or 33",
+        ),
+    ],
+)
+def test_what_is_not_there_is_refused_before_submission(changes, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    check(SWEEP, "local")
+    with pytest.raises(ValueError, match=message):
+        check(dataclasses.replace(SWEEP, **changes), "slurm")
+
+
+def test_outside_a_checkout_the_experiment_is_not_looked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check(SWEEP, "local")
+
+
+def test_a_dry_run_prints_and_leaves_nothing(checkout, capsys):
+    assert launch("slurm", "job", dry_run=True) == 0
+    assert "#SBATCH --job-name=job" in capsys.readouterr().out
+    assert [path.name for path in checkout.iterdir()] == ["launch"]
+
+
+def test_a_target_without_its_program_is_refused(checkout, monkeypatch):
+    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    monkeypatch.setenv("PATH", str(checkout / "empty"))
+    with pytest.raises(ValueError, match="whose program sbatch is installed here"):
+        launch("slurm", "job", dry_run=False)
+    assert not (checkout / "runs").exists()
+
+
+def test_a_job_is_written_beside_its_work_directory_and_submitted(
+    checkout, monkeypatch, capfd
+):
+    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    programs = checkout / "programs"
+    program(programs, "sbatch", 'echo "submitted $@"; exit 5')
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    assert launch("slurm", "job", dry_run=False) == 5
+    path = checkout / "runs" / "job.slurm.sbatch"
+    assert f"submitted {path}" in capfd.readouterr().out
+    assert "#SBATCH --job-name=job" in path.read_text()
+
+
+def test_the_whole_runs_when_all_parts_of_an_array_are_done(
+    checkout, monkeypatch, capfd
+):
+    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    (checkout / "launch" / "definitions.py").write_text(
+        FILE.replace("preset=", "parts=2, preset=")
+    )
+    programs = checkout / "programs"
+    log = checkout / "log"
+    program(programs, "sbatch", f'echo "$@" >>{log}; echo "17;cluster"')
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    assert launch("slurm", "job", dry_run=False) == 0
+    runs = checkout / "runs"
+    assert log.read_text().splitlines() == [
+        f"--parsable {runs}/job.slurm.sbatch",
+        f"--dependency=afterok:17 {runs}/whole-job.slurm.sbatch",
+    ]
+    assert "--array=0-1" in (runs / "job.slurm.sbatch").read_text()
+    assert "--array" not in (runs / "whole-job.slurm.sbatch").read_text()
