@@ -13,7 +13,7 @@ command line does. Needs the extra `benchmark` (PyTorch, foolbox, torchattacks).
 
 Presets:
     smoke: digits, two radii and steps, to show that it runs.
-    cpu: 250 MNIST test images, 40 steps, 8 radii; about 3 minutes on 2 cores.
+    cpu: 250 MNIST test images, 40 steps, 8 radii; 5 minutes on 2 busy cores.
 """
 
 import dataclasses
