@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-__all__ = ["DataError", "Dataset", "Pixels", "as_float", "subset"]
+__all__ = ["DataError", "Dataset", "Pixels", "as_float", "part_of_range", "subset"]
 
 Pixels = UInt8[Array | np.ndarray, "*shape"] | Float[Array | np.ndarray, "*shape"]
 """Images of any shape: bytes in 0..255, or floats in [0, 1]."""
@@ -73,6 +73,12 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+
+def part_of_range(size: int, share: tuple[int, int]) -> slice:
+    """One of several consecutive parts, which cover `size` things and hardly differ."""
+    index, count = share
+    return slice(size * index // count, size * (index + 1) // count)
 
 
 def subset(dataset: Dataset, size: int) -> Dataset:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.arrays import DataError, Dataset
+from jaxrobust.data.arrays import DataError, Dataset, part_of_range
 from jaxrobust.data.prepared import FILE_FORMAT, PREPARED, DataDir, find
 
 __all__ = ["read"]
@@ -29,8 +29,10 @@ def _quiet_absl() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def read(name: str, split: str, data_dir: DataDir) -> Dataset:
-    """Reads all examples of a split of a prepared data set.
+def read(
+    name: str, split: str, data_dir: DataDir, share: tuple[int, int] = (0, 1)
+) -> Dataset:
+    """Reads the examples of a split, or a share of them, of a prepared data set.
 
     Raises:
         DataError: as `find` does, or if a record file is damaged or does not hold as
@@ -48,7 +50,8 @@ def read(name: str, split: str, data_dir: DataDir) -> Dataset:
             f"although {error.name!r} cannot be imported; run "
             '`pip install tensorflow-datasets array_record "importlib_resources>=6"`.'
         ) from error
-    images = np.empty((prepared.size(split), *spec.shape), np.uint8)
+    chosen = part_of_range(prepared.size(split), share)
+    images = np.empty((chosen.stop - chosen.start, *spec.shape), np.uint8)
     labels = np.empty(len(images), np.int32)
     start = 0
     file = prepared.path
@@ -59,18 +62,23 @@ def read(name: str, split: str, data_dir: DataDir) -> Dataset:
             # One shard at a time, so that an error can name the file.
             for file, length in prepared.shards[split]:
                 stop = start + length
+                first, last = max(start, chosen.start), min(stop, chosen.stop)
+                if first >= last:
+                    start = stop
+                    continue
                 reader = ArrayRecordReader(str(file))
                 if reader.num_records() != length:
                     raise ValueError(
                         f"{reader.num_records()} examples instead of {length}"
                     )
                 reader.close()
-                records = source.__getitems__(range(start, stop))
+                records = source.__getitems__(range(first, last))
                 batch = np.stack([record["image"] for record in records])
                 if batch.shape[1:] != spec.shape or batch.dtype != np.uint8:
                     raise ValueError(f"images {batch.dtype.name} {batch.shape[1:]}")
-                images[start:stop] = batch
-                labels[start:stop] = [record["label"] for record in records]
+                mine = slice(first - chosen.start, last - chosen.start)
+                images[mine] = batch
+                labels[mine] = [record["label"] for record in records]
                 start = stop
     # array_record, tfds and the image decoders each have errors of their own.
     except Exception as error:

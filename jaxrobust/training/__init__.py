@@ -42,6 +42,7 @@ from jaxrobust.training.sweep import (
     SweepResult,
     WarmStart,
     linspace,
+    parse_part,
     sweep,
 )
 from jaxrobust.training.trainer import (
@@ -95,6 +96,7 @@ __all__ = [
     "load_run",
     "load_training_data",
     "make_trainer",
+    "parse_part",
     "read_run",
     "reporter_for",
     "standard",

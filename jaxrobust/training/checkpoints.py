@@ -56,6 +56,8 @@ def _checksums(arrays: Any) -> dict[str, int]:
 class Checkpoints:
     """The checkpoints of one run, newest kept; a context manager.
 
+    In a job of several processes all must do the same, and one of them writes.
+
     Args:
         directory: made if missing.
         max_to_keep: number of newest checkpoints that stay.
@@ -64,7 +66,11 @@ class Checkpoints:
     def __init__(self, directory: Path, *, max_to_keep: int = 2):
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=max_to_keep, cleanup_tmp_directories=True
+            max_to_keep=max_to_keep,
+            cleanup_tmp_directories=True,
+            # Processes save together and meet at barriers that have no names of their
+            # own: several members' saves under way at once would meet each other.
+            enable_async_checkpointing=jax.process_count() == 1,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options)
 

@@ -15,10 +15,13 @@ from jaxrobust.data import Dataset
 from jaxrobust.training.members import MemberProgram, device_memory
 from jaxrobust.training.programs import Programs
 
-__all__ = ["Feed", "Resident", "Stream", "feed_for"]
+__all__ = ["Feed", "Resident", "Stream", "feed_for", "stretch_for"]
 
 STRETCH_BYTES = 64 * 2**20
-"""Size of a member's stretch, in bytes, if a few batches are not more."""
+"""Size of a member's stretch, if a few batches are not more."""
+
+LEAST_BATCHES = 4
+"""Batches of a stretch, however large they are."""
 
 
 class Feed(Protocol):
@@ -73,7 +76,7 @@ class Stream:
         self.placement = programs.placement
         self.batch_size = programs.config.batch_size
         self.num_batches = len(dataset.labels) // self.batch_size
-        self.stretch = min(stretch, self.num_batches)
+        self.stretch = stretch
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._ready: tuple[Any, Future[Any]] | None = None
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
@@ -150,20 +153,31 @@ class Stream:
         self._ready = (key, self._pool.submit(self._send, orders, list(stops)))
 
 
-def feed_for(dataset: Dataset, programs: Programs, *, stream: bool | None) -> Feed:
-    """The feed of a data set.
+def stretch_for(
+    dataset: Dataset, batch_size: int, *, stream: bool | None = None
+) -> int | None:
+    """Batches that a member is sent at once; None if all examples stay on the device.
 
     Args:
         dataset: the examples.
-        programs: whose members are fed.
+        batch_size: of the members.
         stream: whether to stream; None if the data would take more than half of the
             device's free memory.
     """
-    batch_size = programs.config.batch_size
     if stream is None:
         free = device_memory()
         stream = free is not None and dataset.images.nbytes > free / 2
     if not stream:
-        return Resident(dataset, programs)
+        return None
     each = max(dataset.images[:1].nbytes * batch_size, 1)
-    return Stream(dataset, programs, max(4, STRETCH_BYTES // each))
+    return min(
+        max(LEAST_BATCHES, STRETCH_BYTES // each), len(dataset.labels) // batch_size
+    )
+
+
+def feed_for(dataset: Dataset, programs: Programs, *, stream: bool | None) -> Feed:
+    """The feed of a data set; see `stretch_for`."""
+    stretch = stretch_for(dataset, programs.config.batch_size, stream=stream)
+    if stretch is None:
+        return Resident(dataset, programs)
+    return Stream(dataset, programs, stretch)

@@ -5,6 +5,7 @@ leaves behind is the same: a directory that knows nothing of the others.
 """
 
 import contextlib
+import dataclasses
 import json
 import math
 import time
@@ -21,7 +22,7 @@ from jaxrobust.hosts import is_primary
 from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.feeding import Feed, feed_for
 from jaxrobust.training.members import MemberProgram, Summary
-from jaxrobust.training.mesh import Placement, agree
+from jaxrobust.training.mesh import Placement, agree, exchange
 from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
@@ -66,8 +67,14 @@ class Interrupted(RuntimeError):
 def load_training_data(
     config: TrainConfig, *, data_dir: Path | str | None = None
 ) -> Dataset:
-    """The training examples that a configuration asks for."""
-    dataset = load_arrays(config.dataset, "train", data_dir=data_dir)
+    """The training examples that a configuration asks for.
+
+    In a job of several processes each reads its share, and they exchange the shares.
+    """
+    share = (jax.process_index(), jax.process_count())
+    dataset = load_arrays(config.dataset, "train", data_dir=data_dir, share=share)
+    images, labels = exchange(dataset.images, dataset.labels)
+    dataset = dataclasses.replace(dataset, images=images, labels=labels)
     if config.train_size is not None:
         dataset = subset(dataset, config.train_size)
     return apply_variant(dataset, config.variant)

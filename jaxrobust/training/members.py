@@ -277,8 +277,22 @@ class MemberProgram:
             states, controls, stops, *data
         )
 
-    def shapes(self, image_shape: Sequence[int], num_examples: int, dtype: Any) -> Any:
-        """The form of the arguments of `run`, without any values."""
+    def shapes(
+        self,
+        image_shape: Sequence[int],
+        num_examples: int,
+        dtype: Any,
+        *,
+        is_stretch: bool = False,
+    ) -> Any:
+        """The form of the arguments of `run`, without any values.
+
+        Args:
+            image_shape: of one image.
+            num_examples: that all members share, or of each member's stretch.
+            dtype: of the pixels.
+            is_stretch: whether each member has a stretch of its own.
+        """
         member = self.placement.sharding(is_member_axis=True)
         everywhere = self.placement.sharding(is_member_axis=False)
 
@@ -293,11 +307,14 @@ class MemberProgram:
         )
         stop = jnp.int32(0)
         members = jax.tree.map(stacked, (state, zeros, stop))
-        pixels = jax.ShapeDtypeStruct(
-            (num_examples, *image_shape), dtype, sharding=everywhere
+        pixels = jax.ShapeDtypeStruct((num_examples, *image_shape), dtype)
+        labels = jax.ShapeDtypeStruct((num_examples,), jnp.int32)
+        if is_stretch:
+            return (*members, stacked(pixels), stacked(labels), stacked(stop))
+        shared = jax.tree.map(
+            lambda leaf: leaf.update(sharding=everywhere), (pixels, labels)
         )
-        labels = jax.ShapeDtypeStruct((num_examples,), jnp.int32, sharding=everywhere)
-        return (*members, pixels, labels)
+        return (*members, *shared)
 
     def memory(self, shapes: Any) -> tuple[int, int] | None:
         """Bytes that a device needs: for all its members, and shared by them.
@@ -307,9 +324,11 @@ class MemberProgram:
         analysis = self.compile(*shapes).memory_analysis()
         if analysis is None:
             return None
-        shared = sum(
-            int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes[-2:]
-        )
+        shared = 0
+        if len(shapes) == 5:  # examples that all members share
+            shared = sum(
+                int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes[-2:]
+            )
         total = (
             analysis.argument_size_in_bytes
             + analysis.output_size_in_bytes

@@ -13,7 +13,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree"]
+__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree", "exchange"]
 
 MEMBER, DATA = "member", "data"
 
@@ -146,3 +146,21 @@ def agree(*values: float) -> tuple[float, ...]:
         return values
     gathered = multihost_utils.process_allgather(np.asarray(values, np.float64))
     return tuple(float(value) for value in np.max(np.asarray(gathered), axis=0))
+
+
+def exchange(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The parts that all processes have, one behind the other, for each array."""
+    if jax.process_count() == 1:
+        return arrays
+    sizes = multihost_utils.process_allgather(np.int32(len(arrays[0])))
+    sizes = np.ravel(np.asarray(sizes))
+
+    def whole(array: np.ndarray) -> np.ndarray:
+        # What is exchanged must have the same shape everywhere.
+        missing = int(sizes.max()) - len(array)
+        padding = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
+        every = np.asarray(multihost_utils.process_allgather(np.pad(array, padding)))
+        parts = zip(every, sizes, strict=True)
+        return np.concatenate([part[:size] for part, size in parts])
+
+    return tuple(whole(array) for array in arrays)

@@ -114,14 +114,20 @@ class Programs:
         return self._programs[kind]
 
     def fitted(
-        self, num_examples: int, dtype: Any, memory_limit: int | None = None
+        self,
+        num_examples: int,
+        dtype: Any,
+        memory_limit: int | None = None,
+        *,
+        is_stretch: bool = False,
     ) -> tuple["Programs", str | None]:
         """These programs, or those of as many members as fit into the memory.
 
         Args:
-            num_examples: that stay on the device.
+            num_examples: that stay on the device, or of each member's stretch.
             dtype: of their pixels.
             memory_limit: bytes of a device; None for what is free.
+            is_stretch: whether each member has a stretch of its own.
 
         Returns:
             The programs, and what to tell the user if the members do not fit.
@@ -131,7 +137,9 @@ class Programs:
         """
         limit = device_memory() if memory_limit is None else memory_limit
         program = self.program(self.config.phases[0])
-        shapes = program.shapes(self.problem.image_shape, num_examples, dtype)
+        shapes = program.shapes(
+            self.problem.image_shape, num_examples, dtype, is_stretch=is_stretch
+        )
         needed = program.memory(shapes)
         if limit is None or needed is None or sum(needed) <= limit:
             return self, None

@@ -1,4 +1,4 @@
-"""Turning Ctrl-C and SIGTERM into a question that training asks between steps."""
+"""Turning Ctrl-C and the like into a question that training asks between steps."""
 
 import signal
 import threading
@@ -20,7 +20,9 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Collect SIGINT and SIGTERM instead of dying of them; the second one kills.
+    """Collect SIGINT, SIGTERM, SIGUSR1 instead of dying of them; the second one kills.
+
+    SIGUSR1 is what schedulers send ahead of the end of an allocation.
 
     Outside the main thread signals cannot be handled, and none are.
     """
@@ -35,7 +37,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
         for each, previous in before.items():
             signal.signal(each, previous)
 
-    handled = (signal.SIGINT, signal.SIGTERM)
+    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = {each: signal.getsignal(each) for each in handled}
     for each in handled:
         signal.signal(each, handle)

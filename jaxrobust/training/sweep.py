@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 from jaxrobust.data import Dataset
 from jaxrobust.hosts import is_primary
 from jaxrobust.training.config_json import config_difference, config_to_json
+from jaxrobust.training.feeding import stretch_for
 from jaxrobust.training.loop import load_training_data, problem_of, train_group
 from jaxrobust.training.mesh import Placement, agree
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
@@ -28,6 +29,7 @@ __all__ = [
     "SweepResult",
     "WarmStart",
     "linspace",
+    "parse_part",
     "part_of",
     "sweep",
     "waves",
@@ -304,6 +306,21 @@ def waves(members: Sequence[Member]) -> list[list[Member]]:
     ]
 
 
+def parse_part(text: str) -> tuple[int, int]:
+    """The index and the number of parts in a text such as 0/4.
+
+    Raises:
+        ValueError: unless 0 <= index < number.
+    """
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(
+            f"`part` must be an index and a number of parts, such as 0/4 for the first "
+            f"of four, got {text!r}; indices count from 0."
+        )
+    return int(index), int(count)
+
+
 def part_of(members: Sequence[Member], index: int, count: int) -> tuple[Member, ...]:
     """One of `count` parts of a sweep, for jobs that know nothing of each other.
 
@@ -471,9 +488,13 @@ def sweep(
     widest = max(map(len, pending))
     if not widest:
         return SweepResult(runs, failures)
-    num_resident = 0 if stream else len(dataset.labels)
+    batch_size = configs[0].batch_size
+    stretch = stretch_for(dataset, batch_size, stream=stream)
     programs, told = Programs(configs, problem, placement, widest).fitted(
-        num_resident, dataset.images.dtype, memory_limit
+        len(dataset.labels) if stretch is None else stretch * batch_size,
+        dataset.images.dtype,
+        memory_limit,
+        is_stretch=stretch is not None,
     )
     if told:
         reporter.message(told)
@@ -501,7 +522,7 @@ def sweep(
                 tensorboard=tensorboard,
                 reporter=reporter,
                 programs=programs,
-                stream=stream,
+                stream=stretch is not None,
                 profile=profile,
             )
             for member, result in zip(group, found, strict=True):

@@ -348,3 +348,12 @@ def test_the_training_data_are_those_of_the_configuration(tiny):
     dataset = loop_module.load_training_data(config)
     assert len(dataset.labels) == 96 and set(np.unique(dataset.images)) == {0.0, 1.0}
     assert len(load_arrays("digits", "train").labels) == 1437
+
+
+def test_a_trace_is_written_where_it_is_asked_for(
+    short, digits, tmp_path, small_slices
+):
+    train(short, tmp_path / "run", dataset=digits, profile=tmp_path / "trace")
+    written = {path.name for path in (tmp_path / "trace").rglob("*")}
+    assert "perfetto_trace.json.gz" in written  # for Perfetto
+    assert any(name.endswith(".xplane.pb") for name in written)  # for TensorBoard

@@ -1,0 +1,75 @@
+"""One process of a job that trains a sweep: member axis, data axis, directory, signal.
+
+With a signal, process 1 sends it to itself in the second slice of training.
+"""
+
+import os
+import signal
+import sys
+
+from jaxrobust import hosts
+
+
+def main(member: str, data: str, directory: str, number: str = "0") -> int:
+    hosts.initialize()
+    from jaxrobust.models import ModelConfig
+    from jaxrobust.training import (
+        AttackConfig,
+        Interrupted,
+        LineReporter,
+        MeshConfig,
+        Placement,
+        SweepConfig,
+        TrainConfig,
+        WarmStart,
+        adversarial,
+        loop,
+        sweep,
+    )
+
+    loop.SLICE_SECONDS = 0.0  # every batch is a slice
+    if int(number) and not hosts.is_primary():
+        run, count = loop._Group.slice, 0
+
+        def counted(*arguments):
+            nonlocal count
+            count += 1
+            if count == 2:
+                os.kill(os.getpid(), int(number))
+            return run(*arguments)
+
+        loop._Group.slice = counted
+    base = TrainConfig(
+        train_size=96,
+        model=ModelConfig(name="linear"),
+        batch_size=32,
+        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
+    )
+    config = SweepConfig(
+        base=base,
+        epsilon=(0.05, 0.1, 0.2),
+        warm_start=WarmStart(rule="above", threshold=0.1, epochs=1),
+    )
+    placement = Placement(MeshConfig(member=int(member), data=int(data)))
+    try:
+        with hosts.lost_hosts_as_errors():
+            sweep(
+                config,
+                directory,
+                resume=True,
+                placement=placement,
+                reporter=LineReporter(),
+            )
+    except Interrupted as error:
+        print(error)
+        return 75
+    except hosts.HostLostError as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # A process killed by the kernel says nothing; signal 9 stands for that.
+    assert signal.SIGKILL == 9
+    raise SystemExit(hosts.leave(main(*sys.argv[1:])))
