@@ -36,6 +36,7 @@ from jaxrobust.training import (
     Run,
     SweepResult,
     TrainConfig,
+    parse_part,
     reporter_for,
     sweep,
     train,
@@ -358,19 +359,6 @@ class PartDone(Exception):
     """The members of this part are trained; what needs all of them is left."""
 
 
-def _part(text: str | None) -> tuple[int, int] | None:
-    """The index and the number in a text such as 0/4."""
-    if text is None:
-        return None
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(
-            f"`--part` must be an index and a number of parts, such as 0/4 for the "
-            f"first of four, got {text!r}; indices count from 0."
-        )
-    return int(index), int(count)
-
-
 def main(
     name: str,
     presets: Mapping[str, Any],
@@ -411,7 +399,7 @@ def _execute(
             seed=options.seed,
             data_dir=options.data_dir,
             mesh=options.mesh,
-            part=_part(options.part),
+            part=None if options.part is None else parse_part(options.part),
             profile=options.profile,
         )
         with hosts.lost_hosts_as_errors():

@@ -1,18 +1,19 @@
 """The command `jaxrobust`: each subcommand is a dataclass with a `run` method.
 
-Exit codes: 0 done, 1 failed (or interrupted, with the state saved), 2 wrong usage.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 75 interrupted with the state saved (the
+same command with --resume goes on; schedulers take 75 for "start me again").
 """
 
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from jaxrobust import data
+from jaxrobust import data, hosts, launching
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.models import ModelConfig, ModelName
@@ -23,23 +24,35 @@ from jaxrobust.training import (
     CheckpointError,
     Interrupted,
     JumpRule,
+    MeshConfig,
     NonFiniteLossError,
     OptimizerConfig,
     Phase,
+    Placement,
+    Precision,
     Run,
+    SweepConfig,
     TrainConfig,
+    WarmStart,
+    adversarial,
     chain,
     extended,
     iterative,
+    linspace,
     load_run,
+    parse_part,
     read_run,
     reporter_for,
     standard,
+    sweep,
     train,
     versions,
 )
 
 __all__ = ["main"]
+
+INTERRUPTED = 75
+"""Exit code of EX_TEMPFAIL (sysexits.h): try again."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,6 +70,25 @@ class RunOptions:
     """Epochs between checkpoints."""
     tensorboard: bool = False
     """Write TensorBoard scalars too (extra: tensorboard)."""
+    mesh: MeshConfig = MeshConfig()
+    """Devices among which members and batches are divided."""
+    stream: bool | None = None
+    """Send examples to the device as they are needed; by default only if all of them
+    would take more than half of its memory."""
+    profile: Path | None = None
+    """Write a trace of a few training steps here, for TensorBoard or Perfetto."""
+    host: hosts.HostOptions = hosts.HostOptions()
+    """Several processes, where no cluster manager says so."""
+
+    def join(self) -> Placement:
+        """Find the other processes of the job, then the devices."""
+        hosts.initialize(self.host)
+        return Placement(self.mesh)
+
+    def say(self, text: str) -> None:
+        """Print, in one of the processes."""
+        if hosts.is_primary():
+            print(text)
 
     def train(self, config: TrainConfig, default_name: str) -> int:
         """Train and say where the result is."""
@@ -69,9 +101,12 @@ class RunOptions:
             checkpoint_every=self.checkpoint_every,
             tensorboard=self.tensorboard,
             reporter=reporter_for(),
+            placement=self.join(),
+            stream=self.stream,
+            profile=self.profile,
         )
-        print(f"done: {directory}, {len(run.records)} epochs")
-        print(f"next: jaxrobust evaluate {directory}")
+        self.say(f"done: {directory}, {len(run.records)} epochs")
+        self.say(f"next: jaxrobust evaluate {directory}")
         return 0
 
 
@@ -115,6 +150,9 @@ class Train:
     """Images per step."""
     augment: bool = False
     """Random crop (padding 4) and horizontal flip."""
+    precision: Precision = "float32"
+    """Of the forward pass and its gradients; weights, optimizer and projection stay
+    float32."""
     seed: int = 0
     """Of everything random."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
@@ -159,11 +197,150 @@ class Train:
             phases=self.phases(),
             batch_size=self.batch_size,
             augment=self.augment,
+            precision=self.precision,
             seed=self.seed,
         )
         radius = config.phases[-1].epsilon.end
         name = f"{Path(self.dataset).name}-{self.recipe}-{radius:g}-seed{self.seed}"
         return self.options.train(config, name)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Train many classifiers in one compiled program: a grid, a list, a chain.
+
+    Numbers are given as a list (0.1 0.2 0.3) or evenly spaced (0.1:0.5:9, both ends
+    included). Each member becomes a run in the directory of the sweep.
+    """
+
+    epsilon: tuple[str, ...] = ()
+    """Radii, in units of [0, 1] pixels; by default 0.3."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of everything random."""
+    learning_rate: tuple[str, ...] = ()
+    """Learning rates; by default that of --optimizer."""
+    weight_decay: tuple[str, ...] = ()
+    """L2 terms; by default that of --optimizer."""
+    step_size: tuple[str, ...] = ()
+    """Steps of the training attack, in units of [0, 1] pixels; by default that of
+    --attack."""
+    num_steps: tuple[int, ...] = ()
+    """Numbers of steps of the training attack; by default that of --attack."""
+    start_from: tuple[str, ...] = ()
+    """Runs to start from; by default random weights."""
+    mode: Literal["grid", "list"] = "grid"
+    """grid: every combination. list: the first of each, the second of each, ..."""
+    warm_start: WarmStart = WarmStart()
+    """Members that start from other members."""
+    epochs: int = 30
+    """Epochs of each member."""
+    dataset: str = "digits"
+    """As for `train`."""
+    variant: str = "original"
+    """Transform of the images: original or binary."""
+    train_size: int | None = None
+    """Number of training examples; by default all."""
+    model: ModelName | None = None
+    """As for `train`."""
+    widen_factor: float = 1.0
+    """Multiplies all widths of the network."""
+    attack: AttackConfig = AttackConfig()
+    """Attack inside training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    batch_size: int = 128
+    """Images per step."""
+    augment: bool = False
+    """Random crop (padding 4) and horizontal flip."""
+    precision: Precision = "float32"
+    """Of the forward pass and its gradients."""
+    part: str | None = None
+    """Train only one part, such as 0/4 for the first of four jobs that share the
+    directory; members that start from each other stay together."""
+    memory_limit: float | None = None
+    """GiB of a device; by default what is free. Members that do not fit train in
+    groups."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    def config(self) -> SweepConfig:
+        """The sweep that the flags ask for.
+
+        Raises:
+            ValueError: for flags that do not go together.
+        """
+        phase = adversarial(
+            0.3, self.epochs, attack=self.attack, optimizer=self.optimizer
+        )
+        base = TrainConfig(
+            dataset=self.dataset,
+            variant=self.variant,
+            train_size=self.train_size,
+            model=ModelConfig(
+                name=self.model or default_model(self.dataset),
+                widen_factor=self.widen_factor,
+            ),
+            phases=(phase,),
+            batch_size=self.batch_size,
+            augment=self.augment,
+            precision=self.precision,
+            seed=self.seeds[0] if self.seeds else 0,
+        )
+        return SweepConfig(
+            base=base,
+            mode=self.mode,
+            epsilon=_numbers("--epsilon", self.epsilon or ("0.3",)),
+            seed=self.seeds,
+            learning_rate=_numbers("--learning-rate", self.learning_rate),
+            weight_decay=_numbers("--weight-decay", self.weight_decay),
+            step_size=_numbers("--step-size", self.step_size),
+            num_steps=self.num_steps,
+            start_from=self.start_from,
+            warm_start=self.warm_start,
+        )
+
+    def run(self) -> int:
+        """Train all members."""
+        config = self.config()
+        options = self.options
+        directory = options.run_dir or Path("runs") / f"{Path(self.dataset).name}-sweep"
+        limit = self.memory_limit
+        found = sweep(
+            config,
+            directory,
+            data_dir=options.data_dir,
+            resume=options.resume,
+            checkpoint_every=options.checkpoint_every,
+            tensorboard=options.tensorboard,
+            reporter=reporter_for(),
+            placement=options.join(),
+            part=None if self.part is None else parse_part(self.part),
+            memory_limit=None if limit is None else int(limit * 2**30),
+            stream=options.stream,
+            profile=options.profile,
+        )
+        options.say(f"done: {directory}, {len(found.runs)} members")
+        for name, reason in found.failures.items():
+            options.say(f"failed: {name}: {reason}")
+        options.say(f"next: jaxrobust evaluate {directory}/*/")
+        return 1 if found.failures else 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Render the job script of a definition for a cluster, and submit it."""
+
+    target: Annotated[
+        Literal["local", "slurm", "kubernetes", "tpu"], tyro.conf.Positional
+    ]
+    """Where to run."""
+    definition: Annotated[str, tyro.conf.Positional]
+    """path/to/file.py:NAME, or a NAME in launch/definitions.py."""
+    dry_run: bool = False
+    """Print what would be submitted, and do nothing."""
+
+    def run(self) -> int:
+        """Render and submit."""
+        return launching.launch(self.target, self.definition, dry_run=self.dry_run)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -340,6 +517,24 @@ def _refuse(condition: bool, flag: str, with_what: str) -> None:
         )
 
 
+def _numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """Numbers from texts such as 0.1 or 0.1:0.5:9."""
+    numbers: list[float] = []
+    for text in texts:
+        try:
+            if ":" in text:
+                start, stop, count = text.split(":")
+                numbers += linspace(float(start), float(stop), int(count))
+            else:
+                numbers.append(float(text))
+        except ValueError as error:
+            raise ValueError(
+                f"`{flag}` must be numbers such as 0.1 or START:STOP:COUNT such as "
+                f"0.1:0.5:9, got {text!r}; both ends are included."
+            ) from error
+    return tuple(numbers)
+
+
 DEFAULT_MODELS: dict[str, ModelName] = {
     "digits": "lenet-small",
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), "lenet"),
@@ -364,9 +559,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     chosen = tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]
+        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Extend, tyro.conf.subcommand("extend")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Launch, tyro.conf.subcommand("launch")]
         | Annotated[
             Annotated[DataList, tyro.conf.subcommand("list")]
             | Annotated[DataPrepare, tyro.conf.subcommand("prepare")],
@@ -377,12 +574,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
     )
     keep_compilations()
+    return hosts.leave(_execute(chosen.run))
+
+
+def _execute(command: Callable[[], int]) -> int:
+    """The exit code of a command; what users can mend is said in one line."""
     try:
-        return chosen.run()
+        with hosts.lost_hosts_as_errors():
+            return command()
     except (ValueError, ImportError) as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 2
-    except (NonFiniteLossError, Interrupted, CheckpointError) as error:
+    except Interrupted as error:
+        print(f"jaxrobust: {error}", file=sys.stderr)
+        return INTERRUPTED
+    except (NonFiniteLossError, CheckpointError, hosts.HostLostError) as error:
         print(f"jaxrobust: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
