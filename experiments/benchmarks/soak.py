@@ -1,0 +1,173 @@
+"""A run that is killed again and again, against one that is left alone.
+
+    python -m experiments.benchmarks.soak --preset cpu
+
+Trains in a process of its own, kills it by SIGKILL at random moments, starts it again
+with --resume, and so on until the run is complete. Then the same run is trained in one
+go, and the weights of both are compared bit for bit. Checkpoints that a kill damaged
+would have been reported, set aside, and counted here.
+
+Presets:
+    smoke: digits, killed a few times within half a minute.
+    cpu: MNIST, killed every 30 to 90 seconds for half an hour.
+"""
+
+import dataclasses
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments.runner import Workspace, main
+from jaxrobust.training import load_run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is trained, and how it is disturbed."""
+
+    flags: tuple[str, ...]
+    """Of `jaxrobust train`."""
+    seconds: float
+    """Kills go on for so long; then the run is left to finish."""
+    least: float
+    """Fewest seconds between a start and its kill."""
+    most: float
+    """Most seconds between a start and its kill."""
+
+
+PRESETS = {
+    "smoke": Config(
+        flags=(
+            *("--dataset", "digits", "--train-size", "256", "--batch-size", "32"),
+            *("--model", "linear", "--epsilon", "0.1", "--epochs", "150"),
+            *("--attack.step-size", "0.05"),
+        ),
+        seconds=12.0,
+        least=4.0,
+        most=6.0,
+    ),
+    "cpu": Config(
+        flags=(
+            *("--dataset", "mnist", "--train-size", "6000", "--batch-size", "64"),
+            *("--model", "lenet", "--widen-factor", "0.25"),
+            *("--epsilon", "0.1", "0.2", "--epochs", "100", "500"),
+            *("--attack.step-size", "0.05"),
+        ),
+        seconds=1800.0,
+        least=30.0,
+        most=90.0,
+    ),
+}
+
+
+def _start(config: Config, directory: Path, workspace: Workspace) -> subprocess.Popen:
+    command = [sys.executable, "-m", "jaxrobust", "train", *config.flags]
+    command += ["--run-dir", str(directory), "--resume"]
+    if workspace.data_dir is not None:
+        command += ["--data-dir", str(workspace.data_dir)]
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _disturbed(config: Config, directory: Path, workspace: Workspace) -> dict[str, int]:
+    """Train under fire; what happened."""
+    moments = random.Random(workspace.seed)
+    counts = {"kills": 0, "starts": 0, "damaged_checkpoints": 0}
+    began = time.perf_counter()
+    while True:
+        process = _start(config, directory, workspace)
+        counts["starts"] += 1
+        left = config.seconds - (time.perf_counter() - began)
+        patience = moments.uniform(config.least, config.most) if left > 0 else None
+        try:
+            _, errors = process.communicate(timeout=patience)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            _, errors = process.communicate()
+            counts["kills"] += 1
+            workspace.say(f"killed {counts['kills']} times")
+        counts["damaged_checkpoints"] += errors.count("CheckpointWarning")
+        if process.returncode == 0:
+            return counts
+        if process.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"training failed: {errors[-2000:]}")
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Train both, compare them."""
+    disturbed = workspace.directory / "disturbed"
+    counts = workspace.cached(
+        "counts",
+        dataclasses.asdict(config),
+        lambda: _disturbed(config, disturbed, workspace),
+    )
+    left_alone = workspace.directory / "undisturbed"
+
+    def train_alone() -> int:
+        process = _start(config, left_alone, workspace)
+        _, errors = process.communicate()
+        if process.returncode:
+            raise RuntimeError(f"training failed: {errors[-2000:]}")
+        return process.returncode
+
+    workspace.cached("undisturbed", dataclasses.asdict(config), train_alone)
+    one, other = load_run(disturbed), load_run(left_alone)
+    leaves = zip(
+        jax.tree.leaves(one.state.weights),
+        jax.tree.leaves(other.state.weights),
+        strict=True,
+    )
+    largest = max(
+        float(np.max(np.abs(np.asarray(x, float) - np.asarray(y, float))))
+        for x, y in leaves
+    )
+    lines = (disturbed / "metrics.jsonl").read_text().splitlines()
+    epochs = [json.loads(line)["epoch"] for line in lines]
+    row = {
+        **counts,
+        "epochs": len(epochs),
+        "epochs_logged_once_and_in_order": epochs == [*range(1, len(epochs) + 1)],
+        "largest_weight_difference": largest,
+        "final_loss": one.records[-1]["loss"],
+    }
+    return {
+        "title": "Killed again and again, against left alone",
+        "rows": [row],
+        "notes": [
+            f"`jaxrobust train {' '.join(config.flags)}`, killed by SIGKILL every "
+            f"{config.least:g} to {config.most:g} seconds for {config.seconds:g} "
+            "seconds, then left to finish."
+        ],
+        "tables": {"Soak": results_table({"rows": [row]})},
+    }
+
+
+def results_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the table, also from a committed results file."""
+    header = ["kills", "epochs", "each logged once, in order", "damaged checkpoints"]
+    header += ["largest difference of a weight"]
+    lines = [
+        [
+            str(row["kills"]),
+            str(row["epochs"]),
+            "yes" if row["epochs_logged_once_and_in_order"] else "no",
+            str(row["damaged_checkpoints"]),
+            f"{row['largest_weight_difference']:g}",
+        ]
+        for row in result["rows"]
+    ]
+    return [header, *lines]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("benchmarks/soak", PRESETS, run, description=__doc__ or ""))
