@@ -51,9 +51,9 @@ PRESETS = {
             *("--model", "linear", "--epsilon", "0.1", "--epochs", "150"),
             *("--attack.step-size", "0.05"),
         ),
-        seconds=12.0,
+        seconds=10.0,
         least=4.0,
-        most=6.0,
+        most=5.0,
     ),
     "cpu": Config(
         flags=(

@@ -106,7 +106,14 @@ def our_round(
     return train
 
 
-def torch_round(padding: str, factor: float, config: Config) -> Callable[[], None]:
+def torch_round(
+    padding: str,
+    factor: float,
+    config: Config,
+    *,
+    epsilon: float = EPSILON,
+    num_steps: int = NUM_STEPS,
+) -> Callable[[], None]:
     """The same with PyTorch in eager mode, on all cores of the process."""
     try:
         import torch
@@ -139,15 +146,15 @@ def torch_round(padding: str, factor: float, config: Config) -> Callable[[], Non
     all_labels = torch.randint(10, (num_images,), generator=generator)
 
     def perturbed(images: Any, labels: Any) -> Any:
-        found = images + torch.empty_like(images).uniform_(-EPSILON, EPSILON)
+        found = images + torch.empty_like(images).uniform_(-epsilon, epsilon)
         found = found.clamp(0, 1)
-        for _ in range(NUM_STEPS):
+        for _ in range(num_steps):
             found.requires_grad_(True)
             loss = functional.cross_entropy(network(found), labels)
             (gradient,) = torch.autograd.grad(loss, found)
             with torch.no_grad():
                 found = found + STEP_SIZE * gradient.sign()
-                found = torch.clamp(found, images - EPSILON, images + EPSILON)
+                found = torch.clamp(found, images - epsilon, images + epsilon)
                 found = found.clamp(0, 1)
         return found.detach()
 

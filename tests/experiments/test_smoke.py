@@ -15,12 +15,13 @@ FIELDS = {
 EXPERIMENTS = sorted(
     f"{path.parent.name}/{path.stem}"
     for path in runner.ROOT.glob("*/*.py")
-    if path.stem != "__init__"
+    if path.stem not in ("__init__", "__main__")
 )
 NEEDS = {
     "benchmarks/training_step": "torch",
     "benchmarks/peer_attack": "foolbox",
     "benchmarks/evaluation": "torchattacks",
+    "benchmarks/sweep": "torch",
 }
 
 
@@ -50,9 +51,20 @@ def result_of(tmp_path_factory):
 
 
 def test_all_experiments_are_found():
-    assert {"large_perturbations/table1", "large_perturbations/figures"} <= set(
-        EXPERIMENTS
-    )
+    assert {
+        "large_perturbations/table1",
+        "large_perturbations/figures",
+        "large_perturbations/sweep",
+        "benchmarks/scaling",
+        "benchmarks/soak",
+    } <= set(EXPERIMENTS)
+
+
+def test_one_command_runs_every_benchmark_but_the_soak():
+    from experiments.benchmarks.__main__ import BENCHMARKS
+
+    found = {name.split("/")[1] for name in EXPERIMENTS if "benchmarks" in name}
+    assert found - {"soak"} == set(BENCHMARKS)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the peers, which are not ours to mend

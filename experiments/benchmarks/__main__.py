@@ -1,0 +1,38 @@
+"""All benchmarks, one after another.
+
+    python -m experiments.benchmarks --preset cpu
+
+Other flags go to each of them. A benchmark without the preset is left out, and so is
+the soak, which takes half an hour: name it by `python -m experiments.benchmarks.soak`.
+"""
+
+import importlib
+import itertools
+import subprocess
+import sys
+from collections.abc import Sequence
+
+BENCHMARKS = (
+    *("training_step", "sweep", "evaluation", "scaling", "startup"),
+    *("precision", "peer_attack"),
+)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run each in its own process; the exit code of the first that failed, or 0."""
+    preset = dict(itertools.pairwise(arguments)).get("--preset", "cpu")
+    code = 0
+    for name in BENCHMARKS:
+        module = f"experiments.benchmarks.{name}"
+        if preset not in importlib.import_module(module).PRESETS:
+            print(f"=== {name} has no preset {preset}: left out", flush=True)
+            continue
+        print(f"=== {name}", flush=True)
+        flags = arguments or ["--preset", preset]
+        done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
+        code = code or done.returncode
+    return code
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,194 @@
+"""Simulated devices: the same numbers, and what sharing costs.
+
+    python -m experiments.benchmarks.scaling --preset cpu
+
+The same members are trained on 1, 2, 4 and 8 simulated CPU devices, which divide first
+the members, then the batches. On one machine they share its cores, so this measures
+what the mesh adds, not how fast a larger machine is. Each mesh runs in a process of
+its own; the weights are compared with those of one device, and the collectives of the
+compiled program are counted.
+
+Presets:
+    smoke: two devices, a small network.
+    cpu: 1, 2, 4, 8 devices; about 3 minutes on 2 cores.
+"""
+
+import dataclasses
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.runner import ROOT, Workspace, main
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is trained on which meshes."""
+
+    meshes: tuple[tuple[int, int], ...]
+    """Sizes of the axes `member` and `data`; the first is compared with."""
+    members: int = 8
+    batch_size: int = 64
+    num_batches: int = 2
+    num_rounds: int = 5
+    widen_factor: float = 0.25
+
+
+PRESETS = {
+    "smoke": Config(
+        meshes=((1, 1), (1, 2)),
+        members=2,
+        batch_size=8,
+        num_rounds=1,
+        widen_factor=0.125,
+    ),
+    "cpu": Config(
+        meshes=((1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (1, 4), (1, 8))
+    ),
+}
+
+COLLECTIVES = re.compile(
+    r" (all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)"
+    r"(?:-start)?\("
+)
+
+
+def measure(config: Config, member: int, data: int, weights: str) -> dict[str, Any]:
+    """Train in this process, which has as many devices; weights go into a file."""
+    import jax
+
+    from jaxrobust.models import ModelConfig
+    from jaxrobust.training import (
+        AttackConfig,
+        Controls,
+        MeshConfig,
+        OptimizerConfig,
+        Placement,
+        make_trainer,
+    )
+    from jaxrobust.training.members import MemberProgram
+
+    placement = Placement(MeshConfig(member=member, data=data))
+    trainer = make_trainer(
+        ModelConfig(name="lenet", widen_factor=config.widen_factor).build(10),
+        attack=AttackConfig(step_size=0.05),
+        optimizer=OptimizerConfig(),
+        batch_size=config.batch_size,
+        axis=placement.axis,
+    )
+    program = MemberProgram(trainer, config.members, placement)
+    size = config.batch_size * config.num_batches
+    images = np.asarray(jax.random.uniform(jax.random.key(1), (size, 28, 28, 1)))
+    labels = np.asarray(jax.random.randint(jax.random.key(2), (size,), 0, 10))
+    arrays = placement.put((images, labels), is_member_axis=False)
+    init = jax.jit(trainer.init)
+    count = config.members
+    states = program.put(
+        [init(jax.random.key(seed), images[:1]) for seed in range(count)]
+    )
+    controls = Controls.of(
+        epsilon=0.2, step_size=0.05, num_steps=10, learning_rate=1e-3, weight_decay=0
+    )
+    numbers = program.arguments([controls] * count, [config.num_batches] * count)
+    text = program.compile(states, *numbers, *arrays).as_text()
+    times = []
+    for index in range(config.num_rounds + 1):
+        states = program.begin_epoch(states, [0.2] * count, [True] * count)
+        began = time.perf_counter()
+        states = program.run(states, *numbers, *arrays)
+        program.summary(states)
+        times.append(time.perf_counter() - began)
+        if index == 0:  # the first round is not timed: its weights are compared
+            params = [program.take(states, i).weights.params for i in range(count)]
+            leaves = [np.ravel(leaf) for leaf in jax.tree.leaves(params)]
+            np.save(weights, np.concatenate(leaves))
+    return {
+        "devices": member * data,
+        "member": member,
+        "data": data,
+        "images_per_second": count * size / statistics.median(times[1:]),
+        "collectives": len(COLLECTIVES.findall(text)),
+    }
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Measure every mesh in a process with as many devices."""
+    rows: list[dict[str, Any]] = []
+    first = None
+    for member, data in config.meshes:
+        path = workspace.directory / f"weights-{member}x{data}.npy"
+        command = [sys.executable, "-m", "experiments.benchmarks.scaling", "--worker"]
+        settings = json.dumps([dataclasses.asdict(config), member, data, str(path)])
+        count = f"--xla_force_host_platform_device_count={member * data}"
+        began = time.perf_counter()
+        done = subprocess.run(
+            [*command, settings],
+            env=os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"},
+            cwd=ROOT.parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"mesh {member} x {data} failed: {done.stderr[-2000:]}")
+        workspace.seconds += time.perf_counter() - began
+        row = json.loads(done.stdout.splitlines()[-1])
+        weights = np.load(path)
+        first = weights if first is None else first
+        row["largest_weight_difference"] = float(np.max(np.abs(weights - first)))
+        row["ratio"] = row["images_per_second"] / (
+            rows[0]["images_per_second"] if rows else row["images_per_second"]
+        )
+        rows.append(row)
+        workspace.say(
+            f"{member} x {data}: {row['images_per_second']:,.0f} images/s, largest "
+            f"difference {row['largest_weight_difference']:.1g}, "
+            f"{row['collectives']} collectives"
+        )
+    return {
+        "title": "Simulated devices",
+        "rows": rows,
+        "notes": [
+            f"{config.members} members, MNIST network of width "
+            f"x{config.widen_factor:g}, batch {config.batch_size}, PGD-10, after "
+            f"{config.num_batches} steps. All devices share the cores of one machine. "
+            "Collectives: operations in the compiled training program."
+        ],
+        "tables": {"Meshes": results_table({"rows": rows})},
+    }
+
+
+def results_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the table, also from a committed results file."""
+    header = ["devices", "member x data", "images/s", "against one device"]
+    header += ["largest difference of a weight", "collectives"]
+    lines = [
+        [
+            str(row["devices"]),
+            f"{row['member']} x {row['data']}",
+            f"{row['images_per_second']:,.0f}",
+            f"{row['ratio']:.2f}",
+            f"{row['largest_weight_difference']:.1g}",
+            str(row["collectives"]),
+        ]
+        for row in result["rows"]
+    ]
+    return [header, *lines]
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        settings, *rest = json.loads(sys.argv[2])
+        print(json.dumps(measure(Config(**settings), *rest)))
+        raise SystemExit(0)
+    raise SystemExit(
+        main("benchmarks/scaling", PRESETS, run, description=__doc__ or "")
+    )
