@@ -314,6 +314,7 @@ class _State:
     hosts: Hosts | None = None
     # Set when a program ends by itself, so that its farewell is not taken for a loss.
     is_leaving = False
+    has_left = threading.Event()
     # Set when the job is known to be broken, or this process is.
     is_lost = False
     exit_code = 1
@@ -449,7 +450,8 @@ def _watch(client, coordinator: str, process_id: int) -> None:
 
     def wait_for_an_abort() -> None:
         while not _is_aborting():
-            time.sleep(1)
+            if _State.has_left.wait(1):
+                return
         if process_id > 0 and not _answers(coordinator):
             cause = "process 0 cannot be reached any more"
             _end_for_a_loss(f"another process of this job stopped ({cause})")
@@ -459,8 +461,12 @@ def _watch(client, coordinator: str, process_id: int) -> None:
                 "another process of this job stopped"
             )
 
-    for wait in (wait_for_a_loss, wait_for_an_abort):
-        threading.Thread(target=wait, daemon=True).start()
+    watchers = [
+        threading.Thread(target=wait, daemon=True)
+        for wait in (wait_for_a_loss, wait_for_an_abort)
+    ]
+    for watcher in watchers:
+        watcher.start()
     previous_hook = sys.excepthook
 
     def hook(*details) -> None:
@@ -474,6 +480,16 @@ def _watch(client, coordinator: str, process_id: int) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(_State.exit_code)
+        try:
+            # It waits for the others; and it ends the barrier of the first watcher, who
+            # must be gone before the interpreter is: a thread that comes back from C++
+            # to an interpreter that has ended aborts the process.
+            jax.distributed.shutdown()
+        except Exception as error:
+            _end_for_a_loss(_loss(error))
+        _State.has_left.set()
+        for watcher in watchers:
+            watcher.join(10)
 
     sys.excepthook = hook
     # Handlers run last in, first out: this one before that of jax.

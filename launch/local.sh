@@ -4,7 +4,6 @@
 # Each runs COMMAND with the variables of jaxrobust/hosts.py. SIGTERM and SIGINT are
 # passed on as SIGTERM. When one fails, the others are told to stop, and after
 # JAXROBUST_GRACE_SECONDS (60) killed. The exit code is that of the first that failed.
-# Needs bash 5.1.
 set -euo pipefail
 
 : "${2:?usage: local.sh NUM_PROCESSES COMMAND [ARGUMENT...]}"
@@ -35,35 +34,33 @@ for ((number = 0; number < num_processes; number++)); do
 done
 
 code=0
-killer=
-# Whoever hangs must not keep the machine.
+# SECONDS at which whoever is left is killed: a process that hangs must not keep the
+# machine.
+deadline=
 limit_time() {
-  [[ -z "$killer" ]] || return 0
-  (
-    sleep "${JAXROBUST_GRACE_SECONDS:-60}"
-    for process in "${!number_of[@]}"; do
-      kill -KILL -- "-$process" 2>/dev/null || true
-    done
-  ) >/dev/null 2>&1 &
-  killer=$!
+  : "${deadline:=$((SECONDS + ${JAXROBUST_GRACE_SECONDS:-60}))}"
 }
 stop_all() {
-  local process
-  for process in "${!number_of[@]}"; do
-    kill -TERM "$process" 2>/dev/null || true
+  local each
+  for each in "${!number_of[@]}"; do
+    kill -TERM "$each" 2>/dev/null || true
   done
   limit_time
 }
 trap stop_all TERM INT HUP
 
 while ((${#number_of[@]} > 0)); do
-  status=0
-  wait -n -p ended "${!number_of[@]}" 2>/dev/null || status=$?
-  # A signal ends the wait too, with no process.
-  [[ -n "${ended:-}" ]] || continue
-  number=${number_of[$ended]}
-  unset "number_of[$ended]"
-  if ((status != 0 && code == 0)); then
+  # `wait -n` would be simpler, but bash 5.2 loses processes that were killed before.
+  for process in "${!number_of[@]}"; do
+    if [[ -n "$deadline" ]] && ((SECONDS >= deadline)); then
+      kill -KILL -- "-$process" 2>/dev/null || true
+    fi
+    ! kill -0 "$process" 2>/dev/null || continue
+    status=0
+    wait "$process" || status=$?
+    number=${number_of[$process]}
+    unset "number_of[$process]"
+    ((status != 0 && code == 0)) || continue
     code=$status
     if ((status == 75)); then
       # All were interrupted and end by themselves; a signal now would cut them off.
@@ -73,9 +70,7 @@ while ((${#number_of[@]} > 0)); do
         "the others are stopped" >&2
       stop_all
     fi
-  fi
+  done
+  sleep 0.1
 done
-if [[ -n "$killer" ]]; then
-  kill -KILL -- "-$killer" 2>/dev/null || true
-fi
 exit "$code"

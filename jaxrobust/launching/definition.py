@@ -246,6 +246,11 @@ class Definition:
                 f"`hosts` must be 1 on one machine unless devices are simulated, got "
                 f"{self.hosts}; one process uses all devices of a machine."
             )
+        if target == "slurm" and "\\" in self.workdir:
+            raise ValueError(
+                f"`workdir` must have no backslash on slurm, got {self.workdir!r}; "
+                "SLURM takes it out of the name of the log. Rename the directory."
+            )
         if target == "kubernetes" and self.kubernetes:
             place = self.kubernetes.mount_path
             for field, path in [

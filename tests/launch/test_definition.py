@@ -70,6 +70,7 @@ def test_a_batch_that_cannot_be_split_is_refused_with_sizes_that_can():
         ("kubernetes", {}, "`kubernetes` must be set in the definition 'job'"),
         ("tpu", {}, "`tpu` must be set in the definition 'job'"),
         ("local", {}, "`hosts` must be 1 on one machine unless devices are simulated"),
+        ("slurm", {"workdir": "a\\b"}, "`workdir` must have no backslash on slurm"),
         (
             "kubernetes",
             {"kubernetes": KUBERNETES, "workdir": "/tmp/job"},

@@ -25,9 +25,12 @@ while end == "wait" and not stopped:
     time.sleep(0.02)
 while end == "hang":
     time.sleep(0.02)
+if end == "later":
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[1], "saved").touch()
 if end == "kill":
     os.kill(os.getpid(), signal.SIGKILL)
-sys.exit(75 if end == "wait" else int(end))
+sys.exit(75 if end in ("wait", "later") else int(end))
 """
 
 
@@ -93,9 +96,9 @@ def test_a_signal_reaches_all_processes(number, tmp_path):
 
 
 def test_an_interrupted_process_does_not_cut_the_others_off(tmp_path):
-    process = start(tmp_path, 2, "0=75,1=wait", JAXROBUST_GRACE_SECONDS="1")
-    code, _, err = end(process)
+    code, _, err = end(start(tmp_path, 2, "0=75,1=later"))
     assert code == 75 and err == ""
+    assert (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize("words", [[], ["2"], ["0", "true"], ["two", "true"]])

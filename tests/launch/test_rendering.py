@@ -30,7 +30,7 @@ FULL = Definition(
     devices_per_host=2,
     mesh=Mesh(member=2, data=2),
     batch_size_per_host=16,
-    workdir='it\'s a "work" dir $HOME `id` \\ % #',
+    workdir='it\'s a "work" dir $HOME `id` % #',
     start_from=("base $(id)", "two $X"),
     simulate_devices=True,
     environment={"NOTE": 'it\'s "50 %" $HOME $(id) $$ `id` \\'},
@@ -248,7 +248,7 @@ TEXT = st.text(
 def test_values_reach_the_program_as_they_are(target, workdir, preset, note, tmp_path):
     job = dataclasses.replace(
         FULL,
-        workdir="w" + workdir.replace("/", "").replace("://", ""),
+        workdir="w" + workdir.replace("/", "").replace("\\", ""),
         preset=preset,
         environment={"NOTE": note},
         start_from=(),
@@ -268,7 +268,9 @@ def test_values_reach_the_program_as_they_are(target, workdir, preset, note, tmp
         return
     done, words = run_script(target, job, tmp_path)
     assert done.returncode == 0, done.stderr
-    begin = {"local": ["2"], "slurm": ["--kill-on-bad-exit=1"], "tpu": []}[target]
+    begin = {"local": ["2"], "slurm": ["--kill-on-bad-exit=0", "--wait=60"], "tpu": []}[
+        target
+    ]
     if target == "tpu":
         expected = expected[1:]  # the program itself notes its arguments
     assert words == [*begin, *expected, f"NOTE={note}", str(tmp_path)]
