@@ -112,6 +112,16 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
         (["evaluate"], "`runs` must name at least one"),
         (["report"], "`runs` must name at least one"),
         (["data", "prepare", "nothing"], "nothing"),
+        (["sweep", "--epsilon", "a"], "`--epsilon` must be numbers"),
+        (["sweep", "--epsilon", "0.1:0.3"], "`--epsilon` must be numbers"),
+        (["sweep", "--epsilon", "0.1", "0.1"], "`members` must differ"),
+        (["sweep", "--part", "4/4"], "`part` must be an index"),
+        (["sweep", "--mesh.data", "3"], "at most as many devices"),
+        (
+            ["sweep", "--epsilon", "0.1", "0.4", "--warm-start.rule", "above"],
+            "`threshold` must be one of",
+        ),
+        (["launch", "slurm", "nothing", "--dry-run"], "go to the checkout"),
     ],
 )
 def test_wrong_usage_is_refused_and_leaves_nothing(
@@ -138,13 +148,39 @@ def test_a_loss_that_is_not_finite_fails_with_1(tmp_path, capsys):
     assert "the last good checkpoint is kept" in capsys.readouterr().err
 
 
+def test_a_sweep_makes_a_run_of_every_member(tmp_path, capsys):
+    target = tmp_path / "sweep"
+    flags = ["--epsilon", "0.05:0.1:2", "0.2", "--epochs", "1"]
+    flags += ["--warm-start.rule", "above", "--warm-start.threshold", "0.1"]
+    assert main(["sweep", *FAST, *flags, "--run-dir", str(target)]) == 0
+    assert "3 members" in capsys.readouterr().out
+    members = sorted(path.name for path in target.iterdir() if path.is_dir())
+    assert members == ["epsilon0.05", "epsilon0.1", "epsilon0.2"]
+    last = load_run(target / "epsilon0.2")
+    assert last.is_complete and last.records[0]["phase"] == "extended"
+    attack = ["--epsilons", "0.1", "--num-steps", "5", "--num-restarts", "1"]
+    paths = [str(target / name) for name in members]
+    assert main(["evaluate", *paths, *attack]) == 0
+
+
+def test_a_sweep_with_a_failure_reports_it_and_fails_with_1(tmp_path, capsys):
+    flags = ["--learning-rate", "1e38", "0.001", "--epochs", "1"]
+    target = ["--run-dir", str(tmp_path / "sweep")]
+    assert main(["sweep", *FAST, "--epsilon", "0.1", *flags, *target]) == 1
+    out = capsys.readouterr().out
+    assert "failed: epsilon0.1-learning_rate1e+38: the loss became" in out
+    assert load_run(tmp_path / "sweep/epsilon0.1-learning_rate0.001").is_complete
+
+
 def test_unknown_flags_are_refused_with_2():
     with pytest.raises(SystemExit) as exit_info:
         main(["train", "--epsilom", "0.1"])
     assert exit_info.value.code == 2
 
 
-@pytest.mark.parametrize("command", ["train", "extend", "evaluate", "report", "data"])
+@pytest.mark.parametrize(
+    "command", ["train", "sweep", "extend", "evaluate", "report", "launch", "data"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
         main([command, "--help"])

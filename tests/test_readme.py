@@ -12,8 +12,19 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
+    _, code = EXAMPLES
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    losses = eval(capsys.readouterr().out)
+    assert len(losses) == 8 and all(0 < loss < 2.4 for loss in losses.values())
+
+
 def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code, _ = EXAMPLES
     statements = [line for line in code.splitlines() if line and line[0] not in " )"]
     assert len([line for line in statements if "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
@@ -36,7 +47,9 @@ def test_commands_and_flags_exist(command, flags, capsys):
 
 
 def test_there_are_commands():
-    assert {command for command, _ in COMMANDS} >= {"train", "extend", "evaluate"}
+    assert {command for command, _ in COMMANDS} >= {
+        *("train", "extend", "evaluate", "sweep", "launch"),
+    }
 
 
 def test_pictures_and_links_are_in_the_repository():
