@@ -15,7 +15,7 @@ import tyro
 
 from jaxrobust import data, hosts, launching
 from jaxrobust.compilation import keep_compilations
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import Evaluation, EvaluationConfig, evaluate_models
 from jaxrobust.models import ModelConfig, ModelName
 from jaxrobust.report import accuracy_table, markdown_table, run_report
 from jaxrobust.training import (
@@ -35,6 +35,7 @@ from jaxrobust.training import (
     TrainConfig,
     WarmStart,
     adversarial,
+    bind,
     chain,
     extended,
     iterative,
@@ -414,6 +415,18 @@ class Evaluate:
     output: Path | None = None
     """Also write the numbers as JSON to this new file."""
 
+    def groups(self) -> list[list[Run]]:
+        """The runs, those together that one program can evaluate."""
+        groups: dict[str, list[Run]] = {}
+        for directory in dict.fromkeys(self.runs):
+            run = load_run(directory)
+            if not run.is_complete:
+                print(f"note: {directory} is not finished; this is its newest state")
+            config = run.config
+            kind = (config.model, run.problem, config.dataset, config.variant)
+            groups.setdefault(repr(kind), []).append(run)
+        return list(groups.values())
+
     def run(self) -> int:
         """Evaluate each run and print a table."""
         _require_runs(self.runs)
@@ -422,20 +435,28 @@ class Evaluate:
                 f"`output` must be a new file, got {str(self.output)!r}, which exists; "
                 "choose another name."
             )
+        found: dict[Path, Evaluation] = {}
+        for alike in self.groups():
+            dataset = load_evaluation_data(alike[0], self.split, self.data_dir)
+            network = alike[0].network
+            results = evaluate_models(
+                lambda weights, network=network: bind(network, *weights),
+                [run.state.weights[:2] for run in alike],
+                dataset,
+                self.attack,
+            )
+            directories = [run.directory for run in alike]
+            found |= dict(zip(directories, results, strict=True))
         rows = []
         for directory in self.runs:
-            run = load_run(directory)
-            if not run.is_complete:
-                print(f"note: {directory} is not finished; this is its newest state")
-            dataset = load_evaluation_data(run, self.split, self.data_dir)
-            found = evaluate(run.logits_fn, dataset, self.attack)
-            if found.num_bad_gradients:
+            evaluation = found[directory]
+            if evaluation.num_bad_gradients:
                 print(
-                    f"warning: {found.num_bad_gradients} attacks on {directory} met "
-                    "gradients that are not finite; its robust accuracy is not to be "
-                    "trusted"
+                    f"warning: {evaluation.num_bad_gradients} attacks on {directory} "
+                    "met gradients that are not finite; its robust accuracy is not to "
+                    "be trusted"
                 )
-            rows.append({"model": directory.name, **found.as_row()})
+            rows.append({"model": directory.name, **evaluation.as_row()})
         print(markdown_table(accuracy_table(rows)), end="")
         if self.output is not None:
             record = {

@@ -11,9 +11,12 @@ reaches on the same machine, in the same run. Needs the extra `benchmark` (PyTor
 Presets:
     smoke: a few steps, to show that it runs.
     cpu: both forms of the MNIST network; about 3 minutes on 2 cores.
+    accelerator: the full width in float32 (TF32) and bfloat16, and PyTorch also after
+        `torch.compile`.
 """
 
 import dataclasses
+import itertools
 import os
 import statistics
 import time
@@ -27,7 +30,13 @@ import numpy as np
 from experiments.runner import Workspace, main
 from jaxrobust.models import LeNet
 from jaxrobust.report import percent
-from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
+from jaxrobust.training import (
+    AttackConfig,
+    Controls,
+    OptimizerConfig,
+    Precision,
+    make_trainer,
+)
 
 EPSILON, STEP_SIZE, NUM_STEPS = 0.3, 0.05, 15
 
@@ -42,6 +51,10 @@ class Config:
     num_rounds: int = 7
     widen_factors: tuple[float, ...] = (1.0, 0.25)
     paddings: tuple[Literal["VALID", "SAME"], ...] = ("VALID", "SAME")
+    precisions: tuple[Precision, ...] = ("float32",)
+    """On both sides; an NVIDIA GPU multiplies float32 as TF32 on both."""
+    torch_compile: bool = False
+    """Also time PyTorch after `torch.compile`."""
 
 
 PRESETS = {
@@ -53,6 +66,12 @@ PRESETS = {
         paddings=("VALID",),
     ),
     "cpu": Config(),
+    "accelerator": Config(
+        num_batches=100,
+        widen_factors=(1.0,),
+        precisions=("float32", "bfloat16"),
+        torch_compile=True,
+    ),
 }
 
 
@@ -74,7 +93,10 @@ def training_flop(padding: str, widen_factor: float) -> int:
 
 
 def our_round(
-    padding: Literal["VALID", "SAME"], factor: float, config: Config
+    padding: Literal["VALID", "SAME"],
+    factor: float,
+    config: Config,
+    precision: Precision = "float32",
 ) -> Callable[[], None]:
     """A function that trains on `num_batches` batches with this library."""
     trainer = make_trainer(
@@ -82,6 +104,7 @@ def our_round(
         attack=AttackConfig(step_size=STEP_SIZE),
         optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
+        precision=precision,
     )
     num_images = config.batch_size * config.num_batches
     images = jax.random.uniform(jax.random.key(1), (num_images, 28, 28, 1))
@@ -113,8 +136,10 @@ def torch_round(
     *,
     epsilon: float = EPSILON,
     num_steps: int = NUM_STEPS,
+    precision: Precision = "float32",
+    is_compiled: bool = False,
 ) -> Callable[[], None]:
-    """The same with PyTorch in eager mode."""
+    """The same with PyTorch, eager or compiled, on its GPU if it has one."""
     try:
         import torch
         from torch import nn
@@ -138,18 +163,28 @@ def torch_round(
         nn.ReLU(),
         nn.Linear(hidden, 10),
     )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    network = network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
     num_images = config.batch_size * config.num_batches
-    all_images = torch.rand(num_images, 1, 28, 28, generator=generator)
-    all_labels = torch.randint(10, (num_images,), generator=generator)
+    all_images = torch.rand(num_images, 1, 28, 28, generator=generator).to(device)
+    all_labels = torch.randint(10, (num_images,), generator=generator).to(device)
+    called = torch.compile(network) if is_compiled else network
+
+    def logits_of(images: Any) -> Any:
+        is_lower = precision == "bfloat16"
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=is_lower):
+            return called(images).float()
 
     def perturbed(images: Any, labels: Any) -> Any:
         found = images + torch.empty_like(images).uniform_(-epsilon, epsilon)
         found = found.clamp(0, 1)
         for _ in range(num_steps):
             found.requires_grad_(True)
-            loss = functional.cross_entropy(network(found), labels)
+            loss = functional.cross_entropy(logits_of(found), labels)
             (gradient,) = torch.autograd.grad(loss, found)
             with torch.no_grad():
                 found = found + STEP_SIZE * gradient.sign()
@@ -158,7 +193,7 @@ def torch_round(
         return found.detach()
 
     def train() -> None:
-        order = torch.randperm(num_images, generator=generator)
+        order = torch.randperm(num_images, generator=generator).to(device)
         for start in range(0, num_images, config.batch_size):
             chosen = order[start : start + config.batch_size]
             images, labels = all_images[chosen], all_labels[chosen]
@@ -167,8 +202,10 @@ def torch_round(
             found = perturbed(images, labels)
             network.requires_grad_(True)
             optimizer.zero_grad()
-            functional.cross_entropy(network(found), labels).backward()
+            functional.cross_entropy(logits_of(found), labels).backward()
             optimizer.step()
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return train
 
@@ -209,43 +246,50 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Time both sides for every network."""
     gemm, gemm_flop = gemm_round()
     rows = []
-    for factor in config.widen_factors:
-        for padding in config.paddings:
-            sides = {
-                "ours": our_round(padding, factor, config),
-                "theirs": torch_round(padding, factor, config),
-                "gemm": gemm,
-            }
-            threads = use_fastest_threads(sides["theirs"])
-            for function in sides.values():
-                function()
-            times: dict[str, list[float]] = {name: [] for name in sides}
-            for _ in range(config.num_rounds):
-                for name, function in sides.items():
-                    times[name].append(_seconds(function))
-            median = {name: statistics.median(each) for name, each in times.items()}
-            workspace.seconds += sum(map(sum, times.values()))
-            num_images = config.batch_size * config.num_batches
-            rate = gemm_flop / median["gemm"]
-            work = training_flop(padding, factor) * num_images
-            row = {
-                "what": f"PGD-{NUM_STEPS} training, MNIST network {padding}, "
-                f"width x{factor:g}",
-                "ours": num_images / median["ours"],
-                "theirs": num_images / median["theirs"],
-                "unit": "images/s",
-                "ratio": median["theirs"] / median["ours"],
-                "our_gemm_share": work / median["ours"] / rate,
-                "their_gemm_share": work / median["theirs"] / rate,
-                "gemm_gflop_per_second": rate / 1e9,
-                "torch_threads": threads,
-                "target": 1.3,
-            }
-            rows.append(row)
-            workspace.say(
-                f"{row['what']}: {row['ours']:,.0f} against {row['theirs']:,.0f} "
-                f"images/s, {row['ratio']:.2f} times"
+    cases = itertools.product(config.widen_factors, config.paddings, config.precisions)
+    for factor, padding, precision in cases:
+        sides = {
+            "ours": our_round(padding, factor, config, precision),
+            "theirs": torch_round(padding, factor, config, precision=precision),
+            "gemm": gemm,
+        }
+        if config.torch_compile:
+            sides["compiled"] = torch_round(
+                padding, factor, config, precision=precision, is_compiled=True
             )
+        threads = use_fastest_threads(sides["theirs"])
+        for function in sides.values():
+            function()
+        times: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(config.num_rounds):
+            for name, function in sides.items():
+                times[name].append(_seconds(function))
+        median = {name: statistics.median(each) for name, each in times.items()}
+        workspace.seconds += sum(map(sum, times.values()))
+        num_images = config.batch_size * config.num_batches
+        rate = gemm_flop / median["gemm"]
+        work = training_flop(padding, factor) * num_images
+        lower = "" if precision == "float32" else f", {precision}"
+        compiled = median.get("compiled")
+        row = {
+            "what": f"PGD-{NUM_STEPS} training, MNIST network {padding}, "
+            f"width x{factor:g}{lower}",
+            "ours": num_images / median["ours"],
+            "theirs": num_images / median["theirs"],
+            "unit": "images/s",
+            "ratio": median["theirs"] / median["ours"],
+            "ratio_compiled": compiled and compiled / median["ours"],
+            "our_gemm_share": work / median["ours"] / rate,
+            "their_gemm_share": work / median["theirs"] / rate,
+            "gemm_gflop_per_second": rate / 1e9,
+            "torch_threads": threads,
+            "target": 1.3 if jax.default_backend() == "cpu" else 3.0,
+        }
+        rows.append(row)
+        workspace.say(
+            f"{row['what']}: {row['ours']:,.0f} against {row['theirs']:,.0f} "
+            f"images/s, {row['ratio']:.2f} times"
+        )
     return {
         "title": "Adversarial training step against PyTorch",
         "rows": rows,
@@ -261,6 +305,8 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
     """Cells of the table of throughputs, also from a committed results file."""
     header = ["what", "jaxrobust", "PyTorch eager", "unit", "ratio", "target"]
     header += ["our GEMM share", "PyTorch's"]
+    is_compiled = any(row.get("ratio_compiled") for row in result["rows"])
+    header += ["ratio to torch.compile"] if is_compiled else []
     lines = [
         [
             row["what"],
@@ -271,6 +317,7 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
             f"{row.get('target', 1.3):g}",
             percent(row["our_gemm_share"], 0),
             percent(row["their_gemm_share"], 0),
+            *([f"{row['ratio_compiled']:.2f}"] if is_compiled else []),
         ]
         for row in result["rows"]
     ]
