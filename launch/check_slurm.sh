@@ -52,7 +52,7 @@ chmod 755 "$place"
 export SLURM_CONF="$place/slurm.conf"
 is_empty() { [[ -z "$(squeue --noheader 2>/dev/null)" ]]; }
 clean_up() {
-  local second
+  local second daemon process
   if [[ -s "$place/slurmctld.pid" ]]; then
     scancel --user="$(id -un)" 2>/dev/null || true
     for ((second = 0; second < 40; second++)); do
@@ -61,8 +61,14 @@ clean_up() {
     done
   fi
   for daemon in slurmd slurmctld munged; do
-    # Only those that were started here.
-    [[ ! -s "$place/$daemon.pid" ]] || kill "$(<"$place/$daemon.pid")" 2>/dev/null || true
+    # Only those that were started here, which may write until they have ended.
+    [[ -s "$place/$daemon.pid" ]] || continue
+    process="$(<"$place/$daemon.pid")"
+    kill "$process" 2>/dev/null || true
+    for ((second = 0; second < 10; second++)); do
+      kill -0 "$process" 2>/dev/null || break
+      sleep 1
+    done
   done
   rm -rf "$place"
 }
