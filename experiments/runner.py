@@ -43,6 +43,7 @@ from jaxrobust.training import (
     versions,
 )
 from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = [
     "INTERRUPTED",
@@ -402,7 +403,7 @@ def _execute(
             part=None if options.part is None else parse_part(options.part),
             profile=options.profile,
         )
-        with hosts.lost_hosts_as_errors():
+        with hosts.lost_hosts_as_errors(), interrupt_on_signals():
             run_experiment(name, options.preset, config, run, workspace)
         if options.publish and workspace.is_primary:
             pictures = sorted(directory.glob("*.svg"))

@@ -2,9 +2,10 @@
 
     python -m experiments.benchmarks.startup --preset cpu
 
-Each time is that of a new process: import, data, compilation and one PGD training step
-of the MNIST network on noise, as `jaxrobust train` does it. Cold: an empty compilation
-cache. Warm: the cache of the cold process. Rounds alternate, the median counts.
+Each time is that of a new process: import, compilation and one PGD-15 training step of
+the MNIST network on noise, as `jaxrobust train` does it, with its checkpoints. Cold: an
+empty compilation cache. Warm: the cache of the cold process. Rounds alternate, the
+median counts.
 
 Presets:
     smoke: one round.
@@ -31,7 +32,7 @@ import numpy as np
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.data import Dataset
 from jaxrobust.models import ModelConfig
-from jaxrobust.training import TrainConfig, adversarial, train
+from jaxrobust.training import AttackConfig, TrainConfig, adversarial, train
 keep_compilations()
 noise = np.random.default_rng(0)
 data = Dataset(
@@ -41,7 +42,7 @@ data = Dataset(
 )
 config = TrainConfig(
     model=ModelConfig(name="lenet", widen_factor=float(sys.argv[1])),
-    phases=(adversarial(0.3, 1),),
+    phases=(adversarial(0.3, 1, attack=AttackConfig(step_size=0.05)),),
 )
 with tempfile.TemporaryDirectory() as directory:
     train(config, directory, dataset=data, resume=True)

@@ -133,9 +133,7 @@ class Checkpoints:
         damaged = [name for name in found if found[name] != expected.get(name)]
         if damaged:
             raise ValueError(f"checksum of {damaged[0]} does not match")
-        # Owned by JAX, not a view of host memory: the first step donates it.
-        arrays = jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), arrays)
-        return from_arrays(arrays), progress
+        return from_arrays(jax.device_put(arrays)), progress
 
     def _attempts(self, like: Any) -> Iterator[tuple[TrainState, dict[str, Any]]]:
         for step in self.steps():

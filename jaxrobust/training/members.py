@@ -128,7 +128,7 @@ class MemberProgram:
         self._end_epoch = compiled(self._end, end, donate_argnums=0)
         self._summary = compiled(self._summarize, everywhere)
         self._one = compiled(self._take, everywhere)
-        self._from_arrays = compiled(from_arrays, member)
+        self._own = compiled(self._copied, member)
         self._run = jax.jit(self._sharded(self._members), donate_argnums=0)
         self._stretch = jax.jit(self._sharded(self._stretches), donate_argnums=0)
         self._executables: dict[Any, Any] = {}
@@ -150,6 +150,10 @@ class MemberProgram:
 
     def _summarize(self, states: TrainState) -> Summary:
         return Summary(states.step, states.epoch, states.batch, *states.metrics)
+
+    def _copied(self, arrays: Any) -> TrainState:
+        # Owned by the device, never a view of host memory: the first step is given it.
+        return from_arrays(jax.tree.map(jnp.copy, arrays))
 
     def _take(self, states: TrainState, index: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
@@ -204,14 +208,18 @@ class MemberProgram:
         """States of single members, stacked on the devices."""
         arrays = [jax.tree.map(np.asarray, to_arrays(state)) for state in states]
         stacked = jax.tree.map(lambda *each: np.stack(each), *arrays)
-        return self._from_arrays(self.placement.put(stacked, is_member_axis=True))
+        return self._own(self.placement.put(stacked, is_member_axis=True))
 
     def take(self, states: TrainState, index: int) -> TrainState:
         """The state of one member, on the host; every process must call this."""
-        if self.placement.mesh is None:
-            arrays = jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
+        if self.count == 1 and self.placement.mesh is None:
+            # Without a program, which would be one more to compile.
+            # A copy, since the next step is given the buffers.
+            arrays = jax.tree.map(
+                lambda leaf: np.array(np.asarray(leaf)[0]), to_arrays(states)
+            )
         else:
-            arrays = self._one(states, jnp.int32(index))
+            arrays = self._one(states, np.int32(index))
         return from_arrays(jax.tree.map(np.asarray, arrays))
 
     def replace(

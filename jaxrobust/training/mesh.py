@@ -126,10 +126,13 @@ class Placement:
         return NamedSharding(self.mesh, self.spec(is_member_axis))
 
     def put(self, tree: Any, *, is_member_axis: bool) -> Any:
-        """Arrays that every process has in full, on the devices; always a copy."""
+        """Arrays that every process has in full, on the devices.
+
+        They may share the host's memory, and so must not be donated.
+        """
         sharding = self.sharding(is_member_axis=is_member_axis)
         if sharding is None:
-            return jax.tree.map(lambda leaf: jax.numpy.array(leaf, copy=True), tree)
+            return jax.device_put(tree)
 
         def global_array(leaf: Any) -> jax.Array:
             leaf = np.asarray(leaf)

@@ -22,6 +22,7 @@ from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
 from jaxrobust.training.runs import CONFIG, Run, RunError, load_run
+from jaxrobust.training.signals import stop_on_signals
 
 __all__ = [
     "Member",
@@ -498,40 +499,41 @@ def sweep(
     )
     if told:
         reporter.message(told)
-    for wave in pending:
-        ready = []
-        for member in wave:
-            if member.start_from in failures:
-                failures[member.name] = (
-                    f"not trained: it starts from {member.start_from}, which failed"
+    with stop_on_signals():
+        for wave in pending:
+            ready = []
+            for member in wave:
+                if member.start_from in failures:
+                    failures[member.name] = (
+                        f"not trained: it starts from {member.start_from}, which failed"
+                    )
+                else:
+                    ready.append(member)
+            for first in range(0, len(ready), programs.count):
+                group = ready[first : first + programs.count]
+                names = ", ".join(member.name for member in group)
+                reporter.message(f"training together: {names}")
+                found = train_group(
+                    [
+                        (_located(member, directory), directory / member.name)
+                        for member in group
+                    ],
+                    dataset,
+                    resume=True,
+                    checkpoint_every=checkpoint_every,
+                    tensorboard=tensorboard,
+                    reporter=reporter,
+                    programs=programs,
+                    stream=stretch is not None,
+                    profile=profile,
                 )
-            else:
-                ready.append(member)
-        for first in range(0, len(ready), programs.count):
-            group = ready[first : first + programs.count]
-            names = ", ".join(member.name for member in group)
-            reporter.message(f"training together: {names}")
-            found = train_group(
-                [
-                    (_located(member, directory), directory / member.name)
-                    for member in group
-                ],
-                dataset,
-                resume=True,
-                checkpoint_every=checkpoint_every,
-                tensorboard=tensorboard,
-                reporter=reporter,
-                programs=programs,
-                stream=stretch is not None,
-                profile=profile,
-            )
-            for member, result in zip(group, found, strict=True):
-                if isinstance(result, Run):
-                    runs[member.name] = result
-                    continue
-                failures[member.name] = result
-                reporter.message(f"{member.name} failed: {result}")
-                if is_primary():
-                    path = directory / member.name / FAILURE
-                    path.write_text(json.dumps({"reason": result}) + "\n")
+                for member, result in zip(group, found, strict=True):
+                    if isinstance(result, Run):
+                        runs[member.name] = result
+                        continue
+                    failures[member.name] = result
+                    reporter.message(f"{member.name} failed: {result}")
+                    if is_primary():
+                        path = directory / member.name / FAILURE
+                        path.write_text(json.dumps({"reason": result}) + "\n")
     return SweepResult(runs, failures)

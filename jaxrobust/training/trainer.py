@@ -11,12 +11,13 @@ its rows, and the gradient is the mean over all. What is random is drawn for the
 batch on every device, so that the numbers do not depend on how many there are.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jax import lax
@@ -66,19 +67,14 @@ class Controls(NamedTuple):
         learning_rate: float,
         weight_decay: float,
     ) -> "Controls":
-        """Python numbers as device scalars."""
-        return cls(
-            jnp.float32(epsilon),
-            jnp.float32(step_size),
-            jnp.int32(num_steps),
-            jnp.float32(learning_rate),
-            jnp.float32(weight_decay),
-        )
+        """Python numbers as scalars of the types that the program wants.
 
-    @classmethod
-    def stack(cls, controls: "Sequence[Controls]") -> "Controls":
-        """Those of several members, with a leading member axis."""
-        return jax.tree.map(lambda *each: jnp.stack(each), *controls)
+        They are NumPy's: those of JAX would cost a call to the device each.
+        """
+        rates = (epsilon, step_size, learning_rate, weight_decay)
+        numbers: Any = [np.float32(rate) for rate in rates]
+        numbers.insert(2, np.int32(num_steps))
+        return cls(*numbers)
 
 
 class Metrics(NamedTuple):

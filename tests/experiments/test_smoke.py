@@ -2,6 +2,8 @@
 
 import importlib
 import json
+import os
+import signal
 
 import pytest
 
@@ -142,6 +144,23 @@ def test_missing_data_is_refused_before_training(item, tmp_path, capsys):
     assert code == 2
     assert "jaxrobust data prepare mnist" in capsys.readouterr().err
     assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_outside_training_asks_for_a_restart(number, tmp_path, capsys):
+    before = signal.getsignal(number)
+
+    def run(config, workspace):
+        os.kill(os.getpid(), number)
+
+    settings = module_of("large_perturbations/table1").PRESETS["smoke"]
+    arguments = ["--preset", "one", "--workdir", str(tmp_path / "w")]
+    code = runner.main(
+        "paper/item", {"one": settings}, run, description="", arguments=arguments
+    )
+    assert code == 75
+    assert "run the same command to go on" in capsys.readouterr().err
+    assert signal.getsignal(number) is before
 
 
 def test_publishing_copies_results_and_figures(tmp_path, monkeypatch):

@@ -269,6 +269,25 @@ def test_resuming_a_sweep_equals_never_having_stopped(
         assert len(found.runs[name].records) == len(run.records)
 
 
+class LastMoment(NullReporter):
+    """Sends a signal when the last member of the first group ends its last epoch."""
+
+    def epoch(self, record):
+        if record["epoch"] == 2 and record["member"] == "epsilon0.1-seed1":
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_at_the_end_of_a_group_stops_the_sweep(swept, digits, tmp_path):
+    directory = tmp_path / "sweep"
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        sweep(CHAIN, directory, dataset=digits, reporter=LastMoment())
+    assert load_run(directory / "epsilon0.1-seed1").is_complete
+    assert not load_run(directory / "epsilon0.2-seed1").records
+    found = sweep(CHAIN, directory, dataset=digits, resume=True)
+    for name, run in swept.runs.items():
+        chex.assert_trees_all_equal(weights(found.runs[name]), weights(run))
+
+
 def test_a_member_behind_the_others_catches_up(swept, digits, tmp_path):
     """Killed between two saves, the members stand at different epochs."""
     directory = tmp_path / "sweep"
