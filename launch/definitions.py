@@ -8,7 +8,8 @@ that of yours, or copy the file and name the copy: path/file.py:NAME.
 
 import dataclasses
 
-from jaxrobust.launching import Definition, Kubernetes, Mesh, Slurm, Tpu
+from jaxrobust.launching import Definition, Kubernetes, Slurm, Tpu
+from jaxrobust.training import MeshConfig
 
 KUBERNETES = Kubernetes(
     image="jaxrobust:0.1.0",
@@ -32,7 +33,7 @@ mnist_sweep_local = Definition(
     # machine, of which there must be eight.
     simulate_devices=True,
     devices_per_host=8,
-    mesh=Mesh(member=4, data=2),
+    mesh=MeshConfig(member=4, data=2),
     workdir="runs/mnist-sweep",
     slurm=Slurm(cpus_per_host=16, memory_per_host="64G"),
     kubernetes=KUBERNETES,
@@ -59,7 +60,7 @@ mnist_sweep_kubernetes = dataclasses.replace(
 mnist_sweep_tpu = dataclasses.replace(
     mnist_sweep_slurm,
     hosts=4,
-    mesh=Mesh(member=4, data=4),
+    mesh=MeshConfig(member=4, data=4),
     environment={"TFDS_DATA_DIR": "/mnt/shared/tensorflow_datasets"},
 )
 
@@ -71,7 +72,7 @@ digits_smoke = Definition(
     simulate_devices=True,
     hosts=2,
     devices_per_host=2,
-    mesh=Mesh(member=2, data=2),
+    mesh=MeshConfig(member=2, data=2),
     workdir="runs/digits-smoke",
     slurm=Slurm(time_limit="00:10:00", stop_seconds=60),
     kubernetes=dataclasses.replace(

@@ -3,7 +3,6 @@
 from jaxrobust.launching.definition import (
     Definition,
     Kubernetes,
-    Mesh,
     Slurm,
     Target,
     Tpu,
@@ -14,7 +13,6 @@ from jaxrobust.launching.submission import check, launch, load_definition
 __all__ = [
     "Definition",
     "Kubernetes",
-    "Mesh",
     "Slurm",
     "Target",
     "Tpu",

@@ -10,20 +10,12 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
-__all__ = ["Definition", "Kubernetes", "Mesh", "Slurm", "Target", "Tpu"]
+from jaxrobust.training import MeshConfig
+
+__all__ = ["Definition", "Kubernetes", "Slurm", "Target", "Tpu"]
 
 Target = Literal["local", "slurm", "kubernetes", "tpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mesh:
-    """How the devices of a job are laid out."""
-
-    member: int = 1
-    """Parts that the members of a sweep are spread over."""
-    data: int = 1
-    """Parts that a batch is split into; must divide the batch."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +100,7 @@ class Definition:
     hosts: int = 1
     """Processes; each has devices of its own."""
     devices_per_host: int = 1
-    mesh: Mesh = Mesh()
+    mesh: MeshConfig = MeshConfig()
     """Its product is the number of all devices."""
     batch_size_per_host: int | None = None
     """Images per step; by default the batch of the preset is split."""
@@ -142,8 +134,6 @@ class Definition:
             _at_least(field, getattr(self, field), 1)
         for field in ("seed", "max_restarts"):
             _at_least(field, getattr(self, field), 0)
-        for axis in ("member", "data"):
-            _at_least(f"mesh.{axis}", getattr(self.mesh, axis), 1)
         for name in self.environment:
             if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
                 raise ValueError(

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from jaxrobust.launching import Definition, Kubernetes, Mesh, Slurm, Tpu
+from jaxrobust.launching import Definition, Kubernetes, Slurm, Tpu
+from jaxrobust.training import MeshConfig
 
 JOB = Definition(
     name="job",
@@ -11,7 +12,7 @@ JOB = Definition(
     workdir="runs/job",
     hosts=2,
     devices_per_host=4,
-    mesh=Mesh(member=4, data=2),
+    mesh=MeshConfig(member=4, data=2),
 )
 KUBERNETES = Kubernetes(image="image", volume_claim="claim")
 TPU = Tpu(zone="z", accelerator_type="v4-16", version="v", checkout="/code")
@@ -29,7 +30,6 @@ TPU = Tpu(zone="z", accelerator_type="v4-16", version="v", checkout="/code")
         ({"parts": 0}, "`parts` must be at least 1"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"max_restarts": -1}, "`max_restarts` must be at least 0"),
-        ({"mesh": Mesh(member=0)}, "`mesh.member` must be at least 1"),
         ({"environment": {"A B": "1"}}, "`environment` must have names of letters"),
         ({"environment": {"A": "1\n2"}}, "`environment.A` must be one line"),
         ({"workdir": "a\nb"}, "`workdir` must be one line of printable characters"),
@@ -50,11 +50,11 @@ def test_values_out_of_range_are_refused(changes, message):
 def test_a_mesh_that_does_not_fit_is_refused_with_those_that_do():
     message = r"2 hosts of 4, 8 together\), got 3x2; .* may be 1x8, 2x4, 4x2, 8x1\."
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(JOB, mesh=Mesh(member=3, data=2))
+        dataclasses.replace(JOB, mesh=MeshConfig(member=3, data=2))
 
 
 def test_a_batch_that_cannot_be_split_is_refused_with_sizes_that_can():
-    mesh = Mesh(member=1, data=8)
+    mesh = MeshConfig(member=1, data=8)
     with pytest.raises(ValueError, match=r"\(20\), got 8; use a batch of 16 or 24\."):
         dataclasses.replace(JOB, mesh=mesh, batch_size_per_host=10)
     with pytest.raises(ValueError, match=r"\(2\), got 8; use a batch of 8\."):

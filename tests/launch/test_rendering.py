@@ -12,10 +12,11 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.launching import Definition, Kubernetes, Mesh, Slurm, Tpu, render
+from jaxrobust.launching import Definition, Kubernetes, Slurm, Tpu, render
 from jaxrobust.launching.definition import TARGETS
 from jaxrobust.launching.rendering import command
 from jaxrobust.launching.submission import definitions_in
+from jaxrobust.training import MeshConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = Path(__file__).with_name("schemas")
@@ -28,7 +29,7 @@ FULL = Definition(
     seed=3,
     hosts=2,
     devices_per_host=2,
-    mesh=Mesh(member=2, data=2),
+    mesh=MeshConfig(member=2, data=2),
     batch_size_per_host=16,
     workdir='it\'s a "work" dir $HOME `id` % #',
     start_from=("base $(id)", "two $X"),

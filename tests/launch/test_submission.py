@@ -5,19 +5,21 @@ from pathlib import Path
 import pytest
 
 from jaxrobust.launching import check, launch, load_definition
-from jaxrobust.launching.definition import Definition, Mesh
+from jaxrobust.launching.definition import Definition
+from jaxrobust.training import MeshConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FILE = """
-from jaxrobust.launching import Definition, Mesh
+from jaxrobust.launching import Definition
+from jaxrobust.training import MeshConfig
 job = Definition(
     name="job",
     experiment="paper/item",
     preset="smoke",
     workdir="runs/job",
     devices_per_host=2,
-    mesh=Mesh(data=2),
+    mesh=MeshConfig(data=2),
 )
 other = 3
 """
@@ -71,7 +73,7 @@ def test_a_definition_that_is_not_there_is_refused(name, message, checkout):
         ),
         (
             ("data=2", "dta=2"),
-            r"`Mesh` must be made of the fields member, data, got .*dta",
+            r"`MeshConfig` must be made of the fields member, data, sync.*, got .*dta",
         ),
         (
             ('    preset="smoke",\n', ""),
@@ -97,7 +99,7 @@ SWEEP = Definition(
     preset="smoke",
     workdir="runs/job",
     devices_per_host=2,
-    mesh=Mesh(data=2),
+    mesh=MeshConfig(data=2),
 )
 
 
@@ -116,7 +118,7 @@ SWEEP = Definition(
         ),
         ({"start_from": ("runs/none",)}, "`start_from` must be directories that exist"),
         (
-            {"devices_per_host": 3, "mesh": Mesh(data=3)},
+            {"devices_per_host": 3, "mesh": MeshConfig(data=3)},
             r"`mesh.data` must divide the batch of all hosts \(32\), got 3; use a "
             "batch of 30 or 33",
         ),
