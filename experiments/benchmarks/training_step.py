@@ -29,6 +29,7 @@ import numpy as np
 
 from experiments.runner import Workspace, main
 from jaxrobust.models import LeNet
+from jaxrobust.models.layers import Formulation
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,
@@ -97,10 +98,11 @@ def our_round(
     factor: float,
     config: Config,
     precision: Precision = "float32",
+    formulation: Formulation = "auto",
 ) -> Callable[[], None]:
     """A function that trains on `num_batches` batches with this library."""
     trainer = make_trainer(
-        LeNet(widen_factor=factor, padding=padding),
+        LeNet(widen_factor=factor, padding=padding, formulation=formulation),
         attack=AttackConfig(step_size=STEP_SIZE),
         optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
@@ -236,6 +238,22 @@ def gemm_round() -> tuple[Callable[[], None], float]:
     return lambda: jax.block_until_ready(multiply(matrix, matrix)), 2 * 2048.0**3
 
 
+def _attempts(
+    padding: Literal["VALID", "SAME"], factor: float, config: Config, ours: float
+) -> dict[str, float]:
+    """What else might reach a target that was missed: throughput over what is done."""
+    sides = {
+        "lax.conv": our_round(padding, factor, config, formulation="direct"),
+        "bfloat16": our_round(padding, factor, config, "bfloat16"),
+    }
+    rates = {}
+    for name, function in sides.items():
+        function()
+        times = [_seconds(function) for _ in range(3)]
+        rates[name] = ours / statistics.median(times)
+    return rates
+
+
 def _seconds(function: Callable[[], None]) -> float:
     began = time.perf_counter()
     function()
@@ -285,6 +303,8 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             "torch_threads": threads,
             "target": 1.3 if jax.default_backend() == "cpu" else 3.0,
         }
+        if row["ratio"] < row["target"]:
+            row["attempts"] = _attempts(padding, factor, config, median["ours"])
         rows.append(row)
         workspace.say(
             f"{row['what']}: {row['ours']:,.0f} against {row['theirs']:,.0f} "
@@ -295,10 +315,21 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         "rows": rows,
         "notes": [
             f"PyTorch {_torch_version()} eager, with the number of threads at which it "
-            "is fastest; medians of alternating rounds."
+            "is fastest; medians of alternating rounds.",
+            *(_missed(row) for row in rows if "attempts" in row),
         ],
         "tables": {"Throughput": results_table({"rows": rows})},
     }
+
+
+def _missed(row: Mapping[str, Any]) -> str:
+    rates = ", ".join(
+        f"{name} {rate:.2f} times" for name, rate in row["attempts"].items()
+    )
+    return (
+        f"{row['what']} misses the target of {row['target']:g}. Tried instead, in "
+        f"units of the throughput that is reached: {rates}."
+    )
 
 
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:

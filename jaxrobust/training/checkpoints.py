@@ -16,6 +16,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxrobust.hosts import is_primary
+from jaxrobust.training.mesh import agree
 from jaxrobust.training.trainer import TrainState
 
 __all__ = [
@@ -176,12 +178,14 @@ class Checkpoints:
         They are kept under `damaged/` beside the checkpoints, never deleted.
         """
         newer = [other for other in self.steps() if other > step]
-        for other in newer:
+        if not newer:
+            return
+        for other in newer if is_primary() else ():
             aside = self.directory.parent / "damaged"
             aside.mkdir(exist_ok=True)
             target = aside / str(other)
             if target.exists():
                 shutil.rmtree(target)
             shutil.move(self.directory / str(other), target)
-        if newer:
-            self._manager.reload()
+        agree(0.0)  # the others wait until they are moved
+        self._manager.reload()

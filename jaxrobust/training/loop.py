@@ -9,7 +9,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +110,6 @@ class _Member:
         self.failure: str | None = None
         self.writer: Any = None
         self.checkpoints: Checkpoints | None = None
-        self.began = time.perf_counter()
         self.num_seen = 0
         self.seconds = 0.0
 
@@ -399,15 +398,14 @@ class _Profile:
 
 
 @contextlib.contextmanager
-def _opened(
-    members: Sequence[_Member], group: _Group, stop_reporter: Callable[[], None]
-) -> Iterator[None]:
+def _closing(group: _Group) -> Iterator[None]:
+    """Whatever happens, what is being saved gets to disk and files are closed."""
     try:
         yield
     finally:
         group.wait()
-        stop_reporter()
-        for member in members:
+        group.reporter.stop()
+        for member in group.members:
             if member.writer is not None:
                 member.writer.close()
             if member.checkpoints is not None:
@@ -488,7 +486,7 @@ def train_group(
     agree(0.0)
     feed = feed_for(dataset, programs, stream=stream)
     group = _Group(members, programs, feed, reporter, checkpoint_every)
-    with stop_on_signals() as stop, _opened(members, group, reporter.stop):
+    with stop_on_signals() as stop, _closing(group):
         states = []
         for member, state in zip(members, fresh, strict=True):
             states.append(member.open(state, reporter))
