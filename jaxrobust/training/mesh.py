@@ -84,7 +84,8 @@ class MeshConfig:
         raise ValueError(
             f"`mesh` must have {rule} as many devices as there are ({num_devices} in "
             f"{num_processes} processes), got {self.member} x {self.data} (member x "
-            f"data); use one of {fitting}."
+            f"data); use one of {fitting}, or simulate devices on a CPU by setting "
+            "JAX_NUM_CPU_DEVICES."
         )
 
 
