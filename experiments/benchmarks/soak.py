@@ -48,10 +48,10 @@ PRESETS = {
     "smoke": Config(
         flags=(
             *("--dataset", "digits", "--train-size", "256", "--batch-size", "32"),
-            *("--model", "linear", "--epsilon", "0.1", "--epochs", "150"),
+            *("--model", "linear", "--epsilon", "0.1", "--epochs", "80"),
             *("--attack.step-size", "0.05"),
         ),
-        seconds=10.0,
+        seconds=8.0,
         least=4.0,
         most=5.0,
     ),
