@@ -264,8 +264,8 @@ class MemberProgram:
     def compile(self, states: Any, controls: Any, stops: Any, *data: Any) -> Any:
         """The executable for arguments of this form, or shapes of them."""
         arguments = (states, controls, stops, *data)
-        form = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), arguments)
-        key = str(jax.tree.flatten(form, is_leaf=lambda node: type(node) is tuple))
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if key not in self._executables:
             jitted = self._run if len(data) == 2 else self._stretch
             self._executables[key] = jitted.lower(*arguments).compile()

@@ -462,3 +462,31 @@ class TestMapping:
         assert model_for(model, "one") == model
         direct = ModelConfig(name="lenet", formulation="direct")
         assert model_for(direct, "vmap") == direct
+
+
+def test_each_member_starts_from_its_own_checkpoint(swept, digits, tmp_path):
+    sources = [swept.runs[f"epsilon0.1-seed{seed}"].directory for seed in (0, 1)]
+    config = SweepConfig(
+        base=dataclasses.replace(BASE, phases=(adversarial(0.2, 1, attack=ATTACK),)),
+        start_from=tuple(map(str, sources)),
+    )
+    found = sweep(config, tmp_path / "sweep", dataset=digits)
+    assert list(found.runs) == ["from0", "from1"]
+    for index, source in enumerate(sources):
+        run = found.runs[f"from{index}"]
+        alone = train(run.config, tmp_path / f"alone{index}", dataset=digits)
+        chex.assert_trees_all_close(weights(alone), weights(run), atol=1e-6)
+        # One epoch from there is nearer than one from anywhere else.
+        start = load_run(source)
+        moved = [
+            np.abs(
+                np.asarray(run.state.weights.params["head"]["kernel"]) - kernel
+            ).max()
+            for kernel in (
+                np.asarray(start.state.weights.params["head"]["kernel"]),
+                np.asarray(
+                    load_run(sources[1 - index]).state.weights.params["head"]["kernel"]
+                ),
+            )
+        ]
+        assert moved[0] < moved[1]
