@@ -112,24 +112,9 @@ class RunOptions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """Train a classifier: standard, adversarial (one radius, or a chain), iterative."""
+class Common:
+    """What a single run and all members of a sweep have alike."""
 
-    recipe: Literal["standard", "adversarial", "iterative"] = "adversarial"
-    """standard: clean images. adversarial: one phase for each --epsilon, each
-    warm-started from the one before. iterative: the radius grows every epoch."""
-    epsilon: tuple[float, ...] | None = None
-    """Radius, or radii of a chain, in units of [0, 1] pixels; by default 0.3."""
-    epochs: tuple[int, ...] | None = None
-    """Epochs of each radius; by default 30, then 5 for each extension. Standard: 5.
-    Iterative runs take their length from --increment."""
-    increment: float = 0.01
-    """Iterative: growth of the radius per epoch, in units of [0, 1] pixels."""
-    hold_epochs: int = 0
-    """Iterative: further epochs at the last radius."""
-    stop_at_jump: bool = True
-    """Iterative: end at a sudden jump of the training loss, keeping the weights from
-    before it."""
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, or a
     directory with train.npz and test.npz."""
@@ -154,9 +139,45 @@ class Train:
     precision: Precision = "float32"
     """Of the forward pass and its gradients; weights, optimizer and projection stay
     float32."""
+    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    def config_of(self, phases: Sequence[Phase], seed: int) -> TrainConfig:
+        """The configuration of a run that goes through these phases."""
+        model = self.model or default_model(self.dataset)
+        return TrainConfig(
+            dataset=self.dataset,
+            variant=self.variant,
+            train_size=self.train_size,
+            model=ModelConfig(name=model, widen_factor=self.widen_factor),
+            phases=tuple(phases),
+            batch_size=self.batch_size,
+            augment=self.augment,
+            precision=self.precision,
+            seed=seed,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train(Common):
+    """Train a classifier: standard, adversarial (one radius, or a chain), iterative."""
+
+    recipe: Literal["standard", "adversarial", "iterative"] = "adversarial"
+    """standard: clean images. adversarial: one phase for each --epsilon, each
+    warm-started from the one before. iterative: the radius grows every epoch."""
+    epsilon: tuple[float, ...] | None = None
+    """Radius, or radii of a chain, in units of [0, 1] pixels; by default 0.3."""
+    epochs: tuple[int, ...] | None = None
+    """Epochs of each radius; by default 30, then 5 for each extension. Standard: 5.
+    Iterative runs take their length from --increment."""
+    increment: float = 0.01
+    """Iterative: growth of the radius per epoch, in units of [0, 1] pixels."""
+    hold_epochs: int = 0
+    """Iterative: further epochs at the last radius."""
+    stop_at_jump: bool = True
+    """Iterative: end at a sudden jump of the training loss, keeping the weights from
+    before it."""
     seed: int = 0
     """Of everything random."""
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     def phases(self) -> tuple[Phase, ...]:
         """The phases that the flags ask for.
@@ -187,27 +208,14 @@ class Train:
 
     def run(self) -> int:
         """Train."""
-        config = TrainConfig(
-            dataset=self.dataset,
-            variant=self.variant,
-            train_size=self.train_size,
-            model=ModelConfig(
-                name=self.model or default_model(self.dataset),
-                widen_factor=self.widen_factor,
-            ),
-            phases=self.phases(),
-            batch_size=self.batch_size,
-            augment=self.augment,
-            precision=self.precision,
-            seed=self.seed,
-        )
+        config = self.config_of(self.phases(), self.seed)
         radius = config.phases[-1].epsilon.end
         name = f"{Path(self.dataset).name}-{self.recipe}-{radius:g}-seed{self.seed}"
         return self.options.train(config, name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Sweep:
+class Sweep(Common):
     """Train many classifiers in one compiled program: a grid, a list, a chain.
 
     Numbers are given as a list (0.1 0.2 0.3) or evenly spaced (0.1:0.5:9, both ends
@@ -235,33 +243,12 @@ class Sweep:
     """Members that start from other members."""
     epochs: int = 30
     """Epochs of each member."""
-    dataset: str = "digits"
-    """As for `train`."""
-    variant: str = "original"
-    """Transform of the images: original or binary."""
-    train_size: int | None = None
-    """Number of training examples; by default all."""
-    model: ModelName | None = None
-    """As for `train`."""
-    widen_factor: float = 1.0
-    """Multiplies all widths of the network."""
-    attack: AttackConfig = AttackConfig()
-    """Attack inside training."""
-    optimizer: OptimizerConfig = OptimizerConfig()
-    """Optimizer."""
-    batch_size: int = 128
-    """Images per step."""
-    augment: bool = False
-    """Random crop (padding 4) and horizontal flip."""
-    precision: Precision = "float32"
-    """Of the forward pass and its gradients."""
     part: str | None = None
     """Train only one part, such as 0/4 for the first of four jobs that share the
     directory; members that start from each other stay together."""
     memory_limit: float | None = None
     """GiB of a device; by default what is free. Members that do not fit train in
     groups."""
-    options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     def config(self) -> SweepConfig:
         """The sweep that the flags ask for.
@@ -272,22 +259,8 @@ class Sweep:
         phase = adversarial(
             0.3, self.epochs, attack=self.attack, optimizer=self.optimizer
         )
-        base = TrainConfig(
-            dataset=self.dataset,
-            variant=self.variant,
-            train_size=self.train_size,
-            model=ModelConfig(
-                name=self.model or default_model(self.dataset),
-                widen_factor=self.widen_factor,
-            ),
-            phases=(phase,),
-            batch_size=self.batch_size,
-            augment=self.augment,
-            precision=self.precision,
-            seed=self.seeds[0] if self.seeds else 0,
-        )
         return SweepConfig(
-            base=base,
+            base=self.config_of((phase,), self.seeds[0] if self.seeds else 0),
             mode=self.mode,
             epsilon=_numbers("--epsilon", self.epsilon or ("0.3",)),
             seed=self.seeds,

@@ -146,7 +146,7 @@ class Definition:
                 f"`workdir` must be a directory, got {self.workdir!r}; mount the "
                 "bucket on every host and name the mounted directory."
             )
-        self._check_mesh()
+        self.mesh.check_devices(self.num_devices, is_exact=True)
         if self.batch_size_per_host is not None:
             _at_least("batch_size_per_host", self.batch_size_per_host, 1)
             self.check_batch(self.batch_size_per_host * self.hosts)
@@ -164,35 +164,13 @@ class Definition:
             return None
         return self.batch_size_per_host * self.hosts
 
-    def _check_mesh(self) -> None:
-        count = self.num_devices
-        if self.mesh.member * self.mesh.data == count:
-            return
-        fitting = ", ".join(
-            f"{member}x{count // member}"
-            for member in range(1, count + 1)
-            if count % member == 0
-        )
-        raise ValueError(
-            f"`mesh` must have as many places as there are devices ({self.hosts} hosts "
-            f"of {self.devices_per_host}, {count} together), got "
-            f"{self.mesh.member}x{self.mesh.data}; member x data may be {fitting}."
-        )
-
     def check_batch(self, batch_size: int) -> None:
         """Refuse a batch of all hosts that the data axis does not divide.
 
         Raises:
             ValueError: with the nearest sizes that would do.
         """
-        if batch_size % self.mesh.data == 0:
-            return
-        below = batch_size // self.mesh.data * self.mesh.data
-        sizes = [size for size in (below, below + self.mesh.data) if size]
-        raise ValueError(
-            f"`mesh.data` must divide the batch of all hosts ({batch_size}), got "
-            f"{self.mesh.data}; use a batch of {' or '.join(map(str, sizes))}."
-        )
+        self.mesh.check_batch_size(batch_size)
 
     def _check_targets(self) -> None:
         shared = self.slurm.hosts_per_node

@@ -62,30 +62,26 @@ class MeshConfig:
                 f"data axis, got {batch_size}; use {' or '.join(map(str, fitting))}."
             )
 
-    def check_devices(self, num_devices: int, num_processes: int = 1) -> None:
+    def check_devices(self, num_devices: int, *, is_exact: bool = False) -> None:
         """Refuse a mesh that does not fit the devices.
 
-        A single process may leave devices idle; of several, none may.
+        A single process may leave devices idle; a job of several must not (`is_exact`).
 
         Raises:
             ValueError: naming the meshes that would fit.
         """
-        fits = self.size <= num_devices
-        if num_processes > 1:
-            fits = self.size == num_devices
-        if fits:
+        if self.size == num_devices or (self.size < num_devices and not is_exact):
             return
-        rule = "at most" if num_processes == 1 else "exactly"
+        rule = "exactly" if is_exact else "at most"
         fitting = ", ".join(
             f"{size} x {num_devices // size}"
             for size in range(1, num_devices + 1)
             if num_devices % size == 0
         )
         raise ValueError(
-            f"`mesh` must have {rule} as many devices as there are ({num_devices} in "
-            f"{num_processes} processes), got {self.member} x {self.data} (member x "
-            f"data); use one of {fitting}, or simulate devices on a CPU by setting "
-            "JAX_NUM_CPU_DEVICES."
+            f"`mesh` must have {rule} as many devices as there are ({num_devices}), "
+            f"got {self.member} x {self.data} (member x data); use one of {fitting}, "
+            "or simulate devices on a CPU by setting JAX_NUM_CPU_DEVICES."
         )
 
 
@@ -101,7 +97,8 @@ class Placement:
 
     def __init__(self, config: MeshConfig | None = None):
         self.config = config or MeshConfig()
-        self.config.check_devices(jax.device_count(), jax.process_count())
+        is_exact = jax.process_count() > 1
+        self.config.check_devices(jax.device_count(), is_exact=is_exact)
         self.mesh: Mesh | None = None
         if self.config.size > 1:
             shape = (self.config.member, self.config.data)
