@@ -47,9 +47,9 @@ class Config:
     """What is timed, and how often."""
 
     batch_size: int = 128
-    num_batches: int = 10
+    num_batches: int = 4
     """Batches of a round."""
-    num_rounds: int = 7
+    num_rounds: int = 5
     widen_factors: tuple[float, ...] = (1.0, 0.25)
     paddings: tuple[Literal["VALID", "SAME"], ...] = ("VALID", "SAME")
     precisions: tuple[Precision, ...] = ("float32",)
