@@ -48,6 +48,8 @@ class Config(Setting):
 PRESETS = {
     "smoke": Config(
         dataset="digits",
+        train_size=256,
+        test_size=100,
         model=ModelConfig(name="lenet-small", widen_factor=0.25),
         batch_size=32,
         epsilon=0.1,
