@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxrobust.data import Dataset
-from jaxrobust.training.members import MemberProgram, device_memory
+from jaxrobust.training.members import MemberProgram
+from jaxrobust.training.memory import device_memory
 from jaxrobust.training.programs import Programs
 
 __all__ = ["Feed", "Resident", "Stream", "feed_for", "stretch_for"]
@@ -80,7 +81,6 @@ class Stream:
         self._pool = ThreadPoolExecutor(max_workers=1)
         self._ready: tuple[Any, Future[Any]] | None = None
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
-        self._plan: list[tuple[int, int]] = []
 
     def _order(self, program: MemberProgram, states: Any, index: int, epoch: int):
         known = self._orders.get(index)
@@ -125,8 +125,7 @@ class Stream:
     def take(self, program, states, batches, stops, active):
         """The stretches that begin at the members' batches."""
         epochs = program.summary(states).epoch
-        padding = program.count - len(batches[: program.count])
-        firsts = [int(batch) for batch in batches] + [0] * padding
+        firsts = [int(batch) for batch in batches]
         first = active[0]
         orders = []
         for index in range(program.count):

@@ -11,9 +11,7 @@ turn (`lax.map`), so that none waits for another's steps.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -30,7 +28,6 @@ __all__ = [
     "Mapping",
     "MemberProgram",
     "Summary",
-    "device_memory",
     "mapping_for",
     "model_for",
 ]
@@ -66,31 +63,6 @@ def model_for(model: ModelConfig, mapping: Mapping) -> ModelConfig:
     if model.formulation == "auto" and mapping == "vmap":
         return dataclasses.replace(model, formulation="patches")
     return model
-
-
-def device_memory() -> int | None:
-    """Bytes that a device, or a CPU's machine, has free; None where nobody knows."""
-    stats = jax.local_devices()[0].memory_stats()
-    if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
-    free: list[int] = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        table = {line.split(":")[0]: line.split()[1] for line in lines}
-        free.append(1024 * int(table["MemAvailable"]))
-    except (OSError, KeyError):
-        names = os.sysconf_names
-        if "SC_AVPHYS_PAGES" in names:
-            free.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    try:  # a container may have less than its machine
-        group = Path("/sys/fs/cgroup")
-        limit = (group / "memory.max").read_text().strip()
-        used = int((group / "memory.current").read_text())
-        if limit != "max":
-            free.append(int(limit) - used)
-    except (OSError, ValueError):
-        pass
-    return min(free) if free else None
 
 
 def _where(is_chosen: jax.Array, chosen: Any, otherwise: Any) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 
 from jaxrobust.training.members import (
     MemberProgram,
-    device_memory,
     mapping_for,
     model_for,
 )
+from jaxrobust.training.memory import device_memory
 from jaxrobust.training.mesh import Placement
 from jaxrobust.training.phases import Phase, TrainConfig
 from jaxrobust.training.runs import Problem, trainer_for
