@@ -119,8 +119,7 @@ SWEEP = Definition(
         ({"start_from": ("runs/none",)}, "`start_from` must be directories that exist"),
         (
             {"devices_per_host": 3, "mesh": MeshConfig(data=3)},
-            r"`mesh.data` must divide the batch of all hosts \(32\), got 3; use a "
-            "batch of 30 or 33",
+            r"divisible by the 3 devices of the data axis, got 32; use 30 or 33",
         ),
     ],
 )
