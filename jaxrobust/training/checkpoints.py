@@ -5,6 +5,7 @@ is committed atomically, so a process killed while saving leaves the one before 
 it carries a checksum of its arrays, so damage is noticed and not trained on.
 """
 
+import copy
 import shutil
 import warnings
 import zlib
@@ -95,13 +96,14 @@ class Checkpoints:
 
         Args:
             state: copied before this returns, so its buffers may be donated next.
-            progress: anything JSON can hold; a function of the step alone.
+            progress: anything JSON can hold; a function of the step alone. Copied too:
+                lists in it may grow on while this is written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         arrays = jax.tree.map(np.asarray, to_arrays(state))
-        record = progress | {"checksums": _checksums(arrays)}
+        record = copy.deepcopy(progress) | {"checksums": _checksums(arrays)}
         self._manager.save(
             step,
             args=ocp.args.Composite(

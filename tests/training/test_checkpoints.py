@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from jaxrobust.models import Linear
@@ -148,3 +149,21 @@ def test_saving_copies_before_it_returns(tmp_path):
     with Checkpoints(tmp_path / "c") as checkpoints:
         restored, _ = checkpoints.restore_newest(like)
     np.testing.assert_array_equal(restored.weights.params["head"]["kernel"], expected)
+
+
+def test_a_record_that_grows_while_it_is_saved_is_saved_as_it_was(tmp_path, monkeypatch):
+    handed = []
+    save = ocp.CheckpointManager.save
+
+    def late_save(self, step, args):
+        # The record is written by another thread, some time after this call.
+        handed.append(args["progress"].item)
+        return save(self, step, args=args)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", late_save)
+    records = [{"epoch": 1}]
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(new_state(1), {"records": records})
+        records[0]["is_jump"] = True
+        records.append({"epoch": 2})
+        assert handed[0]["records"] == [{"epoch": 1}]
