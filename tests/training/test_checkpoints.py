@@ -151,7 +151,9 @@ def test_saving_copies_before_it_returns(tmp_path):
     np.testing.assert_array_equal(restored.weights.params["head"]["kernel"], expected)
 
 
-def test_a_record_that_grows_while_it_is_saved_is_saved_as_it_was(tmp_path, monkeypatch):
+def test_a_record_that_grows_while_it_is_saved_is_saved_as_it_was(
+    tmp_path, monkeypatch
+):
     handed = []
     save = ocp.CheckpointManager.save
 
