@@ -1,8 +1,9 @@
 """What every experiment shares: options, models by recipe, and `results.json`.
 
 An experiment is a module with `PRESETS` (configurations by name) and `run(config,
-workspace)`. Its models are runs in the work directory, found by a hash of their recipe,
-so an experiment that was cut short goes on where it stopped when it is started again.
+workspace)`. Its models are runs that are found by a hash of their recipe: an experiment
+that was cut short goes on where it stopped when it is started again, and experiments
+that need the same model train it once.
 """
 
 import dataclasses
@@ -74,8 +75,11 @@ class Options:
     """Where prepared data sets lie; by default $JAXROBUST_DATA_DIR, $TFDS_DATA_DIR or
     ~/tensorflow_datasets."""
     workdir: Path | None = None
-    """Models, tables and the report go here; by default runs/ and the name of the
-    experiment, preset and seed. Started again, it goes on where it stopped."""
+    """Tables and the report go here; by default runs/ and the name of the experiment,
+    preset and seed. Started again, it goes on where it stopped."""
+    models: Path | None = None
+    """Trained models go here, and are found here by other experiments that need the
+    same; by default `models` beside the work directory."""
     mesh: MeshConfig = MeshConfig()
     """Devices among which members and batches are divided."""
     batch_size: int | None = None
@@ -156,7 +160,9 @@ class Workspace:
     """Where an experiment works, and what it has done so far.
 
     Args:
-        directory: of models and results.
+        directory: of results.
+        models: directory of models, which experiments may share; by default
+            `models` in the directory of results.
         seed: of everything random.
         data_dir: where prepared data sets lie.
         reporter: makes what shows the progress of a run.
@@ -169,6 +175,7 @@ class Workspace:
         self,
         directory: Path,
         *,
+        models: Path | None = None,
         seed: int = 0,
         data_dir: Path | None = None,
         reporter: Callable[[], Reporter] = reporter_for,
@@ -177,6 +184,7 @@ class Workspace:
         profile: Path | None = None,
     ):
         self.directory = Path(directory)
+        self.models = self.directory / "models" if models is None else Path(models)
         self.seed = seed
         self.data_dir = data_dir
         self.seconds = 0.0
@@ -189,7 +197,8 @@ class Workspace:
         self.is_primary = hosts.is_primary()
         self._reporter = reporter if self.is_primary else NullReporter
         if self.is_primary:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            for path in (self.directory, self.models):
+                path.mkdir(parents=True, exist_ok=True)
 
     def say(self, text: str) -> None:
         """Tell the person who started the experiment."""
@@ -203,26 +212,47 @@ class Workspace:
             part.write_text(text)
             part.rename(path)
 
-    def note_work(self) -> None:
-        """Remember that the present code made some of the numbers."""
+    def note_work(self, *revisions: str) -> None:
+        """Remember which code made some of the numbers; by default the present one."""
         known = self.revisions()
-        if self.revision not in known:
+        found = [each for each in revisions or (self.revision,) if each not in known]
+        if found:
             path = self.directory / "revisions.json"
-            self.write(path, json.dumps([*known, self.revision]))
+            self.write(path, json.dumps([*known, *found]))
 
     def revisions(self) -> list[str]:
         """Git revisions of all code that trained or evaluated here."""
         path = self.directory / "revisions.json"
         return json.loads(path.read_text()) if path.is_file() else []
 
+    def _begin(self, name: str, recipe: Any) -> Path:
+        """The directory for the models of a recipe, whose code is written down.
+
+        Also that of models which other experiments trained, with other revisions.
+        """
+        text = json.dumps(recipe, sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
+        directory = self.models / f"{name}-{digest}"
+        path = directory.with_name(f"{directory.name}.json")
+        record: dict[str, Any] = {"is_done": False, "revisions": []}
+        if path.is_file():
+            record = json.loads(path.read_text())
+        if not record["is_done"] and self.revision not in record["revisions"]:
+            record["revisions"].append(self.revision)
+            self.write(path, json.dumps(record))
+        self.note_work(*record["revisions"])
+        return directory
+
+    def _end(self, directory: Path) -> None:
+        """Write down that all models of a recipe are trained."""
+        path = directory.with_name(f"{directory.name}.json")
+        if self.is_primary:
+            record = json.loads(path.read_text()) | {"is_done": True}
+            self.write(path, json.dumps(record))
+
     def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
         """The run of a recipe: trained now, gone on with, or already there."""
-        text = json.dumps(config_to_json(config), sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        directory = self.directory / f"{name}-{digest}"
-        done = self.directory / f"{directory.name}.done"
-        if not done.exists():
-            self.note_work()
+        directory = self._begin(name, config_to_json(config))
         self.say(f"--- {name}")
         run = train(
             config,
@@ -235,7 +265,7 @@ class Workspace:
             **options,
         )
         self.profile = None
-        self.write(done, "")
+        self._end(directory)
         self.seconds += sum(record["seconds"] for record in run.records)
         return run
 
@@ -247,12 +277,7 @@ class Workspace:
             [each.name, each.start_from, config_to_json(each.config)]
             for each in members
         ]
-        text = json.dumps(table, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        directory = self.directory / f"{name}-{digest}"
-        done = self.directory / f"{directory.name}.done"
-        if not done.exists():
-            self.note_work()
+        directory = self._begin(name, table)
         found = sweep(
             members,
             directory,
@@ -266,7 +291,7 @@ class Workspace:
         )
         self.profile = None
         if self.part is None:
-            self.write(done, "")
+            self._end(directory)
         self.seconds += sum(
             record["seconds"] for run in found.runs.values() for record in run.records
         )
@@ -397,6 +422,7 @@ def _execute(
             config = dataclasses.replace(config, batch_size=options.batch_size)
         workspace = Workspace(
             directory,
+            models=options.models or directory.parent / "models",
             seed=options.seed,
             data_dir=options.data_dir,
             mesh=options.mesh,

@@ -21,7 +21,7 @@ fi
 say() { printf '== %s\n' "$*"; }
 fail() {
   printf 'check_slurm.sh: %s\n' "$*" >&2
-  tail -n 40 "$place"/runs/*.log "$place"/slurm*.log >&2 || true
+  tail -n 40 "$place"/*/*.log "$place"/slurm*.log >&2 || true
   exit 1
 }
 
@@ -109,7 +109,7 @@ SlurmdLogFile=$place/slurmd.log
 NodeName=$node NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
 PartitionName=check Nodes=$node Default=YES MaxTime=INFINITE State=UP
 CONF
-mkdir "$place/state" "$place/spool" "$place/runs"
+mkdir "$place/state" "$place/spool"
 
 head -c 1024 /dev/urandom >"$place/munge.key"
 chmod 400 "$place/munge.key"
@@ -134,7 +134,7 @@ signalled, requeued, cancelled = (
     dataclasses.replace(
         digits_smoke,
         python=sys.executable,
-        workdir=f"{os.environ['PLACE']}/runs/{name}",
+        workdir=f"{os.environ['PLACE']}/{name}/work",
         # More steps, so that an epoch is not over before it can be interrupted.
         batch_size_per_host=4,
         slurm=dataclasses.replace(digits_smoke.slurm, hosts_per_node=2),
@@ -155,11 +155,11 @@ from jaxrobust.launching import launch
 sys.exit(launch("slurm", sys.argv[1], dry_run=False))
 ' "$place/jobs.py:$1")"
   job="${answer##* }"
-  log="$place/runs/$1.slurm-$job.log"
+  log="$place/$1/work.slurm-$job.log"
   say "$1: job $job"
 }
 field() { scontrol show job "$job" | sed -n "s/.*\<$1=\([^ ]*\).*/\1/p"; }
-has_trained() { [[ -n "$(find "$place/runs/$1" -name metrics.jsonl -size +0 2>/dev/null)" ]]; }
+has_trained() { [[ -n "$(find "$place/$1" -name metrics.jsonl -size +0 2>/dev/null)" ]]; }
 is_state() { [[ "$(field JobState)" == "$1" ]]; }
 is_over() { [[ "$(field JobState)" =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
 has_restarted_or_ended() { [[ "$(field Restarts)" != 0 ]] || is_over; }
@@ -197,7 +197,7 @@ sleep 15
 say "job $job: $(field JobState), restarts $(field Restarts)"
 is_state CANCELLED || fail "the cancelled job $job came back"
 
-"$python" - "$place/runs/signalled" "$place/runs/requeued" <<'SAME'
+"$python" - "$place/signalled/work" "$place/requeued/work" <<'SAME'
 import json
 import pathlib
 import sys
@@ -213,5 +213,5 @@ if first != second:
     sys.exit(f"check_slurm.sh: the interrupted jobs differ:\n{first}\n{second}")
 SAME
 say "both interrupted jobs have the same results"
-tail -n 8 "$place"/runs/signalled.slurm-*.log | sed "s#$place/##g"
+tail -n 8 "$place"/signalled/work.slurm-*.log | sed "s#$place/##g"
 say "passed"

@@ -33,7 +33,9 @@ def module_of(name):
 
 def run(name, directory):
     module = module_of(name)
-    workspace = runner.Workspace(directory, reporter=NullReporter)
+    # Beside each other, as by default: experiments share the models they have alike.
+    models = directory.parent / "models"
+    workspace = runner.Workspace(directory, models=models, reporter=NullReporter)
     config = module.PRESETS["smoke"]
     return runner.run_experiment(name, "smoke", config, module.run, workspace)
 
@@ -102,15 +104,35 @@ def test_started_again_an_experiment_trains_and_attacks_nothing(result_of, monke
         "experiments.large_perturbations.table1.evaluate",
         lambda *_, **__: pytest.fail("evaluated again"),
     )
-    before = {
-        path: path.stat().st_mtime_ns for path in directory.glob("*/checkpoints/*")
-    }
+
+    def checkpoints():
+        paths = (directory.parent / "models").glob("*/checkpoints/*")
+        return {path: path.stat().st_mtime_ns for path in paths}
+
+    before = checkpoints()
     again = run("large_perturbations/table1", directory)
-    after = {
-        path: path.stat().st_mtime_ns for path in directory.glob("*/checkpoints/*")
-    }
-    assert before == after
+    assert before == checkpoints() and before
     assert again["rows"] == result["rows"] and again["seconds"] == result["seconds"]
+
+
+def test_models_are_shared_with_the_revisions_that_trained_them(tmp_path):
+    module = module_of("large_perturbations/table1")
+    config = module.PRESETS["smoke"]
+
+    def workspace(name, revision):
+        found = runner.Workspace(
+            tmp_path / name, models=tmp_path / "models", reporter=NullReporter
+        )
+        found.revision = revision
+        return found
+
+    one, other = workspace("one", "aaa"), workspace("other", "bbb")
+    first = config.train(one, "base", *config.base)
+    second = config.train(other, "base", *config.base)
+    assert first.directory == second.directory
+    assert one.revisions() == ["aaa"] and other.revisions() == ["aaa"]
+    other.cached("more", 0, lambda: 1)
+    assert other.revisions() == ["aaa", "bbb"]
 
 
 def test_every_experiment_of_a_paper_has_the_three_presets():
@@ -143,7 +165,7 @@ def test_missing_data_is_refused_before_training(item, tmp_path, capsys):
     )
     assert code == 2
     assert "jaxrobust data prepare mnist" in capsys.readouterr().err
-    assert list((tmp_path / "work").iterdir()) == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
