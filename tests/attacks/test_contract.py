@@ -16,10 +16,25 @@ from jaxrobust.threat import THREATS, LinfBall, ThreatModel
 
 
 class Case(NamedTuple):
+    """One row: an attack and what it may be asked.
+
+    Attributes:
+        name: of the row.
+        build: from a threat model to the attack, with few steps.
+        is_steepest: finds the optimum of a linear classifier of two classes.
+        is_targeted: takes the labels as targets.
+        uses_gradient: False if no gradient of the model is taken.
+        kinds: threat models it supports.
+        is_mapped: also built for many radii at once, which compiles it twice more.
+    """
+
     name: str
     build: Callable[[ThreatModel], Attack]
     is_steepest: bool = True
     is_targeted: bool = False
+    uses_gradient: bool = True
+    kinds: tuple[str, ...] = tuple(THREATS)
+    is_mapped: bool = False
 
 
 def _pgd(**settings):
@@ -27,18 +42,27 @@ def _pgd(**settings):
 
 
 ATTACKS = [
-    Case("fgsm", fgsm),
+    Case("fgsm", fgsm, is_mapped=True),
     Case("fgsm-start", lambda threat: fgsm(threat, random_start=True), False),
     Case("pgd", _pgd()),
     Case("pgd-center", _pgd(random_start=False)),
     Case("pgd-sign", _pgd(direction="sign"), False),
-    Case("pgd-l2", _pgd(direction="l2"), False),
+    Case("pgd-l2", _pgd(direction="l2"), False, is_mapped=True),
     Case("pgd-raw", _pgd(direction="raw", step_size=5e4), False),
     Case("pgd-margin", _pgd(loss="margin")),
     Case("pgd-best", _pgd(keep="best")),
     Case("pgd-targeted", _pgd(targeted=True), False, True),
-    Case("pgd-restarts", lambda threat: with_restarts(_pgd()(threat), 3)),
+    Case(
+        "pgd-restarts", lambda threat: with_restarts(_pgd()(threat), 3), is_mapped=True
+    ),
 ]
+
+
+def each_threat(cases):
+    """The test runs for each case under each threat model that the case supports."""
+    pairs = [(case, kind) for case in cases for kind in case.kinds]
+    ids = [f"{case.name}-{kind}" for case, kind in pairs]
+    return pytest.mark.parametrize(("case", "kind"), pairs, ids=ids)
 
 
 def assert_inside(threat, moved, center):
@@ -70,8 +94,7 @@ def run(linear_problem):
     return run
 
 
-@pytest.mark.parametrize("kind", THREATS)
-@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+@each_threat(ATTACKS)
 class TestEveryAttack:
     @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16], ids=str)
     @given(epsilon=st.one_of(st.just(0.0), st.floats(0.0, 2.0)))
@@ -117,15 +140,11 @@ class TestEveryAttack:
             jax.random.key(0), logits_fn, images, labels
         )
         assert_inside(THREATS[kind](0.2), found.images, images)
-        np.testing.assert_array_equal(
-            found.is_gradient_finite, [False, False, True, True]
-        )
+        expected = [not case.uses_gradient] * 2 + [True] * 2
+        np.testing.assert_array_equal(found.is_gradient_finite, expected)
 
 
-@pytest.mark.parametrize("kind", THREATS)
-@pytest.mark.parametrize(
-    "case", [case for case in ATTACKS if case.is_steepest], ids=lambda case: case.name
-)
+@each_threat(case for case in ATTACKS if case.is_steepest)
 def test_the_optimum_of_a_linear_classifier_is_found(case, kind, key):
     # Two classes, no pixel range: the margin w.x + b changes by epsilon times the dual
     # norm of w, and by no attack more.
@@ -144,8 +163,7 @@ def test_the_optimum_of_a_linear_classifier_is_found(case, kind, key):
     np.testing.assert_allclose(change, -0.25 * dual, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", THREATS)
-@pytest.mark.parametrize("case", ATTACKS[::5], ids=lambda case: case.name)
+@each_threat(case for case in ATTACKS if case.is_mapped)
 def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem):
     @jax.jit
     @chex.assert_max_traces(n=1)
