@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrobust.losses import LOSSES, cross_entropy, margin
+from jaxrobust.losses import (
+    LOSSES,
+    cross_entropy,
+    dlr,
+    margin,
+    targeted_cross_entropy,
+    targeted_dlr,
+    targeted_margin,
+)
 
 LOGITS = jnp.asarray([[2.0, 1.0, -1.0], [0.0, 0.0, 3.0]])
 LABELS = jnp.asarray([0, 1])
@@ -51,3 +59,78 @@ def test_the_margin_has_a_gradient_where_the_softmax_is_saturated():
     np.testing.assert_array_equal(
         jax.grad(lambda z: margin(z, labels)[0])(logits), [[-1.0, 1.0]]
     )
+
+
+def numpy_dlr(row, label):
+    others = max(value for index, value in enumerate(row) if index != label)
+    ranked = sorted(row, reverse=True)
+    return (others - row[label]) / (ranked[0] - ranked[2])
+
+
+def numpy_targeted_dlr(row, label, target):
+    ranked = sorted(row, reverse=True)
+    return (row[target] - row[label]) / (ranked[0] - (ranked[2] + ranked[3]) / 2)
+
+
+RANDOM = np.random.default_rng(0).normal(scale=4, size=(20, 6))
+RANDOM_LABELS = np.random.default_rng(1).integers(0, 6, size=20)
+RANDOM_TARGETS = (RANDOM_LABELS + 2) % 6
+
+
+@pytest.mark.parametrize(("shift", "scale"), [(0, 1), (7, 1), (0, 1e4)])
+def test_dlr_is_the_papers_ratio_however_logits_are_shifted_or_scaled(shift, scale):
+    rows = zip(RANDOM, RANDOM_LABELS, strict=True)
+    expected = [numpy_dlr(row, label) for row, label in rows]
+    logits = jnp.asarray(scale * (RANDOM + shift), jnp.float32)
+    found = dlr(logits, jnp.asarray(RANDOM_LABELS))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_targeted_losses_are_those_of_their_formulas():
+    labels, targets = jnp.asarray(RANDOM_LABELS), jnp.asarray(RANDOM_TARGETS)
+    logits = jnp.asarray(RANDOM, jnp.float32)
+    rows = list(zip(RANDOM, RANDOM_LABELS, RANDOM_TARGETS, strict=True))
+    expected = [numpy_targeted_dlr(*row) for row in rows]
+    np.testing.assert_allclose(targeted_dlr(targets)(logits, labels), expected, 1e-4)
+    expected = [row[target] - row[label] for row, label, target in rows]
+    found = targeted_margin(targets)(logits, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    expected = [
+        row[target] - np.log(np.sum(np.exp(row))) for row, label, target in rows
+    ]
+    found = targeted_cross_entropy(targets)(logits, labels)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_with_few_classes_the_ratios_are_margins(num_classes):
+    logits = jnp.asarray(RANDOM[:, :num_classes], jnp.float32)
+    labels = jnp.asarray(RANDOM_LABELS % num_classes)
+    targets = (labels + 1) % num_classes
+    if num_classes == 2:
+        np.testing.assert_array_equal(dlr(logits, labels), margin(logits, labels))
+    np.testing.assert_array_equal(
+        targeted_dlr(targets)(logits, labels), targeted_margin(targets)(logits, labels)
+    )
+
+
+TIES = [[0.0] * 5, [3.0, 3.0, 3.0, 3.0, -1e4], [0.0, 1e-30, 0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("label", [0, 4])
+@pytest.mark.parametrize("name", [*LOSSES, "targeted_dlr"])
+def test_tied_logits_give_finite_losses_and_gradients(name, label):
+    labels = jnp.full(3, label)
+    losses = LOSSES | {"targeted_dlr": targeted_dlr(jnp.ones(3, int))}
+    values, pull = jax.vjp(lambda rows: losses[name](rows, labels), jnp.asarray(TIES))
+    (gradient,) = pull(jnp.ones(3))
+    assert np.all(np.isfinite(values)) and np.all(np.isfinite(gradient))
+
+
+@pytest.mark.parametrize(
+    "build", [targeted_cross_entropy, targeted_margin, targeted_dlr]
+)
+def test_targeted_losses_are_float32_for_bfloat16_logits(build):
+    logits = jnp.asarray(RANDOM, jnp.bfloat16)
+    loss = build(jnp.asarray(RANDOM_TARGETS))(logits, jnp.asarray(RANDOM_LABELS))
+    assert loss.dtype == jnp.float32
