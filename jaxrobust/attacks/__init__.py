@@ -1,5 +1,6 @@
 """Attacks: searches of a threat model for images on which a logits function fails."""
 
+from jaxrobust.attacks.autopgd import auto_pgd
 from jaxrobust.attacks.base import (
     Attack,
     AttackInfo,
@@ -18,6 +19,7 @@ __all__ = [
     "AttackKernel",
     "AttackResult",
     "AttackState",
+    "auto_pgd",
     "fgsm",
     "iterate",
     "judge",

@@ -28,7 +28,15 @@ from jaxrobust.types import (
     Scalar,
 )
 
-__all__ = ["Direction", "fgsm", "num_steps_for", "pgd", "pgd_kernel"]
+__all__ = [
+    "Direction",
+    "Loss",
+    "check_choice",
+    "fgsm",
+    "num_steps_for",
+    "pgd",
+    "pgd_kernel",
+]
 
 Direction = Literal["steepest", "sign", "raw", "l2"]
 Loss = LossName | Callable[[Logits, Labels], PerExample]
@@ -65,7 +73,8 @@ def num_steps_for(
     return steps.astype(np.int32) if steps.ndim else int(steps)
 
 
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not one of those allowed."""
     if value not in allowed:
         raise ValueError(
             f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; "
@@ -83,9 +92,9 @@ def pgd_kernel(
     targeted: bool = False,
 ) -> AttackKernel:
     """The step of projected gradient descent; see `pgd`."""
-    _check_choice("direction", direction, get_args(Direction))
+    check_choice("direction", direction, get_args(Direction))
     if isinstance(loss, str):
-        _check_choice("loss", loss, get_args(LossName))
+        check_choice("loss", loss, get_args(LossName))
     if isinstance(step_size, int | float) and not step_size > 0:
         raise ValueError(
             f"`step_size` must be positive, got {step_size!r}; "
@@ -160,7 +169,8 @@ def pgd(
         num_steps: at least 0; `num_steps_for` gives the paper's number.
         direction: "steepest" climbs fastest in the threat's norm; "sign", "raw" and
             "l2" (each example's gradient divided by its Euclidean length) force one.
-        loss: "cross_entropy", "margin", or a function `(logits, labels) -> (batch,)`.
+        loss: "cross_entropy", "margin", "dlr", or a function `(logits, labels) ->
+            (batch,)`.
         random_start: start uniformly in the ball rather than at the clean image.
         targeted: take `labels` as the classes to be mistaken for.
         keep: "last" or "best" iterate.
@@ -173,7 +183,7 @@ def pgd(
         ValueError: for an unknown choice, a step size that is not positive, or a
             negative number of steps, when these are known to Python.
     """
-    _check_choice("keep", keep, get_args(Keep))
+    check_choice("keep", keep, get_args(Keep))
     if isinstance(num_steps, int | float) and (num_steps < 0 or num_steps % 1):
         raise ValueError(
             f"`num_steps` must be a whole number of at least 0, got {num_steps!r}; "

@@ -1,0 +1,259 @@
+"""Auto-PGD: projected gradient descent that chooses its own step sizes."""
+
+import dataclasses
+from typing import NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxrobust.attacks.base import Attack, AttackResult, better, judge, nothing_found
+from jaxrobust.attacks.gradient import Loss, check_choice
+from jaxrobust.losses import LOSSES, LossName
+from jaxrobust.threat import ThreatModel
+from jaxrobust.types import (
+    Images,
+    Labels,
+    LogitsFn,
+    PerExample,
+    PerExampleFlag,
+    PRNGKey,
+    Scalar,
+)
+
+__all__ = ["auto_pgd", "sample_sphere"]
+
+
+class _Search(NamedTuple):
+    """Where the search stands; everything but the two counters is per example.
+
+    Attributes:
+        images: iterate, not yet evaluated.
+        previous: the iterate before it.
+        best_images: evaluated iterate of the highest loss, to start again from.
+        best_gradient: of the loss there.
+        best_loss: the loss there.
+        checked_loss: the best loss at the last checkpoint.
+        last_loss: of the last iterate evaluated.
+        num_rises: steps since the last checkpoint that raised the loss.
+        step_size: length of the next step.
+        is_halved: the last checkpoint halved the step size.
+        num_since: steps since the last checkpoint.
+        window: how many there are between this checkpoint and the next.
+    """
+
+    images: Images
+    previous: Images
+    best_images: Images
+    best_gradient: Images
+    best_loss: PerExample
+    checked_loss: PerExample
+    last_loss: PerExample
+    num_rises: PerExample
+    step_size: PerExample
+    is_halved: PerExampleFlag
+    num_since: jax.Array
+    window: jax.Array
+
+
+def _spread(values: jax.Array, images: Images) -> jax.Array:
+    return values.reshape(values.shape + (1,) * (images.ndim - 1))
+
+
+def _choose(flag: PerExampleFlag, one: Images, other: Images) -> Images:
+    return jnp.where(_spread(flag, one), one, other)
+
+
+def sample_sphere(
+    threat: ThreatModel, key: PRNGKey, center: Images, radius: Scalar
+) -> Images:
+    """Images at exactly `radius` from the clean ones, before the pixel range cuts.
+
+    A draw from the unit ball is divided by its norm: for l_inf the noise is uniform,
+    for l_2 its direction is.
+    """
+    unit = dataclasses.replace(threat, epsilon=1.0, bounds=None)
+    noise = unit.sample(key, jnp.zeros(center.shape, jnp.float32))
+    noise = noise / _spread(jnp.maximum(threat.norm(noise), 1e-12), noise)
+    moved = center.astype(jnp.float32) + radius * noise
+    return threat.project(moved.astype(center.dtype), center)
+
+
+def auto_pgd(
+    threat: ThreatModel,
+    *,
+    num_steps: Scalar = 100,
+    loss: Loss = "cross_entropy",
+    momentum: float = 0.75,
+    rho: float = 0.75,
+    random_start: bool = True,
+    num_samples: int = 1,
+) -> Attack:
+    """Auto-PGD (Croce & Hein, 2020): each example halves its own step size.
+
+    Steps with momentum start at length `2 * epsilon`. At checkpoints, which come closer
+    to each other from .22 to .06 of the steps, an example whose loss rose in no more
+    than `rho` of the steps since the last one, or whose best loss did not rise although
+    the step size stayed, halves its step size and starts again from its best iterate.
+    The result is the strongest iterate of all: success first, then the loss.
+
+    Costs `num_steps * num_samples` backward and `(num_steps + 1) * num_samples` forward
+    passes. Memory does not depend on the number of steps.
+
+    Args:
+        threat: the set to stay in; any norm with a direction of steepest ascent.
+        num_steps: at least 1; may be traced.
+        loss: "cross_entropy", "margin", "dlr" or a function `(logits, labels) ->
+            (batch,)`, such as `targeted_dlr(targets)`.
+        momentum: share of the new direction in a step, in (0, 1].
+        rho: share of steps that have to raise the loss, in [0, 1].
+        random_start: start on a random point of the sphere, rather than at the clean
+            image.
+        num_samples: evaluations over which gradient and loss are averaged at each
+            iterate, for models that answer at random (EOT; see `randomized`). The
+            mean of the logits decides on success.
+
+    Returns:
+        An attack `(key, logits_fn, images, labels) -> AttackResult`.
+
+    Raises:
+        ValueError: for an unknown loss or a number out of range.
+
+    References:
+        Croce & Hein, 2020, arXiv:2003.01690, Algorithm 1; the authors' code for what
+        the text leaves open (checkpoints, momentum after a restart).
+
+    Differs from the authors' code: its first checkpoint compares the first loss with 0,
+    here, as in the text, with the loss at the start.
+    """
+    if isinstance(loss, str):
+        check_choice("loss", loss, get_args(LossName))
+    is_whole = not isinstance(num_steps, float)
+    is_enough = not isinstance(num_steps, int) or num_steps >= 1
+    checks = (
+        ("num_steps", num_steps, is_whole and is_enough, "whole and at least 1"),
+        ("momentum", momentum, 0 < momentum <= 1, "in (0, 1]"),
+        ("rho", rho, 0 <= rho <= 1, "in [0, 1]"),
+        ("num_samples", num_samples, num_samples >= 1, "at least 1"),
+    )
+    for name, value, is_right, rule in checks:
+        if not is_right:
+            raise ValueError(
+                f"`{name}` must be {rule}, got {value!r}; "
+                "leave it out for the paper's choice."
+            )
+    loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
+    steps = jnp.asarray(num_steps, jnp.int32)
+    # In whole numbers, since .06 * 50 is only just 3 in floating point.
+    first, shortest, decrement = (
+        jnp.maximum(percent * steps // 100, 1) for percent in (22, 6, 3)
+    )
+
+    def averaged(evaluate, images: Images):
+        """The mean of an evaluation over as many draws as were asked for."""
+        if num_samples == 1:
+            return evaluate(images)
+        shapes = jax.eval_shape(evaluate, images)
+        total = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        total = lax.fori_loop(
+            0,
+            num_samples,
+            lambda _, total: jax.tree.map(jnp.add, total, evaluate(images)),
+            total,
+        )
+        return jax.tree.map(lambda leaf: leaf / num_samples, total)
+
+    def attack(
+        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+    ) -> AttackResult:
+        batch = images.shape[0]
+
+        def losses(images: Images) -> tuple[PerExample, jax.Array]:
+            logits = logits_fn(images).astype(jnp.float32)
+            return loss_fn(logits, labels), logits
+
+        def with_gradient(images: Images) -> tuple[PerExample, jax.Array, Images]:
+            # By the vector of ones: a sum over the batch could overflow.
+            loss, pull, logits = jax.vjp(losses, images, has_aux=True)
+            return loss, logits, pull(jnp.ones_like(loss))[0].astype(jnp.float32)
+
+        def project(moved: jax.Array) -> Images:
+            return threat.project(moved.astype(images.dtype), images)
+
+        def body(
+            index: jax.Array, carry: tuple[_Search, AttackResult]
+        ) -> tuple[_Search, AttackResult]:
+            search, kept = carry
+            loss, logits, gradient = averaged(with_gradient, search.images)
+            axes = tuple(range(1, gradient.ndim))
+            is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
+            gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
+            found = AttackResult(search.images, loss, judge(logits, labels), is_finite)
+
+            is_best = loss > search.best_loss
+            best_loss = jnp.where(is_best, loss, search.best_loss)
+            best_images = _choose(is_best, search.images, search.best_images)
+            best_gradient = _choose(is_best, gradient, search.best_gradient)
+            num_rises = search.num_rises + (loss > search.last_loss)
+
+            is_check = search.num_since == search.window
+            is_stuck = ~search.is_halved & (search.checked_loss >= best_loss)
+            is_poor = num_rises <= rho * search.window.astype(jnp.float32)
+            is_halved = is_check & (is_poor | is_stuck)
+            step_size = search.step_size * jnp.where(is_halved, 0.5, 1.0)
+            here = _choose(is_halved, best_images, search.images)
+            gradient = _choose(is_halved, best_gradient, gradient)
+
+            wide = here.astype(jnp.float32)
+            aim = project(wide + _spread(step_size, wide) * threat.steepest(gradient))
+            share = jnp.where(index == 0, 1.0, momentum)
+            moved = wide + share * (aim.astype(jnp.float32) - wide)
+            moved += (1 - share) * (wide - search.previous.astype(jnp.float32))
+
+            window = jnp.where(
+                is_check,
+                jnp.maximum(search.window - decrement, shortest),
+                search.window,
+            )
+            search = _Search(
+                images=project(moved),
+                previous=here,
+                best_images=best_images,
+                best_gradient=best_gradient,
+                best_loss=best_loss,
+                checked_loss=jnp.where(is_check, best_loss, search.checked_loss),
+                last_loss=loss,
+                num_rises=jnp.where(is_check, 0.0, num_rises),
+                step_size=step_size,
+                is_halved=jnp.where(is_check, is_halved, search.is_halved),
+                num_since=jnp.where(is_check, 0, search.num_since) + 1,
+                window=window,
+            )
+            return search, better(kept, found)
+
+        start = images
+        if random_start:
+            start = sample_sphere(threat, key, images, threat.epsilon)
+        low = jnp.full(batch, -jnp.inf, jnp.float32)
+        search = _Search(
+            images=start,
+            previous=start,
+            best_images=start,
+            best_gradient=jnp.zeros(images.shape, jnp.float32),
+            best_loss=low,
+            checked_loss=low,
+            last_loss=-low,  # nothing rises above it
+            num_rises=jnp.zeros(batch, jnp.float32),
+            step_size=jnp.full(batch, 2.0 * threat.epsilon, jnp.float32),
+            is_halved=jnp.ones(batch, bool),
+            num_since=jnp.asarray(0, jnp.int32),
+            window=first,
+        )
+        search, kept = lax.fori_loop(0, steps, body, (search, nothing_found(images)))
+        loss, logits = averaged(losses, search.images)
+        last = AttackResult(
+            search.images, loss, judge(logits, labels), jnp.ones(batch, bool)
+        )
+        return better(kept, last)
+
+    return attack
