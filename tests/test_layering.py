@@ -26,7 +26,7 @@ FENCES = {
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "sklearn": ("data",),
-    "matplotlib": ("plots.py",),
+    "matplotlib": ("plots",),
     "rich": ("training/progress.py",),
     "tyro": ("cli.py",),
     "jinja2": ("launching",),

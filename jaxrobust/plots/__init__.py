@@ -1,0 +1,19 @@
+"""Figures of the library; the only place that imports matplotlib."""
+
+from jaxrobust.plots.bars import accuracy_bars
+from jaxrobust.plots.lines import Curve, curves
+from jaxrobust.plots.maps import Panel, accuracy_maps, surfaces
+from jaxrobust.plots.pictures import ImageRow, image_grid
+from jaxrobust.plots.style import save
+
+__all__ = [
+    "Curve",
+    "ImageRow",
+    "Panel",
+    "accuracy_bars",
+    "accuracy_maps",
+    "curves",
+    "image_grid",
+    "save",
+    "surfaces",
+]

@@ -1,0 +1,86 @@
+"""Rows of small images: examples, perturbations, gradients."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrobust.plots.style import DIVERGING, Figure, plt
+
+__all__ = ["ImageRow", "image_grid"]
+
+
+class ImageRow(NamedTuple):
+    """One row of a grid.
+
+    Attributes:
+        caption: left of it.
+        images: (images, height, width, channels) with 1 or 3 channels, or without the
+            last axis for gray.
+        is_signed: values round 0, of any size, shown with one symmetric diverging scale
+            for the row; otherwise pixels in [0, 1].
+        titles: above each image; none if empty.
+    """
+
+    caption: str
+    images: Any
+    is_signed: bool = False
+    titles: Sequence[str] = ()
+
+
+def image_grid(
+    rows: Sequence[ImageRow], *, title: str = "", size: float = 0.8
+) -> Figure:
+    """Images in rows with captions; gray, in color, or signed.
+
+    Signed color images are shown as their mean over the channels.
+
+    Args:
+        rows: of the same or of different lengths, at least one.
+        title: above all of them.
+        size: of an image, in inches.
+
+    Raises:
+        ValueError: for images of another shape.
+    """
+    tables = [_gray_or_color(row) for row in rows]
+    width = max(len(table) for table in tables)
+    title_height = 0.22 * sum(bool(row.titles) for row in rows) + 0.4 * bool(title)
+    figure, all_axes = plt.subplots(
+        len(rows),
+        width,
+        figsize=(1.3 + size * width, size * len(rows) + title_height),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axes in all_axes.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for line, row, table in zip(all_axes, rows, tables, strict=True):
+        low, high, cmap = 0.0, 1.0, "gray"
+        if row.is_signed:
+            high = float(np.abs(table).max()) or 1.0
+            low, cmap = -high, DIVERGING
+        for index, image in enumerate(table):
+            line[index].imshow(image, cmap=cmap, vmin=low, vmax=high)
+            if index < len(row.titles):
+                line[index].set_title(row.titles[index], fontsize=8, pad=2)
+        line[0].set_ylabel(
+            row.caption, rotation=0, ha="right", va="center", fontsize=8, labelpad=4
+        )
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _gray_or_color(row: ImageRow) -> np.ndarray:
+    images = np.asarray(row.images, float)
+    if images.ndim == 4 and images.shape[-1] == 1:
+        images = images[..., 0]
+    if images.ndim == 4 and row.is_signed:
+        images = images.mean(axis=-1)
+    if images.ndim != 3 and images.shape[3:] != (3,):
+        raise ValueError(
+            "`images` must be (images, height, width) or have 1 or 3 channels behind, "
+            f"got shape {images.shape} for {row.caption!r}; reshape them."
+        )
+    return images if row.is_signed else np.clip(images, 0, 1)

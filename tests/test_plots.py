@@ -1,0 +1,115 @@
+"""What figures draw: the data on their axes, not pixels."""
+
+import numpy as np
+import pytest
+
+from jaxrobust import plots
+
+RNG = np.random.default_rng(4)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    plots.style.plt.close("all")
+
+
+def test_curves_draw_their_lines_levels_and_bands():
+    lines = [
+        plots.Curve("a", [0.0, 1.0, 2.0], [0.9, 0.5, 0.1]),
+        plots.Curve("b", [0.0, 1.0], [0.4, 0.3]),
+    ]
+    bands = {"a": ([0.8, 0.4, 0.0], [1.0, 0.6, 0.2])}
+    figure = plots.curves(
+        lines, xlabel="radius", ylabel="share", levels={"chance": 0.1}, bands=bands
+    )
+    (axes,) = figure.axes
+    for line, drawn in zip(lines, axes.lines, strict=False):
+        np.testing.assert_array_equal(drawn.get_xdata(), line.x)
+        np.testing.assert_array_equal(drawn.get_ydata(), line.y)
+    assert axes.lines[2].get_ydata()[0] == 0.1
+    (band,) = axes.collections
+    corners = {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
+    assert corners == {(0, 0.8), (1, 0.4), (2, 0), (0, 1), (1, 0.6), (2, 0.2)}
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["a", "b"]
+
+
+def test_surfaces_share_one_scale_and_draw_the_border_of_what_is_marked():
+    x, y = np.linspace(-1, 1, 9), np.linspace(-2, 2, 7)
+    low, high = 0.5 * x[None] + 0 * y[:, None], 3 + y[:, None] ** 2 + 0 * x[None]
+    panels = [
+        plots.Panel("low", low, low > 0.2),
+        plots.Panel("high", high, high > 99),
+        plots.Panel("plain", low),
+        plots.Panel("more", high),
+    ]
+    figure = plots.surfaces(
+        panels, x=x, y=y, xlabel="a", ylabel="b", label="loss", columns=3
+    )
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown[:4]] == ["low", "high", "plain", "more"]
+    assert len(figure.axes) == 6 + 1 and len(shown) == 4 + 1
+    # Filled contours, their lines, and the border, which only the first panel has.
+    assert [len(axes.collections) for axes in shown[:4]] == [3, 2, 2, 2]
+    for axes in shown[:4]:
+        levels = axes.collections[0].levels
+        assert (levels[0], levels[-1]) == (-0.5, 7.0)
+    border = np.concatenate([p.vertices for p in shown[0].collections[2].get_paths()])
+    assert np.all((border[:, 0] > 0.25) & (border[:, 0] < 0.5))
+    np.testing.assert_allclose(np.ptp(border[:, 1]), 4)
+
+
+def test_a_flat_surface_can_be_drawn():
+    axis = [0.0, 1.0]
+    panels = [plots.Panel("flat", np.ones((2, 2)))]
+    figure = plots.surfaces(panels, x=axis, y=axis, xlabel="", ylabel="", label="loss")
+    assert figure.axes[0].collections[0].levels[0] == 1
+
+
+def test_image_grids_show_gray_color_and_signed_images():
+    gray = RNG.uniform(size=(3, 4, 4, 1))
+    color = RNG.uniform(-0.1, 1.1, size=(2, 4, 4, 3))
+    signed = RNG.normal(size=(3, 4, 4, 1))
+    figure = plots.image_grid(
+        [
+            plots.ImageRow("images", gray, titles=["7", "2", "1"]),
+            plots.ImageRow("color", color),
+            plots.ImageRow("gradient", signed, is_signed=True),
+            plots.ImageRow("color gradient", color - 0.5, is_signed=True),
+        ]
+    )
+    table = np.reshape(np.array(figure.axes, dtype=object), (4, 3))
+    assert [axes.get_ylabel() for axes in table[:, 0]] == [
+        *("images", "color", "gradient", "color gradient")
+    ]
+    assert [axes.get_title() for axes in table[0]] == ["7", "2", "1"]
+    for axes, image in zip(table[0], gray, strict=True):
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), image[..., 0])
+        assert drawn.get_clim() == (0, 1) and drawn.get_cmap().name == "gray"
+    np.testing.assert_array_equal(
+        table[1, 0].images[0].get_array(), np.clip(color[0], 0, 1)
+    )
+    assert not table[1, 2].images  # the row is shorter
+    for axes, image in zip(table[2], signed, strict=True):
+        limit = np.abs(signed).max()
+        assert axes.images[0].get_clim() == (-limit, limit)
+        np.testing.assert_array_equal(axes.images[0].get_array(), image[..., 0])
+    drawn = table[3, 1].images[0].get_array()
+    np.testing.assert_allclose(drawn, (color[1] - 0.5).mean(axis=-1))
+
+
+def test_images_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"`images` must be .* got shape \(4, 4\)"):
+        plots.image_grid([plots.ImageRow("one", np.zeros((4, 4)))])
+
+
+def test_a_figure_is_saved_alike_twice(tmp_path):
+    def save(name):
+        line = plots.Curve("a", [0.0, 1.0], [0.9, 0.5])
+        figure = plots.curves([line], xlabel="x", ylabel="y")
+        return plots.save(figure, tmp_path / name).read_bytes()
+
+    assert save("one.svg") == save("other.svg")
+    assert save("one.png").startswith(b"\x89PNG")
