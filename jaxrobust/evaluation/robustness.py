@@ -2,32 +2,34 @@
 
 An example is robust at a radius if the model is right on the clean image and no
 restart of the attack changes that, at this radius or at a smaller one of the list.
-
-Every example thus faces a fixed sequence of attacks, radius by radius and restart by
-restart, and one number says all about it: how many it withstands before the first that
-breaks it. The attacks that are still wanted are packed into buckets of one size, which
-may mix radii and restarts, so one program serves them all. What an attack draws depends
-on the seed, the restart and the example alone, so packing changes no answer.
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrobust.attacks import Attack, judge, num_steps_for, pgd
+from jaxrobust.attacks import Attack, num_steps_for, pgd
 from jaxrobust.attacks.base import Keep
-from jaxrobust.data import Dataset, as_float
+from jaxrobust.data import Dataset
+from jaxrobust.evaluation.packing import Plan, Progress, Stage, run_plan
+from jaxrobust.evaluation.preflight import require_epsilon
 from jaxrobust.losses import LossName
-from jaxrobust.threat import THREATS
-from jaxrobust.types import LogitsFn, Params, PRNGKey
+from jaxrobust.threat import THREATS, ThreatModel
+from jaxrobust.types import LogitsFn, Params
 
-__all__ = ["Evaluation", "EvaluationConfig", "evaluate", "evaluate_models"]
+__all__ = [
+    "Evaluation",
+    "EvaluationConfig",
+    "evaluate",
+    "evaluate_models",
+    "pgd_stage",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,6 @@ class EvaluationConfig:
     """Of the random starts."""
 
     def __post_init__(self):
-        for epsilon in self.epsilons:
-            THREATS["linf"](epsilon)
         checks = (
             ("norm", self.norm in THREATS, f"one of {', '.join(THREATS)}"),
             ("step_size", self.step_size > 0, "positive"),
@@ -77,6 +77,8 @@ class EvaluationConfig:
                     f"`{name}` must be {rule}, got {getattr(self, name)!r}; "
                     "see the help of `jaxrobust evaluate`."
                 )
+        for epsilon in self.epsilons:
+            require_epsilon(self.norm, epsilon)
 
     def num_steps_at(self, epsilon: float) -> int:
         """Number of steps at a radius."""
@@ -123,177 +125,48 @@ class Evaluation:
 
 
 AttackFor = Callable[[jax.Array, jax.Array], Attack]
-Data = tuple[jax.Array, jax.Array]
 
 
-class _Program(NamedTuple):
-    """The two compiled functions that serve all models, radii and restarts.
+@lru_cache(maxsize=16)
+def _plain_pgd(step_size: float, loss: LossName, keep: Keep) -> Callable[..., Attack]:
+    """One function for equal settings, so that programs can be told to be the same."""
 
-    Attributes:
-        clean: `(weights, data, chosen) -> is_correct`; the data are images and labels.
-        attacked: `(key, weights, data, chosen, restarts, epsilons, num_steps) ->
-            (is_broken, is_gradient_finite)`; `num_steps` is one number, or one for
-            each item if it follows the radius.
-        place: copies arrays to every device that takes part.
-        num_devices: that a bucket is divided between; divides its size.
-    """
+    def build(threat: ThreatModel, turn: jax.Array, num_steps: jax.Array) -> Attack:
+        del turn
+        return pgd(
+            threat, step_size=step_size, num_steps=num_steps, loss=loss, keep=keep
+        )
 
-    clean: Callable[..., jax.Array]
-    attacked: Callable[..., tuple[jax.Array, jax.Array]]
-    place: Callable[[Any], Any]
-    num_devices: int
+    return build
 
 
-def _program(
-    apply: Callable[[Any], LogitsFn], config: EvaluationConfig, attack_for: AttackFor
-) -> _Program:
-    def clean(weights: Params, data: Data, chosen: jax.Array) -> jax.Array:
-        images, labels = data
-        return ~judge(apply(weights)(as_float(images[chosen])), labels[chosen])
-
-    def attacked(
-        base_key: PRNGKey,
-        weights: Params,
-        data: Data,
-        chosen: jax.Array,
-        restarts: jax.Array,
-        epsilons: jax.Array,
-        num_steps: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        images, labels = data
-
-        def attack_one(
-            index: jax.Array, restart: jax.Array, epsilon: jax.Array, steps: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            key = jax.random.fold_in(jax.random.fold_in(base_key, restart), index)
-            search = attack_for(epsilon, steps)
-            image, label = as_float(images[index][None]), labels[index][None]
-            found = search(key, apply(weights), image, label)
-            return found.is_adversarial[0], found.is_gradient_finite[0]
-
-        # A number of steps for each item costs masks in the attack's loop.
-        steps_axis = 0 if config.num_steps is None else None
-        each = jax.vmap(attack_one, in_axes=(0, 0, 0, steps_axis))
-        return each(chosen, restarts, epsilons, num_steps)
-
-    devices = jax.local_devices()
-    if len(devices) == 1:
-        return _Program(jax.jit(clean), jax.jit(attacked), jax.device_put, 1)
-    mesh = Mesh(np.array(devices), ("items",))
-    whole, split = PartitionSpec(), PartitionSpec("items")
-    steps = split if config.num_steps is None else whole
-    shard = partial(jax.shard_map, mesh=mesh, check_vma=False)
-    return _Program(
-        jax.jit(shard(clean, in_specs=(whole, whole, split), out_specs=split)),
-        jax.jit(
-            shard(
-                attacked,
-                in_specs=(whole, whole, whole, split, split, split, steps),
-                out_specs=(split, split),
-            )
-        ),
-        partial(jax.device_put, device=NamedSharding(mesh, whole)),
-        len(devices),
-    )
-
-
-def _next_items(
-    num_sent: np.ndarray, limit: np.ndarray, size: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Up to `size` items: examples, and which of its attacks each one faces.
-
-    Those least far come first. If there are fewer examples than places, they face
-    several of their attacks at once: the places would be padding otherwise, and an
-    attack after one that succeeds changes no answer.
+def pgd_stage(config: EvaluationConfig, attack_for: AttackFor | None = None) -> Stage:
+    """The PGD of a configuration as a stage, drawing as `evaluate_models` does.
 
     Args:
-        num_sent: attacks that each example was sent to, `(examples,)`; counted on.
-        limit: how many it has to face as far as is known, `(examples,)`.
-        size: places in the bucket.
+        config: attack and restarts; its radii and seed are the plan's.
+        attack_for: see `evaluate_models`.
     """
-    examples, turns = np.zeros(0, int), np.zeros(0, int)
-    while (room := size - len(examples)) and (num_sent < limit).any():
-        waiting = np.flatnonzero(num_sent < limit)
-        group = waiting[np.argsort(num_sent[waiting], kind="stable")][:room]
-        examples = np.concatenate([examples, group])
-        turns = np.concatenate([turns, num_sent[group]])
-        num_sent[group] += 1
-    return examples, turns
+    if attack_for is None:
+        build = _plain_pgd(config.step_size, config.loss, config.keep)
+    else:
 
+        def build(threat: ThreatModel, turn: jax.Array, num_steps: jax.Array) -> Attack:
+            del turn
+            return attack_for(threat.epsilon, num_steps)
 
-def _evaluate_one(
-    program: _Program,
-    weights: Params,
-    data: Data,
-    config: EvaluationConfig,
-    *,
-    compact: bool,
-    report: Callable[[str], None],
-) -> Evaluation:
-    """Every example of a data set, for one model."""
-    num_examples = len(data[1])
-    size = min(config.batch_size, num_examples)
-    size += -size % program.num_devices
-
-    is_correct = np.zeros(num_examples, bool)
-    for start in range(0, num_examples, size):
-        group = np.arange(start, min(start + size, num_examples))
-        found = program.clean(weights, data, np.resize(group, size))
-        is_correct[group] = np.asarray(found)[: len(group)]
-
-    # Not the configured generator: under `vmap` "rbg" would draw for the bucket.
-    base_key = program.place(jax.random.key(config.seed, impl="threefry2x32"))
-    radii = sorted(set(config.epsilons))
-    each_epsilon = np.repeat(np.array(radii, np.float32), config.num_restarts)
-    steps = [config.num_steps_at(radius) for radius in radii]
-    each_steps = np.repeat(np.array(steps, np.int32), config.num_restarts)
-    num_turns = len(each_epsilon)
-    # Attacks that each example withstands before the first that breaks it.
-    num_withstood = np.where(is_correct, num_turns, 0)
-    num_sent = np.zeros(num_examples, int)
-    is_bad = np.zeros((num_examples, num_turns), bool)
-    num_reported = 0
-
-    def is_robust(index: int) -> np.ndarray:
-        return num_withstood >= (index + 1) * config.num_restarts
-
-    while True:
-        limit = num_withstood if compact else np.full(num_examples, num_turns)
-        is_open = num_sent < limit
-        num_done = num_sent[is_open].min() if is_open.any() else num_turns
-        while num_reported < num_done // config.num_restarts:
-            share = np.mean(is_robust(num_reported))
-            report(f"epsilon {radii[num_reported]:g}: robust accuracy {share:.2%}")
-            num_reported += 1
-        examples, turns = _next_items(num_sent, limit, size)
-        count = len(examples)
-        if not count:
-            break
-        padded = np.resize(turns, size)
-        is_broken, is_finite = program.attacked(
-            base_key,
-            weights,
-            data,
-            np.resize(examples, size),
-            padded % config.num_restarts,
-            each_epsilon[padded],
-            each_steps[padded] if config.num_steps is None else each_steps[0],
-        )
-        broken = np.asarray(is_broken)[:count]
-        np.minimum.at(num_withstood, examples[broken], turns[broken])
-        is_bad[examples, turns] = ~np.asarray(is_finite)[:count]
-
-    # The attack that breaks an example counts, those after it do not.
-    is_counted = np.arange(num_turns) <= num_withstood[:, None]
-    flags = {radius: is_robust(index) for index, radius in enumerate(radii)}
-    return Evaluation(
-        is_correct,
-        {radius: flags[radius] for radius in config.epsilons},
-        int(np.sum(is_bad & is_counted & is_correct[:, None])),
+    steps = config.num_steps
+    return Stage(
+        "pgd",
+        config.num_restarts,
+        build,
+        num_steps=config.num_steps_at if steps is None else steps,
+        stream=0,
+        num_passes=3 * max(map(config.num_steps_at, config.epsilons), default=0) + 1,
     )
 
 
-def _check_same_shapes(weights: Sequence[Params]) -> None:
+def check_same_shapes(weights: Sequence[Params]) -> None:
     """Refuse a list that one program cannot serve."""
     if not weights:
         raise ValueError(
@@ -329,6 +202,22 @@ def _check_same_shapes(weights: Sequence[Params]) -> None:
             )
 
 
+def is_function_of_weights(weights: Sequence[Params]) -> bool:
+    """Whether what a model answers follows from its weights, as far as can be seen.
+
+    A model that is given without any may close over weights that change between two
+    calls; its programs are not kept.
+    """
+    return bool(jax.tree.leaves(list(weights)))
+
+
+def flags_by_radius(
+    num_robust: np.ndarray, plan: Plan, epsilons: Sequence[float]
+) -> dict[float, np.ndarray]:
+    """Which examples withstand all attacks, by radius in the order asked for."""
+    return {radius: num_robust > plan.epsilons.index(radius) for radius in epsilons}
+
+
 def evaluate_models(
     apply: Callable[[Any], LogitsFn],
     weights: Sequence[Params],
@@ -336,7 +225,9 @@ def evaluate_models(
     config: EvaluationConfig,
     *,
     attack_for: AttackFor | None = None,
+    journal: Path | str | None = None,
     report: Callable[[str], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
     compact: bool = True,
 ) -> list[Evaluation]:
     """Attack every example of a data set, for each of several models.
@@ -353,13 +244,18 @@ def evaluate_models(
 
     Args:
         apply: from the weights of one model to the model in evaluation mode, which
-            takes images in [0, 1] to logits.
+            takes images in [0, 1] to logits. A pure function: a later call with the
+            same one uses the programs compiled for it.
         weights: pytrees of arrays of the same shapes, such as `(params, batch_stats)`.
         dataset: examples; each counts exactly once.
         config: radii, attack and restarts.
         attack_for: `(epsilon, num_steps) -> attack`, both traced; None for the PGD of
             the configuration. The attack sees batches of one image, mapped.
+        journal: file in which progress is kept, so that the same call goes on after
+            it was killed, with the same answer; None to keep none. It tells another
+            model, data set or configuration, but not another `attack_for`.
         report: told each finished radius, in ascending order.
+        progress: told how far the evaluation is, after each bucket.
         compact: whether attacks that cannot change the answer are left out; False
             makes every attack of every example, for the same answer.
 
@@ -368,35 +264,40 @@ def evaluate_models(
 
     Raises:
         ValueError: if `weights` is empty, or if the models differ in the structure,
-            shapes or types of their weights.
+            shapes or types of their weights; if a radius is in another unit than the
+            images, a model has another number of classes than the data, or answers
+            clean images with something not finite; if the journal is that of another
+            evaluation.
     """
     weights = list(weights)
-    _check_same_shapes(weights)
-
-    def plain_pgd(epsilon: jax.Array, num_steps: jax.Array) -> Attack:
-        return pgd(
-            THREATS[config.norm](epsilon),
-            step_size=config.step_size,
-            num_steps=num_steps,
-            loss=config.loss,
-            keep=config.keep,
+    check_same_shapes(weights)
+    plan = Plan(
+        stages=(pgd_stage(config, attack_for),),
+        epsilons=tuple(sorted(set(config.epsilons))),
+        norm=config.norm,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        is_compact=compact,
+        is_shared=attack_for is None and is_function_of_weights(weights),
+    )
+    tallies = run_plan(
+        apply,
+        weights,
+        dataset,
+        plan,
+        journal=journal,
+        settings=dataclasses.asdict(config),
+        report=report,
+        progress=progress,
+    )
+    return [
+        Evaluation(
+            tally.is_correct,
+            flags_by_radius(tally.num_robust[-1], plan, config.epsilons),
+            int(tally.num_bad.sum()),
         )
-
-    program = _program(apply, config, attack_for or plain_pgd)
-    data = program.place((jnp.asarray(dataset.images), jnp.asarray(dataset.labels)))
-    results = []
-    for index, tree in enumerate(weights):
-        name = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
-
-        def tell(text: str, name: str = name) -> None:
-            if report is not None:
-                report(name + text)
-
-        found = _evaluate_one(
-            program, program.place(tree), data, config, compact=compact, report=tell
-        )
-        results.append(found)
-    return results
+        for tally in tallies
+    ]
 
 
 def evaluate(
@@ -405,6 +306,7 @@ def evaluate(
     config: EvaluationConfig,
     *,
     attack_for: AttackFor | None = None,
+    journal: Path | str | None = None,
     report: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Attack every example of a data set; `evaluate_models` for one model.
@@ -415,6 +317,7 @@ def evaluate(
         config: radii, attack and restarts.
         attack_for: `(epsilon, num_steps) -> attack`, both traced; None for the PGD of
             the configuration. The attack sees batches of one image, mapped.
+        journal: see `evaluate_models`; the model is known again by its answers.
         report: told each finished radius, in ascending order.
 
     Returns:
@@ -422,6 +325,12 @@ def evaluate(
         every larger one of the list.
     """
     (found,) = evaluate_models(
-        lambda _: logits_fn, [()], dataset, config, attack_for=attack_for, report=report
+        lambda _: logits_fn,
+        [()],
+        dataset,
+        config,
+        attack_for=attack_for,
+        journal=journal,
+        report=report,
     )
     return found

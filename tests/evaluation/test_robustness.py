@@ -20,7 +20,7 @@ from jaxrobust.evaluation import (
     EvaluationConfig,
     evaluate,
     evaluate_models,
-    robustness,
+    packing,
 )
 from jaxrobust.threat import THREATS
 
@@ -314,18 +314,19 @@ def test_all_models_radii_and_restarts_share_one_program():
 def buckets(monkeypatch):
     """Every bucket sent to the attack, as (example, restart, epsilon) triples."""
     sent = []
-    original = robustness._program
+    original = packing._programs
 
     def recorded(*arguments):
-        program = original(*arguments)
+        programs = original(*arguments)
+        (program,) = programs.attacked
 
         def attacked(key, weights, data, *items):
             sent.append(list(zip(*items[:3], strict=True)))
-            return program.attacked(key, weights, data, *items)
+            return program(key, weights, data, *items)
 
-        return program._replace(attacked=attacked)
+        return programs._replace(attacked=(attacked,))
 
-    monkeypatch.setattr(robustness, "_program", recorded)
+    monkeypatch.setattr(packing, "_programs", recorded)
     return sent
 
 

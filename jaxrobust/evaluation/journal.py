@@ -1,0 +1,133 @@
+"""Progress of an evaluation on disk, so that one that was killed can go on.
+
+A journal is one npz file: the arrays, and a header in JSON that says which evaluation
+they belong to. It is replaced by renaming, so whoever reads it finds a whole one,
+whenever the writer was killed.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxrobust
+from jaxrobust import hosts
+
+__all__ = ["Journal", "JournalError", "fingerprint"]
+
+_HEADER = "header"
+
+
+class JournalError(ValueError):
+    """A journal that is damaged, or that of another evaluation."""
+
+
+def fingerprint(tree: Any) -> str:
+    """A hash of the bytes, shapes, types and names of all arrays of a pytree."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(np.asarray(leaf))
+        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};"
+        found.update(name.encode())
+        found.update(array.tobytes())
+    return found.hexdigest()[:16]
+
+
+def _differences(before: Any, now: Any, place: str = "") -> list[str]:
+    """Each place in which two JSON values differ."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = dict.fromkeys([*before, *now])
+        pairs = [(str(name), before.get(name), now.get(name)) for name in names]
+    elif isinstance(before, list) and isinstance(now, list):
+        if len(before) != len(now):
+            return [f"{place}: {len(before)} entries, now {len(now)}"]
+        pairs = [
+            (str(index), *each)
+            for index, each in enumerate(zip(before, now, strict=True))
+        ]
+    else:
+        return [] if before == now else [f"{place}: {before!r}, now {now!r}"]
+    lines = []
+    for name, one, other in pairs:
+        lines += _differences(one, other, f"{place}.{name}" if place else name)
+    return lines
+
+
+class Journal:
+    """The file of one evaluation; in a job of several processes only one writes it.
+
+    Args:
+        path: the file; its directory is made if missing.
+        header: JSON-like, what decides the result; versions of what computes it are
+            added.
+        every: seconds between two writes of `offer`, at least.
+    """
+
+    def __init__(
+        self, path: Path | str, header: Mapping[str, Any], *, every: float = 2.0
+    ) -> None:
+        self.path = Path(path)
+        versions = {
+            "jaxrobust": jaxrobust.__version__,
+            "jax": importlib.metadata.version("jax"),
+        }
+        # To JSON and back, or a tuple would differ from the list it became.
+        self.header = json.loads(json.dumps({**header, "versions": versions}))
+        self.every = every
+        self._written = -np.inf
+
+    def read(self) -> dict[str, np.ndarray] | None:
+        """The arrays last written, or None if there is no such file.
+
+        Raises:
+            JournalError: if the file is damaged, or belongs to another evaluation;
+                says in what that one differs.
+        """
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            header = json.loads(bytes(arrays.pop(_HEADER)).decode())
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            raise JournalError(
+                f"`journal` must be a file that an evaluation wrote, got "
+                f"{str(self.path)!r}, which cannot be read ({error}); remove it, or "
+                "give another name."
+            ) from error
+        lines = _differences(header, self.header)
+        if lines:
+            shown = "; ".join(lines[:5])
+            raise JournalError(
+                f"`journal` must be that of the same evaluation, got "
+                f"{str(self.path)!r}, which differs in {shown}; remove it to begin "
+                "anew, or give another name."
+            )
+        return arrays
+
+    def offer(self, arrays: Callable[[], Mapping[str, np.ndarray]]) -> None:
+        """Write, unless that was done a moment ago."""
+        if time.monotonic() - self._written >= self.every:
+            self.write(arrays())
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Replace the file, at once and as a whole."""
+        if not hosts.is_primary():
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(self.path.name + ".part")
+        header = np.frombuffer(json.dumps(self.header).encode(), np.uint8)
+        with part.open("wb") as file:
+            np.savez(file, allow_pickle=False, **{_HEADER: header}, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)
+        self._written = time.monotonic()

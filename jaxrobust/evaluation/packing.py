@@ -1,0 +1,619 @@
+"""The engine of every evaluation: stages of attacks, packed into buckets of one size.
+
+A stage is one kind of attack. In it every example faces a fixed sequence, radius by
+radius in ascending order and at each radius turn by turn (restarts, or target classes),
+and one number says all about it: how many it withstands before the first that breaks
+it. A later stage only sees the pairs of example and radius that are still robust.
+
+The attacks that are still wanted are packed into buckets, which may mix radii and
+turns, so one program serves all of a stage. What an attack draws depends on the seed,
+the stage, the turn and the example alone, so packing changes no answer, and neither
+does the order of the stages.
+
+Between two buckets everything that decides the next ones is a `Tally`, a value that
+can be kept on disk: there an evaluation can stop, report and go on.
+"""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxrobust.attacks import Attack, judge
+from jaxrobust.data import Dataset, as_float
+from jaxrobust.evaluation.journal import Journal, fingerprint
+from jaxrobust.evaluation.preflight import (
+    require_classes,
+    require_epsilon,
+    require_finite,
+    require_images,
+)
+from jaxrobust.threat import THREATS
+from jaxrobust.types import LogitsFn, Params, PRNGKey
+
+__all__ = ["Plan", "Progress", "Stage", "Tally", "run_plan"]
+
+Data = tuple[jax.Array, jax.Array]
+
+
+class Stage(NamedTuple):
+    """One kind of attack, and how often it is run at each radius.
+
+    Attributes:
+        name: for reports, such as "apgd-t".
+        num_turns: attacks on each example at each radius, at least 1.
+        build: `(threat, turn) -> attack`, both traced: the turn, in [0, num_turns), is
+            the number of a restart or the rank of a target class. With `num_steps` it
+            is called as `(threat, turn, num_steps)`. The attack sees batches of one
+            image, mapped.
+        num_steps: a number, or the number at each radius, that `build` is given
+            traced; so stages that differ in it alone share a program. None for none.
+        stream: what is folded into the seed, so that stages draw differently; 0 takes
+            the seed as it is, None a number made of the name. The place in the list
+            plays no part, so adding a stage changes no other one.
+        num_passes: forward passes that one attack takes, roughly, a gradient counted
+            as two more; only chooses the size of a bucket. 0 if unknown.
+    """
+
+    name: str
+    num_turns: int
+    build: Callable[..., Attack]
+    num_steps: int | Callable[[float], int] | None = None
+    stream: int | None = None
+    num_passes: int = 0
+
+
+class Plan(NamedTuple):
+    """What an evaluation does, apart from models and data.
+
+    Attributes:
+        stages: in the order in which they are run.
+        epsilons: radii in ascending order, each once, in units of [0, 1] pixels.
+        norm: of the ball.
+        seed: of everything random.
+        batch_size: images attacked at once, rounded up to a multiple of the local
+            devices; None for as many as keep the device busy for some seconds.
+        is_compact: whether attacks that cannot change the answer are left out.
+        is_shared: whether a later call with the same functions may use the compiled
+            programs of this one; only if the model is a function of its weights.
+    """
+
+    stages: tuple[Stage, ...]
+    epsilons: tuple[float, ...]
+    norm: str
+    seed: int
+    batch_size: int | None
+    is_compact: bool = True
+    is_shared: bool = False
+
+
+class Tally(NamedTuple):
+    """How far the evaluation of one model is, between two buckets.
+
+    Attributes:
+        is_correct: right on the clean image, `(examples,)`.
+        num_robust: radii withstood, `(stages + 1, examples)`: before the first stage,
+            and after each finished one; 0 in the rows of those to come.
+        stage: number of finished stages.
+        num_withstood: in the present stage, attacks withstood before the first that
+            breaks the example, as far as is known, `(examples,)`.
+        num_sent: attacks of the present stage made on each example, `(examples,)`.
+        is_bad: which of them met a gradient that is not finite, `(examples, turns)`.
+        num_bad: of those, the ones that count, by finished stage, `(stages,)`.
+        num_attacks: attacks made, by stage, `(stages,)`.
+    """
+
+    is_correct: np.ndarray
+    num_robust: np.ndarray
+    stage: np.ndarray
+    num_withstood: np.ndarray
+    num_sent: np.ndarray
+    is_bad: np.ndarray
+    num_bad: np.ndarray
+    num_attacks: np.ndarray
+
+
+class Progress(NamedTuple):
+    """What can be told after a bucket.
+
+    Attributes:
+        model: number of the model, from 0.
+        stage: name of the stage.
+        num_done: attacks made in the stage.
+        num_left: attacks that it has still to make, at most.
+        robust_accuracy: by radius, as far as is known: it can only fall.
+    """
+
+    model: int
+    stage: str
+    num_done: int
+    num_left: int
+    robust_accuracy: dict[float, float]
+
+
+class _Placement(NamedTuple):
+    """The local devices, which divide every bucket and never talk to each other."""
+
+    place: Callable[[Any], Any]
+    divide: Callable[..., Callable[..., Any]]
+    num_devices: int
+    platform: str
+
+
+def _placement() -> _Placement:
+    devices = jax.local_devices()
+    platform = devices[0].platform
+    if len(devices) == 1:
+
+        def alone(function: Callable[..., Any], *split: bool) -> Callable[..., Any]:
+            del split
+            return jax.jit(function)
+
+        return _Placement(jax.device_put, alone, 1, platform)
+    mesh = Mesh(np.array(devices), ("items",))
+    specs = {False: PartitionSpec(), True: PartitionSpec("items")}
+
+    def divided(function: Callable[..., Any], *split: bool) -> Callable[..., Any]:
+        shared = jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(specs[each] for each in split),
+            out_specs=(specs[True], specs[True]),
+            check_vma=False,
+        )
+        return jax.jit(shared)
+
+    place = partial(jax.device_put, device=NamedSharding(mesh, specs[False]))
+    return _Placement(place, divided, len(devices), platform)
+
+
+def _clean_program(
+    apply: Callable[[Any], LogitsFn], num_classes: int, devices: tuple[Any, ...]
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """`(weights, data, chosen) -> (is_correct, is_finite)`."""
+    del devices
+
+    def clean(
+        weights: Params, data: Data, chosen: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        images, labels = data
+        logits = apply(weights)(as_float(images[chosen]))
+        require_classes(logits.shape, len(chosen), num_classes)
+        is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
+        return ~judge(logits, labels[chosen]), is_finite
+
+    return _placement().divide(clean, False, False, True)
+
+
+def _attack_program(
+    apply: Callable[[Any], LogitsFn],
+    build: Callable[..., Attack],
+    norm: str,
+    steps: str,
+    devices: tuple[Any, ...],
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """The compiled function that serves all models, radii and turns of a stage.
+
+    Returns:
+        `(key, weights, data, chosen, turns, epsilons, num_steps) -> (is_broken,
+        is_gradient_finite)`; `num_steps` is one number, or one for each item if it
+        follows the radius.
+    """
+    del devices
+
+    def attacked(
+        base_key: PRNGKey,
+        weights: Params,
+        data: Data,
+        chosen: jax.Array,
+        turns: jax.Array,
+        epsilons: jax.Array,
+        num_steps: jax.Array,
+    ) -> tuple[jax.Array, jax.Array]:
+        images, labels = data
+
+        def attack_one(
+            index: jax.Array, turn: jax.Array, epsilon: jax.Array, count: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            key = jax.random.fold_in(jax.random.fold_in(base_key, turn), index)
+            settings = () if steps == "none" else (count,)
+            search = build(THREATS[norm](epsilon), turn, *settings)
+            image, label = as_float(images[index][None]), labels[index][None]
+            found = search(key, apply(weights), image, label)
+            return found.is_adversarial[0], found.is_gradient_finite[0]
+
+        # A number of steps for each item costs masks in the attack's loop.
+        steps_axis = 0 if steps == "each" else None
+        each = jax.vmap(attack_one, in_axes=(0, 0, 0, steps_axis))
+        return each(chosen, turns, epsilons, num_steps)
+
+    split = (False, False, False, True, True, True, steps == "each")
+    return _placement().divide(attacked, *split)
+
+
+# Few, since each keeps what its functions close over alive.
+_shared_clean_program = lru_cache(maxsize=8)(_clean_program)
+_shared_attack_program = lru_cache(maxsize=32)(_attack_program)
+
+
+class _Programs(NamedTuple):
+    """The compiled functions of a plan, and what a bucket of each stage holds."""
+
+    clean: Callable[..., tuple[jax.Array, jax.Array]]
+    attacked: tuple[Callable[..., tuple[jax.Array, jax.Array]], ...]
+    sizes: tuple[int, ...]
+    clean_size: int
+    placement: _Placement
+
+
+_SECONDS = 5.0
+"""What a bucket shall take about, where its size is not given."""
+
+_SPEED = {"cpu": 2e10, "gpu": 1e13, "tpu": 1e13}
+"""Operations a second of a small network, roughly; measured sizes would differ from
+run to run, and with them the rounding of matrix products."""
+
+_LARGEST = {"cpu": 256, "gpu": 2048, "tpu": 2048}
+
+
+def _operations(
+    apply: Callable[[Any], LogitsFn], weights: Params, images: np.ndarray
+) -> float:
+    """Floating point operations of the model on one image, as XLA counts them."""
+    forward = jax.jit(lambda weights, image: apply(weights)(as_float(image)))
+    found = forward.lower(weights, images[:1]).cost_analysis()
+    # Not every backend counts; an image of ordinary size is then assumed.
+    return float((found or {}).get("flops", 0.0)) or 1e7
+
+
+def _bucket_size(num_passes: int, operations: float, platform: str) -> int:
+    """A power of two of items that takes some seconds, whatever the machine's mood."""
+    wanted = _SPEED.get(platform, 1e10) * _SECONDS / (max(num_passes, 1) * operations)
+    wanted = min(max(wanted, 1.0), _LARGEST.get(platform, 256))
+    return 1 << int(np.log2(wanted))
+
+
+def _programs(
+    apply: Callable[[Any], LogitsFn], weights: Params, dataset: Dataset, plan: Plan
+) -> _Programs:
+    placement = _placement()
+    devices = tuple(jax.local_devices())
+    clean = _shared_clean_program if plan.is_shared else _clean_program
+    attack = _shared_attack_program if plan.is_shared else _attack_program
+
+    def steps_of(stage: Stage) -> str:
+        if stage.num_steps is None:
+            return "none"
+        return "each" if callable(stage.num_steps) else "one"
+
+    def whole(size: int) -> int:
+        size = min(size, len(dataset))
+        return size + -size % placement.num_devices
+
+    if plan.batch_size is not None:
+        sizes = [plan.batch_size] * (1 + len(plan.stages))
+    else:
+        cost = _operations(apply, weights, dataset.images)
+        sizes = [
+            _bucket_size(passes, cost, placement.platform) * placement.num_devices
+            for passes in (1, *(stage.num_passes for stage in plan.stages))
+        ]
+    return _Programs(
+        clean(apply, dataset.num_classes, devices),
+        tuple(
+            attack(apply, stage.build, plan.norm, steps_of(stage), devices)
+            for stage in plan.stages
+        ),
+        tuple(whole(size) for size in sizes[1:]),
+        whole(sizes[0]),
+        placement,
+    )
+
+
+def _next_items(
+    num_sent: np.ndarray, limit: np.ndarray, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Up to `size` items: examples, and which of its attacks each one faces.
+
+    Those least far come first. If there are fewer examples than places, they face
+    several of their attacks at once: the places would be padding otherwise, and an
+    attack after one that succeeds changes no answer.
+
+    Args:
+        num_sent: attacks that each example was sent to, `(examples,)`; counted on.
+        limit: how many it has to face as far as is known, `(examples,)`.
+        size: places in the bucket.
+    """
+    examples, turns = np.zeros(0, int), np.zeros(0, int)
+    while (room := size - len(examples)) and (num_sent < limit).any():
+        waiting = np.flatnonzero(num_sent < limit)
+        group = waiting[np.argsort(num_sent[waiting], kind="stable")][:room]
+        examples = np.concatenate([examples, group])
+        turns = np.concatenate([turns, num_sent[group]])
+        num_sent[group] += 1
+    return examples, turns
+
+
+def _limit(tally: Tally, plan: Plan) -> np.ndarray:
+    """Attacks of the present stage that each example has to face, `(examples,)`."""
+    if plan.is_compact:
+        return tally.num_withstood
+    num_turns = len(plan.epsilons) * plan.stages[int(tally.stage)].num_turns
+    return np.full(len(tally.is_correct), num_turns)
+
+
+def _opened(tally: Tally, plan: Plan) -> Tally:
+    """The tally at the beginning of its present stage, if there is one."""
+    index, count = int(tally.stage), len(tally.is_correct)
+    num_turns = plan.stages[index].num_turns if index < len(plan.stages) else 0
+    return tally._replace(
+        num_withstood=tally.num_robust[index].astype(int) * num_turns,
+        num_sent=np.zeros(count, int),
+        is_bad=np.zeros((count, len(plan.epsilons) * num_turns), bool),
+    )
+
+
+def _closed(tally: Tally, plan: Plan) -> Tally:
+    """The tally after the present stage."""
+    index = int(tally.stage)
+    num_turns = plan.stages[index].num_turns
+    limit = tally.num_robust[index].astype(int) * num_turns
+    turns = np.arange(tally.is_bad.shape[1])
+    # The attack that breaks an example counts, those after it do not, nor do those at
+    # radii at which an earlier stage broke it.
+    is_counted = (turns <= tally.num_withstood[:, None]) & (turns < limit[:, None])
+    num_robust, num_bad = tally.num_robust.copy(), tally.num_bad.copy()
+    num_robust[index + 1] = tally.num_withstood // num_turns
+    num_bad[index] = np.sum(tally.is_bad & is_counted)
+    closed = tally._replace(
+        num_robust=num_robust, num_bad=num_bad, stage=np.asarray(index + 1)
+    )
+    return _opened(closed, plan)
+
+
+def _first_tally(
+    programs: _Programs, weights: Params, data: Data, plan: Plan, model: str
+) -> Tally:
+    """The clean images, all of them."""
+    count, size = len(data[1]), programs.clean_size
+    is_correct, is_finite = np.zeros(count, bool), np.zeros(count, bool)
+    for start in range(0, count, size):
+        group = np.arange(start, min(start + size, count))
+        found = programs.clean(weights, data, np.resize(group, size))
+        for flags, part in zip((is_correct, is_finite), found, strict=True):
+            flags[group] = np.asarray(part)[: len(group)]
+    require_finite(is_finite, model)
+    num_stages = len(plan.stages)
+    num_robust = np.zeros((num_stages + 1, count), np.int32)
+    num_robust[0] = np.where(is_correct, len(plan.epsilons), 0)
+    nothing = np.zeros(0, int)
+    tally = Tally(
+        is_correct,
+        num_robust,
+        stage=np.asarray(0),
+        num_withstood=nothing,
+        num_sent=nothing,
+        is_bad=np.zeros((0, 0), bool),
+        num_bad=np.zeros(num_stages, int),
+        num_attacks=np.zeros(num_stages, int),
+    )
+    return _opened(tally, plan)
+
+
+def _buckets(
+    programs: _Programs, weights: Params, data: Data, plan: Plan, tally: Tally
+) -> Iterator[Tally]:
+    """The tally after each bucket and each stage; what is given is never changed."""
+    place = programs.placement.place
+    # Not the configured generator: under `vmap` "rbg" would draw for the bucket.
+    seed_key = jax.random.key(plan.seed, impl="threefry2x32")
+    while (number := int(tally.stage)) < len(plan.stages):
+        stage, size = plan.stages[number], programs.sizes[number]
+        stream = stage.stream
+        if stream is None:
+            stream = zlib.crc32(stage.name.encode())
+        base_key = place(jax.random.fold_in(seed_key, stream) if stream else seed_key)
+        each_epsilon = np.repeat(np.array(plan.epsilons, np.float32), stage.num_turns)
+        steps = stage.num_steps
+        if callable(steps):
+            steps = [steps(radius) for radius in plan.epsilons]
+            steps = np.repeat(np.array(steps, np.int32), stage.num_turns)
+        else:
+            steps = np.int32(steps or 0)
+        while True:
+            num_sent = tally.num_sent.copy()
+            examples, turns = _next_items(num_sent, _limit(tally, plan), size)
+            count = len(examples)
+            if not count:
+                break
+            padded = np.resize(turns, size)
+            is_broken, is_finite = programs.attacked[number](
+                base_key,
+                weights,
+                data,
+                np.resize(examples, size),
+                padded % stage.num_turns,
+                each_epsilon[padded],
+                steps[padded] if steps.ndim else steps,
+            )
+            broken = np.asarray(is_broken)[:count]
+            num_withstood, is_bad = tally.num_withstood.copy(), tally.is_bad.copy()
+            np.minimum.at(num_withstood, examples[broken], turns[broken])
+            is_bad[examples, turns] = ~np.asarray(is_finite)[:count]
+            num_attacks = tally.num_attacks.copy()
+            num_attacks[number] += count
+            tally = tally._replace(
+                num_withstood=num_withstood,
+                num_sent=num_sent,
+                is_bad=is_bad,
+                num_attacks=num_attacks,
+            )
+            yield tally
+        tally = _closed(tally, plan)
+        yield tally
+
+
+class _Teller:
+    """Says each finished radius of each stage once, in ascending order."""
+
+    def __init__(self, plan: Plan, model: str, say: Callable[[str], None]) -> None:
+        self.plan, self.model, self.say = plan, model, say
+        self.stage, self.num_said = 0, 0
+
+    def hear(self, tally: Tally) -> None:
+        while self.stage < int(tally.stage):
+            self._catch_up(len(self.plan.epsilons), tally.num_robust[self.stage + 1])
+            self.stage, self.num_said = self.stage + 1, 0
+        if self.stage == len(self.plan.stages):
+            return
+        num_turns = self.plan.stages[self.stage].num_turns
+        is_open = tally.num_sent < _limit(tally, self.plan)
+        if is_open.any():
+            num_done = int(tally.num_sent[is_open].min()) // num_turns
+            self._catch_up(num_done, tally.num_withstood // num_turns)
+
+    def _catch_up(self, num_done: int, num_robust: np.ndarray) -> None:
+        name = self.plan.stages[self.stage].name + ", " if len(self.plan.stages) else ""
+        name = name if len(self.plan.stages) > 1 else ""
+        while self.num_said < num_done:
+            radius = self.plan.epsilons[self.num_said]
+            self.num_said += 1
+            share = np.mean(num_robust >= self.num_said)
+            self.say(
+                f"{self.model}{name}epsilon {radius:g}: robust accuracy {share:.2%}"
+            )
+
+
+def _progress(index: int, tally: Tally, plan: Plan) -> Progress:
+    number = min(int(tally.stage), len(plan.stages) - 1)
+    is_over = int(tally.stage) == len(plan.stages)
+    if is_over:
+        num_robust, left = tally.num_robust[-1], 0
+    else:
+        num_robust = tally.num_withstood // plan.stages[number].num_turns
+        left = int(np.sum(np.maximum(_limit(tally, plan) - tally.num_sent, 0)))
+    shares = {
+        radius: float(np.mean(num_robust > place))
+        for place, radius in enumerate(plan.epsilons)
+    }
+    done = int(tally.num_attacks[number])
+    return Progress(index, plan.stages[number].name, done, left, shares)
+
+
+def _weights_or_answers(
+    apply: Callable[[Any], LogitsFn], weights: Params, dataset: Dataset
+) -> str:
+    """What tells a model from another one: its weights, or what it answers."""
+    if jax.tree.leaves(weights):
+        return fingerprint(weights)
+    logits = jax.jit(lambda images: apply(weights)(as_float(images)))
+    return fingerprint(np.asarray(logits(dataset.images[:32])))
+
+
+def run_plan(
+    apply: Callable[[Any], LogitsFn],
+    weights: Sequence[Params],
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    journal: Path | str | None = None,
+    settings: Any = None,
+    report: Callable[[str], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> list[Tally]:
+    """Run the stages of a plan on every example, for each of several models.
+
+    Args:
+        apply: from the weights of one model to the model in evaluation mode.
+        weights: pytrees of arrays of the same shapes.
+        dataset: examples; each counts exactly once.
+        plan: stages, radii and the rest.
+        journal: file in which progress is kept, so that the same call goes on after
+            it was killed, with the same answer; None to keep none.
+        settings: JSON-like, what else decides the answer; compared on going on.
+        report: told each finished radius of each stage.
+        progress: told how far the evaluation is, after each bucket.
+
+    Returns:
+        The finished tally of each model.
+
+    Raises:
+        ValueError: if the radii are in another unit than the images, images lie
+            outside the pixel range, a model has another number of classes than the
+            data or answers with something not finite; or if the journal is that of
+            another evaluation.
+    """
+    num_pixels = int(np.prod(dataset.images.shape[1:]))
+    for radius in plan.epsilons:
+        require_epsilon(plan.norm, radius, num_pixels)
+    require_images(dataset.images, (0.0, 1.0))
+    programs = _programs(apply, weights[0], dataset, plan)
+    place = programs.placement.place
+    data = place((jnp.asarray(dataset.images), jnp.asarray(dataset.labels)))
+    tallies: list[Tally] = []
+    book = None
+    if journal is not None:
+        header = {
+            "settings": settings,
+            "epsilons": list(plan.epsilons),
+            "norm": plan.norm,
+            "seed": plan.seed,
+            "stages": [
+                {"name": each.name, "num_turns": each.num_turns, "bucket": size}
+                for each, size in zip(plan.stages, programs.sizes, strict=True)
+            ],
+            "data": fingerprint((dataset.images, dataset.labels)),
+            "models": [_weights_or_answers(apply, tree, dataset) for tree in weights],
+        }
+        book = Journal(journal, header)
+        tallies = _unpacked(book.read())
+    try:
+        for index, tree in enumerate(weights):
+            model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
+            teller = _Teller(plan, model, report or (lambda _: None))
+            if index == len(tallies):
+                placed = place(tree)
+                first = _first_tally(programs, placed, data, plan, model)
+                tallies.append(first)
+            elif int(tallies[index].stage) < len(plan.stages):
+                placed = place(tree)
+            else:
+                placed = None
+            teller.hear(tallies[index])
+            if placed is None:
+                continue
+            for tally in _buckets(programs, placed, data, plan, tallies[index]):
+                tallies[index] = tally
+                teller.hear(tally)
+                if progress is not None:
+                    progress(_progress(index, tally, plan))
+                if book is not None:
+                    book.offer(partial(_packed, tallies))
+    finally:
+        # Also after Ctrl-C: a tally is replaced as a whole, so it is never half done.
+        if book is not None and tallies:
+            book.write(_packed(tallies))
+    return tallies
+
+
+def _packed(tallies: Sequence[Tally]) -> dict[str, np.ndarray]:
+    return {
+        f"{index}.{name}": value
+        for index, tally in enumerate(tallies)
+        for name, value in tally._asdict().items()
+    }
+
+
+def _unpacked(arrays: dict[str, np.ndarray] | None) -> list[Tally]:
+    arrays = arrays or {}
+    count = len({name.split(".")[0] for name in arrays})
+    return [
+        Tally(**{name: arrays[f"{index}.{name}"] for name in Tally._fields})
+        for index in range(count)
+    ]

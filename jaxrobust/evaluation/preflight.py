@@ -1,0 +1,229 @@
+"""What can be wrong before the first attack: the model, the images, the units.
+
+Most of it makes an evaluation worthless and is refused; what only makes it doubtful is
+flagged. The refusing checks are part of every evaluation, where they cost nothing: they
+look at what it computes anyway.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxrobust.data import Dataset, as_float
+from jaxrobust.threat import THREATS
+from jaxrobust.types import LogitsFn
+
+__all__ = [
+    "Flag",
+    "check_model",
+    "require_classes",
+    "require_epsilon",
+    "require_finite",
+    "require_images",
+]
+
+
+class Flag(NamedTuple):
+    """Something that makes an evaluation doubtful.
+
+    Attributes:
+        name: "batch-dependent", "random", "probabilities" or "whole-range".
+        message: what was seen, and what to do.
+    """
+
+    name: str
+    message: str
+
+
+def require_epsilon(norm: str, epsilon: float, num_pixels: int | None = None) -> None:
+    """Refuse a radius that is in another unit than images in [0, 1].
+
+    Args:
+        norm: of the ball: linf or l2.
+        epsilon: radius, in units of [0, 1] pixels. In l_inf at most 1, at which the
+            ball holds every image; in l_2 at most the square root of `num_pixels`.
+        num_pixels: values in an image, with its channels; None if not known yet.
+
+    Raises:
+        ValueError: for a radius that is negative, not finite or too large.
+    """
+    if norm not in THREATS:
+        raise ValueError(
+            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; "
+            "choose one of these."
+        )
+    THREATS[norm](epsilon)
+    if norm == "linf" and epsilon > 1:
+        raise ValueError(
+            f"`epsilon` must be in [0, 1] in linf, got {epsilon:g}; radii are in units "
+            f"of [0, 1] pixels, so {epsilon:g}/255 rather than {epsilon:g}."
+        )
+    if norm == "l2" and num_pixels is not None and epsilon > math.sqrt(num_pixels):
+        largest = math.sqrt(num_pixels)
+        raise ValueError(
+            f"`epsilon` must be in [0, {largest:g}] in l2 for images of {num_pixels} "
+            f"values, got {epsilon:g}; radii are in units of [0, 1] pixels, so "
+            f"{epsilon:g}/255 rather than {epsilon:g}."
+        )
+
+
+def require_images(images: np.ndarray, bounds: tuple[float, float] | None) -> None:
+    """Refuse images outside the pixel range; bytes are always inside.
+
+    Raises:
+        ValueError: for a pixel outside `bounds`, or one that is not a number.
+    """
+    if bounds is None or images.dtype == np.uint8:
+        return
+    lower, upper = bounds
+    low, high = float(np.min(images)), float(np.max(images))
+    # `not (a and b)` because a NaN fails every comparison.
+    if not (low >= lower and high <= upper):
+        raise ValueError(
+            f"`images` must be in [{lower:g}, {upper:g}], got [{low:g}, {high:g}]; "
+            "give images before normalization, which belongs into the model."
+        )
+
+
+def require_classes(shape: tuple[int, ...], batch: int, num_classes: int) -> None:
+    """Refuse logits that are not one row of classes for each image.
+
+    Raises:
+        ValueError: for a shape other than `(batch, num_classes)`.
+    """
+    if shape != (batch, num_classes):
+        raise ValueError(
+            "`logits_fn` must return (images, classes), which is "
+            f"{(batch, num_classes)!r} for these {batch} images, got {shape!r}; "
+            "evaluate the model on the data set that it was made for."
+        )
+
+
+def require_finite(is_finite: np.ndarray, model: str = "") -> None:
+    """Refuse a model whose logits on clean images are not all finite.
+
+    Args:
+        is_finite: for each image, whether all its logits are.
+        model: which one of several, for the message.
+
+    Raises:
+        ValueError: if any is not.
+    """
+    num_bad = int(np.sum(~is_finite))
+    if num_bad:
+        raise ValueError(
+            f"`logits_fn` must return finite logits, got NaN or infinity for {num_bad} "
+            f"of {len(is_finite)} clean images{' of ' * bool(model)}"
+            f"{model.rstrip(', ')}; its accuracy would mean nothing: train it anew, or "
+            "mend what it divides by."
+        )
+
+
+def _differ(one: np.ndarray, other: np.ndarray) -> float:
+    """The largest difference, in units of the largest logit."""
+    return float(np.max(np.abs(one - other)) / max(float(np.max(np.abs(one))), 1e-30))
+
+
+# Rounding depends on the shape of a batch, and is far below this in float32.
+_TOLERANCE = 1e-3
+
+
+def check_model(
+    logits_fn: LogitsFn,
+    dataset: Dataset,
+    *,
+    norm: str = "linf",
+    epsilons: Sequence[float] = (),
+    bounds: tuple[float, float] | None = (0.0, 1.0),
+    batch_size: int = 64,
+) -> list[Flag]:
+    """Look at a model and its data before an attack does.
+
+    Args:
+        logits_fn: model in evaluation mode; images in [0, 1] to logits.
+        dataset: examples, of which the first ones are shown to the model.
+        norm: of the ball: linf or l2.
+        epsilons: radii to be asked for, in units of [0, 1] pixels.
+        bounds: valid pixel range, closed; None for no range.
+        batch_size: images to look at, at least 1.
+
+    Returns:
+        What makes the evaluation doubtful; empty if nothing does.
+
+    Raises:
+        ValueError: for what makes it worthless: logits that are not finite (says how
+            many), another number of classes than the data has, images outside the
+            pixel range, a radius in another unit (8 instead of 8/255).
+    """
+    if batch_size < 1:
+        raise ValueError(
+            f"`batch_size` must be at least 1, got {batch_size!r}; 64 is usual."
+        )
+    num_pixels = int(np.prod(dataset.images.shape[1:]))
+    for epsilon in epsilons:
+        require_epsilon(norm, epsilon, num_pixels)
+    require_images(dataset.images, bounds)
+    images = as_float(jnp.asarray(dataset.images[:batch_size]))
+    shape = jax.eval_shape(logits_fn, images).shape
+    require_classes(tuple(shape), len(images), dataset.num_classes)
+
+    answer = jax.jit(lambda batch: logits_fn(batch))
+    logits = np.asarray(answer(images), np.float32)
+    require_finite(np.all(np.isfinite(logits), axis=1))
+    flags = []
+    if norm == "linf" and any(epsilon == 1 for epsilon in epsilons):
+        flags.append(
+            Flag(
+                "whole-range",
+                "epsilon 1 lets the adversary show any image; if one step of 8-bit "
+                "pixels is meant, give 1/255",
+            )
+        )
+    # Traced again too, for randomness that is drawn while a function is traced.
+    again = [answer(images), jax.jit(lambda batch: logits_fn(batch))(images)]
+    change = max(_differ(logits, np.asarray(each, np.float32)) for each in again)
+    is_random = change > _TOLERANCE
+    if is_random:
+        flags.append(
+            Flag(
+                "random",
+                f"two calls on the same images differ by {change:.2g} of the largest "
+                "logit; attack the average of many calls (num_samples of auto_pgd), "
+                "or fix what is random",
+            )
+        )
+    else:
+        # The same image in other company, in a batch of the same shape, so that
+        # rounding is the same.
+        half = (len(images) + 1) // 2
+        company = images.at[half:].set(1.0 - images[half:])
+        if len(images) == 1:
+            images, half = jnp.repeat(images, 2, axis=0), 1
+            company = images.at[1].set(1.0 - images[1])
+            logits = np.asarray(answer(images), np.float32)
+        moved = np.asarray(answer(company), np.float32)
+        change = _differ(logits[:half], moved[:half])
+        if not change <= _TOLERANCE:
+            flags.append(
+                Flag(
+                    "batch-dependent",
+                    "the answer to an image depends on the others of its batch, by "
+                    f"{change:.2g} of the largest logit; put batch norm in evaluation "
+                    "mode",
+                )
+            )
+    sums = logits.sum(axis=1)
+    if logits.min() >= 0 and np.all(np.abs(sums - 1) < 1e-3):
+        flags.append(
+            Flag(
+                "probabilities",
+                "each answer is non-negative and adds up to 1, like probabilities; "
+                "return logits, or the gradient of the loss vanishes where the model "
+                "is sure",
+            )
+        )
+    return flags
