@@ -10,7 +10,16 @@ from jaxrobust.attacks.base import (
     iterate,
     judge,
 )
-from jaxrobust.attacks.combinators import with_restarts
+from jaxrobust.attacks.boundary import fab
+from jaxrobust.attacks.combinators import (
+    aimed,
+    over_targets,
+    randomized,
+    transferred_from,
+    with_restarts,
+    worst_of,
+)
+from jaxrobust.attacks.cost import Passes, count_passes
 from jaxrobust.attacks.gradient import fgsm, num_steps_for, pgd, pgd_kernel
 
 __all__ = [
@@ -19,12 +28,20 @@ __all__ = [
     "AttackKernel",
     "AttackResult",
     "AttackState",
+    "Passes",
+    "aimed",
     "auto_pgd",
+    "count_passes",
+    "fab",
     "fgsm",
     "iterate",
     "judge",
     "num_steps_for",
+    "over_targets",
     "pgd",
     "pgd_kernel",
+    "randomized",
+    "transferred_from",
     "with_restarts",
+    "worst_of",
 ]

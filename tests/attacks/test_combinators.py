@@ -2,9 +2,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxrobust.attacks import AttackResult, judge, pgd, with_restarts
+from jaxrobust.attacks import (
+    AttackResult,
+    aimed,
+    auto_pgd,
+    judge,
+    over_targets,
+    pgd,
+    randomized,
+    transferred_from,
+    with_restarts,
+    worst_of,
+)
 from jaxrobust.attacks.base import better, nothing_found
+from jaxrobust.losses import margin, targeted_margin
 from jaxrobust.threat import LinfBall
 
 
@@ -76,3 +90,262 @@ def test_judgement(logits, label, is_wrong, is_target):
     logits, labels = jnp.asarray([logits]), jnp.asarray([label])
     assert bool(judge(logits, labels)[0]) == is_wrong
     assert bool(judge(logits, labels, targeted=True)[0]) == is_target
+
+
+def test_the_worst_of_attacks_equals_the_best_of_single_runs(linear_problem, key):
+    parts = [
+        pgd(LinfBall(0.04), step_size=0.03, num_steps=1, loss="margin"),
+        pgd(LinfBall(0.05), step_size=0.02, num_steps=2, loss="margin"),
+    ]
+    found = worst_of(*parts)(key, linear_problem.logits_fn, *linear_problem[2:])
+    runs = [
+        part(
+            jax.random.fold_in(key, index),
+            linear_problem.logits_fn,
+            *linear_problem[2:],
+        )
+        for index, part in enumerate(parts)
+    ]
+    for run in runs:
+        assert np.all(found.is_adversarial >= run.is_adversarial)
+    # Margins tell success, so the worst is the largest.
+    expected = np.max([run.loss for run in runs], axis=0)
+    np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+    assert np.any(expected != runs[0].loss) and np.any(expected != runs[1].loss)
+
+
+def fixed(images, loss, is_adversarial, is_finite):
+    """An attack that answers as it is told."""
+    return lambda *_: AttackResult(images, loss, is_adversarial, is_finite)
+
+
+@given(data=st.data())
+@settings(max_examples=25)
+def test_the_worst_is_never_weaker_than_a_part(data):
+    def flags():
+        return jnp.asarray(data.draw(st.lists(st.booleans(), min_size=3, max_size=3)))
+
+    number = st.floats(-5, 5, width=32)
+    parts = [
+        fixed(
+            jnp.full((3, 1), float(index)),
+            jnp.asarray(data.draw(st.lists(number, min_size=3, max_size=3))),
+            flags(),
+            flags(),
+        )
+        for index in range(3)
+    ]
+    found = worst_of(*parts)(jax.random.key(0), None, None, None)
+    for part in parts:
+        alone = part()
+        assert np.all(found.is_adversarial >= alone.is_adversarial)
+        same = np.asarray(found.is_adversarial == alone.is_adversarial)
+        assert np.all((found.loss >= alone.loss)[same])
+        assert np.all(found.is_gradient_finite <= alone.is_gradient_finite)
+    chosen = np.asarray(found.images[:, 0]).astype(int)
+    losses = np.asarray([part().loss for part in parts])
+    np.testing.assert_array_equal(found.loss, losses[chosen, np.arange(3)])
+
+
+def targets_met(logits_fn, images, labels, run):
+    """The targets that an attack is built with."""
+    seen = []
+
+    def aim(targets):
+        def attack(key, logits_fn, images, labels):
+            seen.append(np.asarray(targets))
+            return nothing_found(images)
+
+        return attack
+
+    run(aim)(jax.random.key(0), logits_fn, images, labels)
+    return seen
+
+
+LOGITS = jnp.asarray([[3.0, 1.0, 2.0, 0.0], [3.0, 1.0, 2.0, 0.0], [1.0, 1.0, 9.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("rank", "expected"), [(0, [2, 0, 0]), (1, [1, 2, 1]), (2, [3, 3, 3])]
+)
+def test_the_target_is_the_next_likeliest_wrong_class(rank, expected):
+    labels = jnp.asarray([0, 1, 2])
+    for given_rank in (rank, jnp.int32(rank)):
+        (seen,) = targets_met(
+            lambda _: LOGITS,
+            jnp.zeros((3, 1)),
+            labels,
+            lambda aim, rank=given_rank: aimed(aim, rank),
+        )
+        np.testing.assert_array_equal(seen, expected)
+
+
+def test_logits_that_are_no_numbers_never_aim_at_the_label():
+    logits = jnp.asarray([[jnp.nan, jnp.nan, jnp.nan], [-jnp.inf, -jnp.inf, jnp.nan]])
+    for rank in (0, 1):
+        (seen,) = targets_met(
+            lambda _: logits,
+            jnp.zeros((2, 1)),
+            jnp.asarray([0, 1]),
+            lambda aim, rank=rank: aimed(aim, rank),
+        )
+        assert np.all(seen != [0, 1])
+
+
+def test_a_rank_beyond_the_wrong_classes_is_refused(linear_problem, key):
+    attack = aimed(lambda targets: pgd(LinfBall(0.1), step_size=0.1, num_steps=1), 2)
+    with pytest.raises(ValueError, match=r"`rank` must .* wrong classes \(2\), got 2"):
+        attack(key, linear_problem.logits_fn, *linear_problem[2:])
+
+
+def test_over_targets_is_the_best_of_attacks_at_each_rank(linear_problem, key):
+    def aim(targets):
+        loss = targeted_margin(targets)
+        return pgd(LinfBall(0.06), step_size=0.02, num_steps=3, loss=loss)
+
+    # There are only two wrong classes.
+    found = over_targets(aim, 9)(key, linear_problem.logits_fn, *linear_problem[2:])
+    runs = [
+        aimed(aim, rank)(
+            jax.random.fold_in(key, rank), linear_problem.logits_fn, *linear_problem[2:]
+        )
+        for rank in (0, 1)
+    ]
+    expected = better(*runs)
+    np.testing.assert_allclose(found.images, expected.images, atol=1e-6)
+    is_broken = runs[0].is_adversarial | runs[1].is_adversarial
+    np.testing.assert_array_equal(found.is_adversarial, is_broken)
+    assert not np.array_equal(found.images, runs[0].images)
+
+
+def test_a_transferred_attack_never_asks_the_model_for_a_gradient(linear_problem, key):
+    source_fn = linear_problem.logits_fn
+
+    def model(images):  # no gradient: it has the other sign of some weights
+        logits = jax.pure_callback(
+            lambda images: (
+                np.asarray(images).reshape(len(images), -1)
+                @ np.asarray(-linear_problem.weights)
+            ),
+            jax.ShapeDtypeStruct((images.shape[0], 3), jnp.float32),
+            images,
+        )
+        return logits
+
+    attack = pgd(LinfBall(0.2), step_size=0.05, num_steps=4)
+    alone = attack(key, source_fn, *linear_problem[2:])
+    moved = transferred_from(attack, source_fn)(key, model, *linear_problem[2:])
+    np.testing.assert_array_equal(moved.images, alone.images)
+    logits = -source_fn(alone.images)
+    np.testing.assert_array_equal(
+        moved.is_adversarial, np.argmax(logits, axis=1) != linear_problem.labels
+    )
+    np.testing.assert_allclose(
+        moved.loss, margin(logits, linear_problem.labels), rtol=1e-4
+    )
+
+
+def test_a_transferred_attack_tells_of_the_other_models_gradients(key):
+    def source_fn(images):
+        flat = images.reshape(images.shape[0], -1)
+        bad = jnp.sqrt(0 * flat.sum(axis=1))
+        return jnp.stack([flat.sum(axis=1) + bad, flat[:, 0]], axis=1)
+
+    def logits_fn(images):
+        flat = images.reshape(images.shape[0], -1)
+        return jnp.stack([flat.sum(axis=1), flat[:, 0]], axis=1)
+
+    attack = transferred_from(pgd(LinfBall(0.2), step_size=0.1, num_steps=2), source_fn)
+    images, labels = jnp.full((2, 2, 2, 1), 0.5), jnp.zeros(2, int)
+    found = attack(key, logits_fn, images, labels)
+    assert not np.any(found.is_gradient_finite)
+
+
+def test_a_targeted_attack_transfers_as_one(linear_problem, key):
+    targets = (linear_problem.labels + 1) % 3
+    attack = pgd(LinfBall(0.3), step_size=0.1, num_steps=8, targeted=True)
+    same = transferred_from(attack, linear_problem.logits_fn, targeted=True)
+    alone = attack(key, linear_problem.logits_fn, linear_problem.images, targets)
+    found = same(key, linear_problem.logits_fn, linear_problem.images, targets)
+    np.testing.assert_array_equal(found.is_adversarial, alone.is_adversarial)
+    assert 0 < np.mean(found.is_adversarial)
+    assert np.all((found.loss >= 0) == np.asarray(found.is_adversarial))
+
+
+class TestRandomized:
+    @staticmethod
+    def noisy(key, images):
+        noise = jax.random.normal(key, images.shape)
+        flat = (images + noise).reshape(images.shape[0], -1)
+        return jnp.stack([flat.sum(axis=1), 0 * flat[:, 0]], axis=1)
+
+    def test_every_evaluation_draws_anew_also_in_a_compiled_loop(self, key):
+        logits_fn = randomized(self.noisy, key)
+        images = jnp.zeros((1, 4))
+
+        @jax.jit
+        def draws(images):
+            def body(index, values):
+                return values.at[index].set(logits_fn(images)[0, 0])
+
+            return jax.lax.fori_loop(0, 50, body, jnp.zeros(50))
+
+        values = np.concatenate([draws(images), draws(images)])
+        assert len(np.unique(values)) == 100
+        assert abs(values.mean()) < 4 * 2 / 10 and 1.5 < values.std() < 2.5
+
+    def test_it_may_be_differentiated_and_mapped_inside_a_loop(self, key):
+        # The gradient of a random scale is that scale.
+        logits_fn = randomized(
+            lambda key, images: images * jax.random.uniform(key), key
+        )
+
+        @jax.jit
+        @jax.vmap
+        def gradients(images):
+            def body(index, values):
+                slope = jax.grad(lambda images: logits_fn(images).sum())(images)
+                return values.at[index].set(slope[0, 0])
+
+            return jax.lax.fori_loop(0, 20, body, jnp.zeros(20))
+
+        images = jnp.arange(3.0).reshape(3, 1, 1)
+        values = np.asarray(gradients(images))
+        assert len(np.unique(values)) == 60
+        assert values.min() >= 0 and values.max() <= 1
+
+    def test_averaging_gradients_breaks_a_model_that_hides_in_noise(self, key):
+        weights = jax.random.normal(key, (36,))
+
+        def apply(key, images):
+            # The direction is right in the mean, and lost in noise in each draw.
+            noise = 25 * jax.random.normal(key, weights.shape)
+            flat = images.reshape(images.shape[0], -1) - 0.5
+            score = flat @ weights + (
+                flat @ noise - jax.lax.stop_gradient(flat @ noise)
+            )
+            return jnp.stack([score, jnp.full_like(score, 0.0)], axis=1)
+
+        images = jnp.clip(0.5 + 0.06 * jnp.sign(weights), 0, 1).reshape(1, 6, 6, 1)
+        images = jnp.repeat(images, 8, axis=0)
+        labels = jnp.zeros(8, int)
+
+        def mean_loss(num_samples):
+            attack = auto_pgd(
+                LinfBall(0.05), num_steps=4, num_samples=num_samples, loss="margin"
+            )
+            return np.mean(attack(key, randomized(apply, key), images, labels).loss)
+
+        assert mean_loss(256) > mean_loss(1) + 0.3
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (worst_of, "`attacks` must hold at least one attack, got none"),
+        (lambda: over_targets(lambda _: None, 0), "`num_targets` must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_refused(build, message):
+    with pytest.raises(ValueError, match=message):
+        build()
