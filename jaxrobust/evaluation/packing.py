@@ -420,12 +420,12 @@ def _buckets(
             stream = zlib.crc32(stage.name.encode())
         base_key = place(jax.random.fold_in(seed_key, stream) if stream else seed_key)
         each_epsilon = np.repeat(np.array(plan.epsilons, np.float32), stage.num_turns)
-        steps = stage.num_steps
-        if callable(steps):
-            steps = [steps(radius) for radius in plan.epsilons]
+        steps_at = stage.num_steps
+        if callable(steps_at):
+            steps = [steps_at(radius) for radius in plan.epsilons]
             steps = np.repeat(np.array(steps, np.int32), stage.num_turns)
         else:
-            steps = np.int32(steps or 0)
+            steps = np.asarray(steps_at or 0, np.int32)
         while True:
             num_sent = tally.num_sent.copy()
             examples, turns = _next_items(num_sent, _limit(tally, plan), size)
@@ -440,7 +440,7 @@ def _buckets(
                 np.resize(examples, size),
                 padded % stage.num_turns,
                 each_epsilon[padded],
-                steps[padded] if steps.ndim else steps,
+                steps[padded] if steps.ndim else steps[()],
             )
             broken = np.asarray(is_broken)[:count]
             num_withstood, is_bad = tally.num_withstood.copy(), tally.is_bad.copy()
@@ -479,8 +479,8 @@ class _Teller:
             self._catch_up(num_done, tally.num_withstood // num_turns)
 
     def _catch_up(self, num_done: int, num_robust: np.ndarray) -> None:
-        name = self.plan.stages[self.stage].name + ", " if len(self.plan.stages) else ""
-        name = name if len(self.plan.stages) > 1 else ""
+        stages = self.plan.stages
+        name = f"{stages[self.stage].name}, " if len(stages) > 1 else ""
         while self.num_said < num_done:
             radius = self.plan.epsilons[self.num_said]
             self.num_said += 1

@@ -153,7 +153,7 @@ def pgd_stage(config: EvaluationConfig, attack_for: AttackFor | None = None) -> 
 
         def build(threat: ThreatModel, turn: jax.Array, num_steps: jax.Array) -> Attack:
             del turn
-            return attack_for(threat.epsilon, num_steps)
+            return attack_for(jnp.asarray(threat.epsilon), num_steps)
 
     steps = config.num_steps
     return Stage(
