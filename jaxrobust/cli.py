@@ -1,23 +1,35 @@
 """The command `jaxrobust`: each subcommand is a dataclass with a `run` method.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 75 interrupted with the state saved (the
-same command with --resume goes on; schedulers take 75 for "start me again").
+same command goes on, for training with --resume; schedulers take 75 for "start me
+again").
 """
 
 import dataclasses
 import json
+import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from jaxrobust import data, hosts, launching
 from jaxrobust.compilation import keep_compilations
-from jaxrobust.evaluation import Evaluation, EvaluationConfig, evaluate_models
+from jaxrobust.evaluation import (
+    EnsembleConfig,
+    Evaluation,
+    EvaluationConfig,
+    Progress,
+    evaluate_ensemble_models,
+    evaluate_models,
+    wilson_interval,
+)
+from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig, ModelName
-from jaxrobust.report import accuracy_table, markdown_table, run_report
+from jaxrobust.report import accuracy_table, markdown_table, percent, run_report
 from jaxrobust.training import (
     AttackConfig,
     Carry,
@@ -49,6 +61,7 @@ from jaxrobust.training import (
     train,
     versions,
 )
+from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = ["main"]
 
@@ -376,17 +389,91 @@ class Extend:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Clean and PGD accuracy of runs over every example of a split."""
+    """Clean and robust accuracy of runs, with 95 % intervals, by PGD or the ensemble.
+
+    An evaluation that was interrupted, or killed, goes on when the same command is
+    given again, if it has a place for its state: --output or --journal.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
+    attack: Literal["pgd", "standard"] = "pgd"
+    """pgd, or standard: Auto-PGD on two losses, FAB and Square, each on what the
+    others left (AutoAttack's order)."""
     split: data.Split = "test"
     """Split of the data set that the run was trained on."""
+    num_images: int | None = None
+    """Take the first images of each class, in proportion; by default all."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
-    attack: Annotated[EvaluationConfig, tyro.conf.arg(name="")] = EvaluationConfig()
     output: Path | None = None
     """Also write the numbers as JSON to this new file."""
+    journal: Path | None = None
+    """Directory in which progress is kept; by default beside --output, until that is
+    written."""
+    epsilons: tuple[float, ...] = (0.3,)
+    """Radii, in units of [0, 1] pixels."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    num_steps: int | Literal["default"] | None = "default"
+    """Steps of each attack; by default 200 for pgd, 100 for standard. None takes
+    floor(2.5 * epsilon / step_size), for pgd."""
+    num_restarts: int | None = None
+    """Runs of each attack; by default 5 for pgd, 1 for standard."""
+    batch_size: int | None = None
+    """Images attacked at once; by default 250 for pgd, and what takes some seconds for
+    standard."""
+    seed: int = 0
+    """Of everything random in the attacks."""
+    step_size: float | None = None
+    """pgd: length of a step, in units of [0, 1] pixels; by default 0.01."""
+    loss: LossName | None = None
+    """pgd: what the attack climbs; by default cross_entropy."""
+    keep: Literal["last", "best"] | None = None
+    """pgd: iterate that counts; by default the last."""
+    num_targets: int | None = None
+    """standard: target classes of each example; by default 9."""
+    num_queries: int | None = None
+    """standard: forward passes of Square; by default 5000."""
+    stages: tuple[str, ...] | None = None
+    """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
+
+    def config(self) -> EvaluationConfig | EnsembleConfig:
+        """The evaluation that the flags ask for.
+
+        Raises:
+            ValueError: for a flag of the other attack, or one out of range.
+        """
+        own = {
+            "pgd": ("step_size", "loss", "keep"),
+            "standard": ("num_targets", "num_queries", "stages"),
+        }
+        for attack, names in own.items():
+            for name in names:
+                if attack != self.attack and getattr(self, name) is not None:
+                    flag = name.replace("_", "-")
+                    raise ValueError(
+                        f"`--{flag}` must not be given with --attack {self.attack}, "
+                        f"got {getattr(self, name)!r}; leave it out, or choose "
+                        f"--attack {attack}."
+                    )
+        names = ("num_restarts", "batch_size", *own[self.attack])
+        given: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in names
+            if getattr(self, name) is not None
+        }
+        given |= {"epsilons": self.epsilons, "norm": self.norm, "seed": self.seed}
+        if self.num_steps != "default":
+            given["num_steps"] = self.num_steps
+        if self.attack == "pgd":
+            return EvaluationConfig(**given)
+        if self.num_steps is None:
+            raise ValueError(
+                "`--num-steps` must be at least 1 with --attack standard, got None; "
+                "100 is its default."
+            )
+        return EnsembleConfig(**given)
 
     def groups(self) -> list[list[Run]]:
         """The runs, those together that one program can evaluate."""
@@ -400,26 +487,52 @@ class Evaluate:
             groups.setdefault(repr(kind), []).append(run)
         return list(groups.values())
 
+    def load(self, run: Run) -> data.Dataset:
+        """The images that a run is evaluated on."""
+        dataset = load_evaluation_data(run, self.split, self.data_dir)
+        if self.num_images is None:
+            return dataset
+        if not 1 <= self.num_images <= len(dataset):
+            raise ValueError(
+                f"`--num-images` must be in [1, {len(dataset)}] for "
+                f"{dataset.title}, got {self.num_images}; leave it out for all."
+            )
+        return data.subset(dataset, self.num_images)
+
     def run(self) -> int:
         """Evaluate each run and print a table."""
         _require_runs(self.runs)
+        config = self.config()
         if self.output is not None and self.output.exists():
             raise ValueError(
                 f"`output` must be a new file, got {str(self.output)!r}, which exists; "
                 "choose another name."
             )
+        journals = self.journal
+        if journals is None and self.output is not None:
+            journals = self.output.with_name(self.output.name + ".journal")
         found: dict[Path, Evaluation] = {}
-        for alike in self.groups():
-            dataset = load_evaluation_data(alike[0], self.split, self.data_dir)
-            network = alike[0].network
-            results = evaluate_models(
-                lambda weights, network=network: bind(network, *weights),
-                [run.state.weights[:2] for run in alike],
-                dataset,
-                self.attack,
-            )
-            directories = [run.directory for run in alike]
-            found |= dict(zip(directories, results, strict=True))
+        shown = EvaluationLine()
+        try:
+            with interrupt_on_signals():
+                for number, alike in enumerate(self.groups()):
+                    journal = None if journals is None else journals / f"{number}.npz"
+                    results = self.evaluate(alike, config, journal, shown)
+                    directories = [run.directory for run in alike]
+                    found |= dict(zip(directories, results, strict=True))
+        except KeyboardInterrupt as error:
+            if journals is None:
+                print(
+                    "jaxrobust: nothing is kept; with --output or --journal the same "
+                    "command would go on",
+                    file=sys.stderr,
+                )
+                raise
+            raise Interrupted(
+                f"interrupted; the same command goes on from what is kept in {journals}"
+            ) from error
+        finally:
+            shown.clear()
         rows = []
         for directory in self.runs:
             evaluation = found[directory]
@@ -429,17 +542,134 @@ class Evaluate:
                     "met gradients that are not finite; its robust accuracy is not to "
                     "be trusted"
                 )
-            rows.append({"model": directory.name, **evaluation.as_row()})
-        print(markdown_table(accuracy_table(rows)), end="")
-        if self.output is not None:
+            rows.append({"model": directory.name, **evaluation_row(evaluation)})
+        if hosts.is_primary():
+            print(markdown_table(interval_table(rows)), end="")
+            for row in rows:
+                if "stages" in row:
+                    print(f"\n{row['model']}, what each attack left:\n")
+                    print(markdown_table(stage_table(row)), end="")
+        if self.output is not None and hosts.is_primary():
             record = {
                 "split": self.split,
-                "config": dataclasses.asdict(self.attack),
+                "num_images": self.num_images,
+                "attack": self.attack,
+                "config": dataclasses.asdict(config),
                 "versions": versions(),
                 "rows": rows,
             }
-            self.output.write_text(json.dumps(record, indent=2) + "\n")
+            part = self.output.with_name(self.output.name + ".part")
+            part.write_text(json.dumps(record, indent=2) + "\n")
+            part.replace(self.output)
+            if self.journal is None and journals is not None and journals.exists():
+                # Its work is done; a journal that was asked for stays.
+                shutil.rmtree(journals)
         return 0
+
+    def evaluate(
+        self,
+        alike: Sequence[Run],
+        config: EvaluationConfig | EnsembleConfig,
+        journal: Path | None,
+        shown: "EvaluationLine",
+    ) -> Sequence[Evaluation]:
+        """The runs that share a program."""
+        network = alike[0].network
+        weights = [run.state.weights[:2] for run in alike]
+        dataset = self.load(alike[0])
+
+        def apply(weights: Any) -> Any:
+            return bind(network, *weights)
+
+        show = partial(shown.show, [run.directory.name for run in alike])
+        if isinstance(config, EnsembleConfig):
+            return evaluate_ensemble_models(
+                apply, weights, dataset, config, journal=journal, progress=show
+            )
+        return evaluate_models(
+            apply, weights, dataset, config, journal=journal, progress=show
+        )
+
+
+class EvaluationLine:
+    """A line on a terminal that says how far an evaluation is."""
+
+    def __init__(self) -> None:
+        self.is_shown = hosts.is_primary() and sys.stderr.isatty()
+
+    def show(self, names: Sequence[str], progress: Progress) -> None:
+        """Write over the line."""
+        if not self.is_shown:
+            return
+        shares = ", ".join(
+            f"ε {radius:g}: {percent(share)}"
+            for radius, share in progress.robust_accuracy.items()
+        )
+        text = (
+            f"{names[progress.model]}, {progress.stage}: {progress.num_done} attacks, "
+            f"at most {progress.num_left} left; {shares}"
+        )
+        width = shutil.get_terminal_size().columns - 1
+        print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self.is_shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
+    """What is written of an evaluation: shares, their intervals, counts."""
+    count = evaluation.num_examples
+
+    def interval(flags: Any) -> tuple[float, float]:
+        return wilson_interval(int(flags.sum()), count)
+
+    return evaluation.as_row() | {
+        "num_images": count,
+        "num_bad_gradients": evaluation.num_bad_gradients,
+        "clean_interval": interval(evaluation.is_clean_correct),
+        "robust_interval": {
+            f"{radius:g}": interval(flags)
+            for radius, flags in evaluation.is_robust.items()
+        },
+    }
+
+
+def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The accuracy table, each share with its 95 % Wilson interval."""
+    header, *lines = accuracy_table(rows)
+    radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
+    cells = [header]
+    for row, (name, *shares) in zip(rows, lines, strict=True):
+        ends = [row["clean_interval"]]
+        ends += [row["robust_interval"][radius] for radius in radii]
+        cells.append(
+            [
+                name,
+                *(
+                    f"{share} [{100 * lower:.1f}, {100 * upper:.1f}]"
+                    for share, (lower, upper) in zip(shares, ends, strict=True)
+                ),
+            ]
+        )
+    return cells
+
+
+def stage_table(row: Mapping[str, Any]) -> list[list[str]]:
+    """Robust accuracy after each stage, and how many attacks it made."""
+    radii = list(row["robust_accuracy"])
+    header = ["after", *(f"ε = {radius}" for radius in radii), "attacks"]
+    clean = ["clean images", *(percent(row["clean_accuracy"]) for _ in radii), ""]
+    lines = [
+        [
+            stage["stage"],
+            *(percent(stage["robust_accuracy"][radius]) for radius in radii),
+            str(stage["num_attacks"]),
+        ]
+        for stage in row["stages"]
+    ]
+    return [header, clean, *lines]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,8 @@ class Journal:
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the file, at once and as a whole."""
-        if not hosts.is_primary():
+        # The second, where the program joined the job by other means than `hosts`.
+        if not (hosts.is_primary() and jax.process_index() == 0):
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_name(self.path.name + ".part")
