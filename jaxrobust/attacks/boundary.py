@@ -84,9 +84,9 @@ def project_on_hyperplane(
         slope = jnp.sum(jnp.where(is_full, 0.0, rise * size), axis=_pixels(rise))
         return full, slope
 
-    Loop = tuple[jax.Array, PerExample, jax.Array]
-
-    def body(loop: Loop) -> Loop:
+    def body(
+        loop: tuple[jax.Array, PerExample, jax.Array],
+    ) -> tuple[jax.Array, PerExample, jax.Array]:
         is_full, _, _ = loop
         full, slope = gain(is_full)
         length = jnp.maximum(wanted - full, 0.0) / jnp.maximum(slope, 1e-30)
@@ -194,7 +194,9 @@ def fab(
         def logits_at(wide: Images) -> jax.Array:
             return logits_fn(wide.astype(images.dtype)).astype(jnp.float32)
 
-        def towards_targets(wide: Images) -> tuple[PerExample, Images, jax.Array]:
+        def towards_targets(
+            wide: Images, targets: Labels
+        ) -> tuple[PerExample, Images, PerExampleFlag]:
             def height(wide: Images) -> PerExample:
                 return targeted_margin(targets)(logits_at(wide), labels)
 
@@ -203,7 +205,9 @@ def fab(
             is_finite = jnp.all(jnp.isfinite(normal), axis=_pixels(normal))
             return value, jnp.where(jnp.isfinite(normal), normal, 0.0), is_finite
 
-        def towards_nearest(wide: Images) -> tuple[PerExample, Images, jax.Array]:
+        def towards_nearest(
+            wide: Images,
+        ) -> tuple[PerExample, Images, PerExampleFlag]:
             logits, pull = jax.vjp(logits_at, wide)
             classes = logits.shape[-1]
 
@@ -228,8 +232,6 @@ def fab(
             nearest = jnp.argmin(jnp.where(far, jnp.inf, distance), axis=0)
             return heights[nearest, rows], slopes[nearest, rows], is_finite
 
-        linearize = towards_nearest if targets is None else towards_targets
-
         def keep(
             search: _Search, wide: Images
         ) -> tuple[_Search, PerExampleFlag, PerExample]:
@@ -247,7 +249,11 @@ def fab(
 
         def body(_: jax.Array, search: _Search) -> _Search:
             wide = search.images
-            height, normal, is_finite = linearize(wide)
+            height, normal, is_finite = (
+                towards_nearest(wide)
+                if targets is None
+                else towards_targets(wide, targets)
+            )
             # Both change `<normal, .>` until the linearized height is 0.
             ahead = jnp.sum(normal * (wide - center), axis=_pixels(normal))
             here = project_on_hyperplane(threat, wide, normal, -height)
@@ -284,8 +290,8 @@ def fab(
             search, inside, inside_height = bracket
             # Shares of the perturbation: `inside` does not break the model, 1 does.
             fall = inside_height / jnp.minimum(inside_height - search.height, -_TINY)
-            # A tenth of the way beyond the secant's root, or rounding would decide.
-            share = inside + (1 - inside) * jnp.clip(0.9 * fall + 0.1, 0.0, 1.0)
+            # A quarter of the way beyond the secant's root, or rounding would decide.
+            share = inside + (1 - inside) * jnp.clip(0.75 * fall + 0.25, 0.0, 1.0)
             moved = center + _spread(share, center) * (search.nearest - center)
             search, is_adversarial, height = keep(search, moved)
             inside = jnp.where(

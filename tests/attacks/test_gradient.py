@@ -125,6 +125,43 @@ def test_raw_gradient_moves_by_the_gradient_itself():
     )
 
 
+def test_the_unsigned_gradient_of_the_paper_crosses_the_ball_at_once():
+    # LP-A2: with step 5e4 every derivative above epsilon / 5e4 reaches the bound.
+    rng = np.random.default_rng(4)
+    net = TanhNet(rng)
+    center, labels = rng.uniform(0.4, 0.6, size=(5, 36)), rng.integers(0, 4, size=5)
+    images = jnp.asarray(center.reshape(5, 6, 6, 1), "float32")
+    attack = pgd(
+        LinfBall(0.1), step_size=5e4, num_steps=1, direction="raw", random_start=False
+    )
+    found = attack(jax.random.key(0), net.logits_fn, images, jnp.asarray(labels))
+    gradient = net.gradient(center, labels)
+    expected = center + np.clip(5e4 * gradient, -0.1, 0.1)
+    np.testing.assert_allclose(
+        np.asarray(found.images).reshape(5, 36), expected, atol=1e-6
+    )
+    assert np.mean(np.abs(5e4 * gradient) > 0.1) > 0.9
+
+
+def test_the_margin_is_climbed_along_the_difference_of_two_logits():
+    rng = np.random.default_rng(5)
+    net = LinearNet(rng)
+    # Far from saturation the softmax mixes all classes, and the margin two of them.
+    center, labels = rng.uniform(0.4, 0.6, size=(5, 36)), rng.integers(0, 4, size=5)
+    images = jnp.asarray(center.reshape(5, 6, 6, 1), "float32")
+    attack = pgd(
+        L2Ball(9.0), step_size=0.01, num_steps=1, loss="margin", random_start=False
+    )
+    found = attack(jax.random.key(0), net.logits_fn, images, jnp.asarray(labels))
+    logits = center @ net.weights
+    logits[np.arange(5), labels] = -np.inf
+    ascent = (net.weights[:, np.argmax(logits, axis=1)] - net.weights[:, labels]).T
+    ascent /= np.linalg.norm(ascent, axis=1, keepdims=True)
+    np.testing.assert_allclose(
+        np.asarray(found.images).reshape(5, 36), center + 0.01 * ascent, atol=1e-6
+    )
+
+
 def test_a_targeted_attack_raises_the_targets_probability(linear_problem, key):
     targets = (linear_problem.labels + 1) % 3
     attack = pgd(LinfBall(0.3), step_size=0.05, num_steps=20, targeted=True)
