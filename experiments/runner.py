@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import tyro
 
-from jaxrobust import hosts
+from jaxrobust import hosts, plots
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.models import ModelConfig
+from jaxrobust.plots import Figure
 from jaxrobust.report import html_page, markdown_table
 from jaxrobust.training import (
     CheckpointError,
@@ -211,6 +212,14 @@ class Workspace:
             part = path.with_name(path.name + ".part")
             part.write_text(text)
             part.rename(path)
+
+    def save_figure(self, name: str, figure: Figure) -> Path:
+        """Write a figure as SVG, to be published, and as PNG, for the report."""
+        paths = [self.directory / f"{name}.{suffix}" for suffix in ("svg", "png")]
+        if self.is_primary:
+            for path in paths:
+                plots.save(figure, path)
+        return paths[-1]
 
     def note_work(self, *revisions: str) -> None:
         """Remember which code made some of the numbers; by default the present one."""

@@ -4,10 +4,11 @@ from jaxrobust.plots.bars import accuracy_bars
 from jaxrobust.plots.lines import Curve, curves
 from jaxrobust.plots.maps import Panel, accuracy_maps, surfaces
 from jaxrobust.plots.pictures import ImageRow, image_grid
-from jaxrobust.plots.style import save
+from jaxrobust.plots.style import Figure, save
 
 __all__ = [
     "Curve",
+    "Figure",
     "ImageRow",
     "Panel",
     "accuracy_bars",

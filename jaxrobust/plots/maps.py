@@ -127,5 +127,5 @@ def surfaces(
     figure.supxlabel(xlabel, fontsize=10)
     figure.supylabel(ylabel, fontsize=10)
     if filled is not None:
-        figure.colorbar(filled, ax=all_axes, label=label, shrink=0.9)
+        figure.colorbar(filled, ax=all_axes, label=label, shrink=0.9, format="%.3g")
     return figure

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "DIVERGING", "SEQUENTIAL", "save"]
+__all__ = ["COLORS", "DIVERGING", "SEQUENTIAL", "Figure", "plt", "save"]
 
 # Okabe and Ito's colors, told apart by readers with any color vision.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
