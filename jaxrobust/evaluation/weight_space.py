@@ -400,7 +400,7 @@ def connect(
         labels: true classes.
         num_steps: of Adam, at least 1.
         learning_rate: of Adam, positive.
-        batch_size: images drawn for each step, without repetition.
+        batch_size: images drawn for each step, with replacement; at least 1.
         attack: perturbs the images of each step, for a curve of robust models; None
             for clean images.
         trained: which parts of the control point move: a pytree of booleans, or a
@@ -421,12 +421,7 @@ def connect(
     rules = (
         ("num_steps", num_steps, num_steps >= 1, "at least 1"),
         ("learning_rate", learning_rate, learning_rate > 0, "positive"),
-        (
-            "batch_size",
-            batch_size,
-            1 <= batch_size <= len(images),
-            f"in [1, {len(images)}]",
-        ),
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
     )
     for name, value, is_right, rule in rules:
         if not is_right:
@@ -446,7 +441,7 @@ def connect(
             control, opt_state = carry
             keys = jax.random.split(jax.random.fold_in(base_key, index), 3)
             share = jax.random.uniform(keys[0])
-            chosen = jax.random.permutation(keys[1], len(images))[:batch_size]
+            chosen = jax.random.randint(keys[1], (batch_size,), 0, len(images))
             shown, classes = images[chosen], labels[chosen]
 
             def at(control: Params) -> LogitsFn:
