@@ -27,6 +27,7 @@ from jaxrobust.evaluation import (
     evaluate_models,
     wilson_interval,
 )
+from jaxrobust.interop import export_model
 from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig, ModelName
 from jaxrobust.report import accuracy_table, markdown_table, percent, run_report
@@ -725,6 +726,40 @@ class Report:
         return 0
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Export:
+    """Write a trained model to a file that needs only jax to load.
+
+    `jaxrobust.interop.load_exported` reads it; so does its module copied by itself.
+    """
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Directory of the run."""
+    output: Path
+    """New file."""
+    platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
+    """Where it shall run: cpu, cuda, rocm, tpu."""
+
+    def run(self) -> int:
+        """Export."""
+        run = load_run(self.source)
+        if not run.is_complete:
+            print(f"note: {self.source} is not finished; this is its newest state")
+        header = export_model(
+            run,
+            self.output,
+            platforms=self.platforms,
+            notes={
+                "run": self.source.name,
+                "dataset": run.problem.title,
+                "variant": run.config.variant,
+            },
+        )
+        shape = " x ".join(map(str, header["image_shape"]))
+        print(f"written: {self.output}, {shape} to {header['num_classes']} classes")
+        return 0
+
+
 def _require_runs(runs: Sequence[Path]) -> None:
     if not runs:
         raise ValueError(
@@ -787,6 +822,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         | Annotated[Extend, tyro.conf.subcommand("extend")]
         | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
         | Annotated[Launch, tyro.conf.subcommand("launch")]
         | Annotated[
             Annotated[DataList, tyro.conf.subcommand("list")]

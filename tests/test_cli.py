@@ -1,8 +1,11 @@
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from jaxrobust.cli import main
+from jaxrobust.interop import load_exported, read_header
 from jaxrobust.training import load_run
 
 FAST = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
@@ -81,6 +84,22 @@ def test_report_writes_one_page(run_dir, tmp_path):
     assert main(["report", str(run_dir), "--output", str(output)]) == 0
     assert "<h1>Training runs</h1>" in (output / "report.html").read_text()
     assert main(["report", str(run_dir), "--output", str(output)]) == 2
+
+
+def test_export_writes_a_model_that_answers_as_the_run_does(run_dir, tmp_path, capsys):
+    output = tmp_path / "model"
+    arguments = ["export", str(run_dir), "--output", str(output)]
+    assert main([*arguments, "--platforms", "cpu"]) == 0
+    assert f"written: {output}, 8 x 8 x 1 to 10 classes" in capsys.readouterr().out
+    images = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1))
+    np.testing.assert_allclose(
+        load_exported(output)(images), load_run(run_dir).logits_fn(images), atol=1e-5
+    )
+    assert read_header(output)["run"] == run_dir.name
+    before = output.read_bytes()
+    assert main(arguments) == 2
+    assert "must be a new file" in capsys.readouterr().err
+    assert output.read_bytes() == before
 
 
 def test_data_list_says_what_is_ready(tmp_path, capsys):

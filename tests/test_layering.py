@@ -13,7 +13,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py"))
 LAYERS = {
     "__main__": 7,
     "cli": 6,
-    **dict.fromkeys(("report", "launching"), 5),
+    **dict.fromkeys(("report", "launching", "interop"), 5),
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     "attacks": 2,
@@ -30,6 +30,7 @@ FENCES = {
     "rich": ("training/progress.py",),
     "tyro": ("cli.py",),
     "jinja2": ("launching",),
+    "torch": ("interop",),
 }
 # The attack and the evaluation know a model only as a function.
 FORBIDDEN = {"attacks": "models", "evaluation": "models"}

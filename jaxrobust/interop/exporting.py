@@ -71,8 +71,9 @@ def export_model(
             "choose another name."
         )
     logits_fn: Any = getattr(model, "logits_fn", model)
-    if image_shape is None and hasattr(model, "problem"):
-        image_shape = getattr(model, "problem").image_shape  # noqa: B009
+    problem = getattr(model, "problem", None)
+    if image_shape is None and problem is not None:
+        image_shape = problem.image_shape
     if not image_shape or any(side < 1 for side in image_shape):
         raise ExportError(
             f"`image_shape` must be positive sides such as (28, 28, 1), got "

@@ -21,8 +21,8 @@ def _shares_memory(device: Any) -> bool:
 
 def _to_jax(tensor: Any) -> jax.Array:
     if _shares_memory(tensor.device):
-        return jax.dlpack.from_dlpack(tensor.contiguous())
-    return jnp.asarray(tensor.cpu().numpy())
+        return jax.dlpack.from_dlpack(tensor.detach().contiguous())
+    return jnp.asarray(tensor.detach().cpu().numpy())
 
 
 def _to_torch(torch: Any, array: jax.Array, device: Any) -> Any:
@@ -109,13 +109,13 @@ def to_torch(
         @staticmethod
         def forward(context: Any, images: Any) -> Any:
             context.save_for_backward(images)
-            return in_parts(forward, images.detach())
+            return in_parts(forward, images)
 
         @staticmethod
         @torch.autograd.function.once_differentiable
         def backward(context: Any, cotangent: Any) -> Any:
             (images,) = context.saved_tensors
-            return in_parts(pullback, images.detach(), cotangent)
+            return in_parts(pullback, images, cotangent)
 
     class FromJax(torch.nn.Module):
         """A model of JAX in evaluation mode."""

@@ -139,7 +139,7 @@ def exported(small, tmp_path_factory):
     return loaded, to_torch(loaded, batch_size=16)
 
 
-EPSILON, STEP, STEPS = 0.04, 0.01, 6
+EPSILON, STEP, STEPS = 0.01, 0.0025, 6
 
 
 @pytest.fixture(scope="module")
