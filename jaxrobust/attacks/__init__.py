@@ -20,7 +20,9 @@ from jaxrobust.attacks.combinators import (
     worst_of,
 )
 from jaxrobust.attacks.cost import Passes, count_passes
+from jaxrobust.attacks.decision import hop_skip_jump
 from jaxrobust.attacks.gradient import fgsm, num_steps_for, pgd, pgd_kernel
+from jaxrobust.attacks.gradient_free import brute_force, noise, spsa, square, zoo
 
 __all__ = [
     "Attack",
@@ -31,17 +33,23 @@ __all__ = [
     "Passes",
     "aimed",
     "auto_pgd",
+    "brute_force",
     "count_passes",
     "fab",
     "fgsm",
+    "hop_skip_jump",
     "iterate",
     "judge",
+    "noise",
     "num_steps_for",
     "over_targets",
     "pgd",
     "pgd_kernel",
     "randomized",
+    "spsa",
+    "square",
     "transferred_from",
     "with_restarts",
     "worst_of",
+    "zoo",
 ]

@@ -30,13 +30,15 @@ __all__ = [
     "noise",
     "spsa",
     "square",
+    "square_bump",
     "square_sides",
     "zoo",
 ]
 
 NoiseKind = Literal["uniform", "gaussian"]
 
-_Search = tuple[jax.Array, AttackResult]  # turns taken, best so far
+# Turns taken, the best so far, and what is to be tried next.
+_Search = tuple[jax.Array, AttackResult, jax.Array]
 
 # Of 10,000 queries; after each of them the area of the squares halves.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -192,23 +194,23 @@ class _Window(NamedTuple):
     """A square window in each image.
 
     Attributes:
-        rows: `(batch, height, 1)`, counted from the upper edge of the window.
-        columns: `(batch, 1, width)`, counted from its left edge.
-        is_inside: `(batch, height, width)`.
+        top: `(batch,)`, its first row.
+        left: `(batch,)`, its first column.
+        is_inside: `(batch, height, width, 1)`.
     """
 
-    rows: jax.Array
-    columns: jax.Array
+    top: jax.Array
+    left: jax.Array
     is_inside: jax.Array
 
 
 def _window(words: jax.Array, side: jax.Array, height: int, width: int) -> _Window:
     """A window at a random place, made of comparisons: mapped, slices are gathers."""
     top, left = _draw_below(words, jnp.array([height, width]) - side + 1)
-    rows = jnp.arange(height)[None, :, None] - top[:, None, None]
-    columns = jnp.arange(width)[None, None, :] - left[:, None, None]
+    rows = jnp.arange(height)[None, :, None, None] - top[:, None, None, None]
+    columns = jnp.arange(width)[None, None, :, None] - left[:, None, None, None]
     is_inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
-    return _Window(rows, columns, is_inside)
+    return _Window(top, left, is_inside)
 
 
 def _unit(values: jax.Array, axes: tuple[int, ...] = (1, 2)) -> jax.Array:
@@ -217,42 +219,29 @@ def _unit(values: jax.Array, axes: tuple[int, ...] = (1, 2)) -> jax.Array:
     return values * lax.rsqrt(jnp.where(square > 0, square, 1.0))
 
 
-def _sum_of_inverse_squares(first: jax.Array) -> jax.Array:
-    """The sum of 1 / k^2 from k = `first`, at least 1, to infinity (trigamma)."""
-    first = first.astype(jnp.float32)
-    head = sum(1 / jnp.square(first + index) for index in range(3))
-    # Euler and Maclaurin, from 4 on: the next term is below 2e-7.
-    inverse = 1 / (first + 3)
-    square = inverse * inverse
-    tail = 1 + inverse * (0.5 + inverse * (1 / 6 - square * (1 / 30 - square / 42)))
-    return head + inverse * tail
+def square_bump(side: int) -> np.ndarray:
+    """What the l2 attack adds in a window: two heaps of opposite sign, of length 1.
 
-
-def _bump(window: _Window, side: jax.Array | int, is_turned: jax.Array) -> jax.Array:
-    """The paper's perturbation of a window under l2: two heaps of opposite sign.
-
-    In each half of the window, pixels at distance n from its middle (largest of rows
-    and columns) get the sum of 1 / k^2 for k from n + 1 to the side of the window's
-    middle square (equation 2 of the paper). Both halves weigh the same; the length is
-    1.
+    Each of the two halves, one above the other, has its middle, and a pixel at
+    distance n from it (the larger of rows and columns) gets the sum of 1 / k^2 for k
+    from n + 1 to side // 2 + 1: equation 2 of the paper. Both halves weigh the same.
 
     Args:
-        window: where; `(batch, height, width)`.
-        side: of the window.
-        is_turned: `(batch,)`, halves side by side instead of one above the other.
+        side: of the window, in pixels, at least 1.
+
+    Returns:
+        Array `(side, side)`, its upper half positive.
     """
-    is_turned = is_turned[:, None, None]
-    along = jnp.where(is_turned, window.columns, window.rows)
-    across = jnp.where(is_turned, window.rows, window.columns)
-    half = jnp.asarray(side) // 2
-    is_first = along < half
-    middle = jnp.where(is_first, half // 2, half + (side - half) // 2)
-    distance = jnp.maximum(jnp.abs(along - middle), jnp.abs(across - half))
-    # Outside the window the distance has no meaning but must not make a NaN.
-    height = _sum_of_inverse_squares(distance + 1) - _sum_of_inverse_squares(half + 2)
-    first = _unit(jnp.where(window.is_inside & is_first, height, 0.0))
-    second = _unit(jnp.where(window.is_inside & ~is_first, height, 0.0))
-    return _unit(first - second)
+    terms = 1 / np.arange(1.0, side // 2 + 2) ** 2
+    heights = np.append(np.cumsum(terms[::-1])[::-1], 0.0)
+    halves = []
+    for sign, rows in ((1, side // 2), (-1, side - side // 2)):
+        away = np.abs(np.arange(rows) - rows // 2)[:, None]
+        across = np.abs(np.arange(side) - side // 2)[None]
+        half = heights[np.maximum(away, across)]
+        halves.append(sign * half / max(np.linalg.norm(half), 1e-12))
+    bump = np.concatenate(halves)
+    return (bump / np.linalg.norm(bump)).astype(np.float32)
 
 
 class _Squares(NamedTuple):
@@ -283,7 +272,7 @@ def _linf_squares(threat: ThreatModel, center: Images, share: float) -> _Squares
         window = _window(words[:, 0], sides[stage], height, width)
         is_up = _bits(words[:, 1:], channels)[:, None, None]
         painted = jnp.where(is_up, upper, lower)
-        return jnp.where(window.is_inside[..., None], painted, images)
+        return jnp.where(window.is_inside, painted, images)
 
     return _Squares(1 + _num_words(channels), start, propose)
 
@@ -292,12 +281,17 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
     """A grid of bumps first, then bumps paid for by clearing a second window."""
     batch, height, width, channels = center.shape
     sides = square_sides(height, width, initial_share=share, is_odd=True)
-    sides = jnp.asarray(sides)
+    # Each stage's bump, upright and turned, on a canvas from which a slice of the size
+    # of the image shows it at any place.
+    canvases = np.zeros((2, len(sides), 2 * height, 2 * width), np.float32)
+    for stage, side in enumerate(sides):
+        bump = square_bump(side)
+        canvases[0, stage, height : height + side, width : width + side] = bump
+        canvases[1, stage, height : height + side, width : width + side] = bump.T
     epsilon = jnp.asarray(threat.epsilon, jnp.float32)
 
-    def on_sphere(perturbation: jax.Array) -> Images:
-        scaled = epsilon * _unit(perturbation, (1, 2, 3))
-        moved = center.astype(jnp.float32) + scaled
+    def moved_by(perturbation: jax.Array) -> Images:
+        moved = center.astype(jnp.float32) + perturbation
         return threat.project(moved.astype(center.dtype), center)
 
     def start(key: PRNGKey) -> Images:
@@ -307,44 +301,47 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
         sign_key, turn_key = jax.random.split(key)
         signs = jax.random.rademacher(sign_key, (*grid, channels), jnp.float32)
         is_turned = jax.random.bernoulli(turn_key, shape=grid)
-        row, column = jnp.arange(side)[None, :, None], jnp.arange(side)[None, None, :]
-        whole = _Window(row, column, jnp.ones((1, side, side), bool))
-        flat, turned = (
-            jnp.tile(_bump(whole, side, jnp.array([flag])), grid)
-            for flag in (False, True)
-        )
+        bump = square_bump(side)
+        upright, turned = (jnp.tile(tile[None], grid) for tile in (bump, bump.T))
 
         def spread(each: jax.Array) -> jax.Array:
             return jnp.repeat(jnp.repeat(each, side, axis=1), side, axis=2)
 
-        tiles = jnp.where(spread(is_turned), turned, flat)[..., None] * spread(signs)
+        tiles = jnp.where(spread(is_turned), turned, upright)[..., None] * spread(signs)
         edges = [
             ((rest := size - tiles.shape[axis]) // 2, rest - rest // 2)
             for axis, size in ((1, height), (2, width))
         ]
-        return on_sphere(jnp.pad(tiles, ((0, 0), *edges, (0, 0))))
+        tiles = jnp.pad(tiles, ((0, 0), *edges, (0, 0)))
+        return moved_by(epsilon * _unit(tiles, (1, 2, 3)))
 
     def propose(words: jax.Array, stage: jax.Array, images: Images) -> Images:
-        side = sides[stage]
+        side = jnp.asarray(sides)[stage]
         here = _window(words[:, 0], side, height, width)
         there = _window(words[:, 1], side, height, width)
         coins = _bits(words[:, 2:], channels + 1)
         signs = jnp.where(coins[:, None, None, 1:], 1.0, -1.0)
-        is_here, is_there = here.is_inside[..., None], there.is_inside[..., None]
 
+        def show(is_turned: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+            first = (is_turned.astype(jnp.int32), stage, height - top, width - left)
+            shown = lax.dynamic_slice(
+                jnp.asarray(canvases), first, (1, 1, height, width)
+            )
+            return shown[0, 0, :, :, None]
+
+        bump = jax.vmap(show)(coins[:, 0], here.top, here.left)
         old = images.astype(jnp.float32) - center.astype(jnp.float32)
         squares = jnp.square(old)
         unused = jnp.maximum(
             epsilon**2 - jnp.sum(squares, axis=(1, 2, 3), keepdims=True), 0.0
         )
-        in_windows = jnp.sum(
-            jnp.where(is_here | is_there, squares, 0.0), axis=(1, 2), keepdims=True
-        )
-        budget = jnp.sqrt(in_windows + unused / channels)
-        bump = _bump(here, side, coins[:, 0])[..., None]
-        new = budget * _unit(bump * signs + _unit(jnp.where(is_here, old, 0.0)))
-        kept = jnp.where(is_there, 0.0, old)
-        return on_sphere(jnp.where(is_here, new, kept))
+        is_free = here.is_inside | there.is_inside
+        freed = jnp.sum(jnp.where(is_free, squares, 0.0), axis=(1, 2), keepdims=True)
+        # The two windows' length and what the ball has left: the sum has length epsilon
+        # again, before it is clipped to the pixel range.
+        new = bump * signs + _unit(jnp.where(here.is_inside, old, 0.0))
+        new = jnp.sqrt(freed + unused / channels) * _unit(new)
+        return moved_by(jnp.where(is_free, new, old))
 
     return _Squares(2 + _num_words(channels + 1), start, propose)
 
@@ -404,26 +401,28 @@ def square(
         squares = squares_for(threat, images, initial_share)
 
         def is_open(carry: _Search) -> jax.Array:
-            index, best = carry
-            return (index < num_queries) & ~jnp.all(best.is_adversarial)
+            index, best, _ = carry
+            return (index <= num_queries) & ~jnp.all(best.is_adversarial)
 
         def body(carry: _Search) -> _Search:
-            index, best = carry
+            # The loop carries the next query. XLA would fuse its making into the
+            # model's first convolution, once for each window that holds a pixel.
+            index, best, images = carry
+            tried = evaluated(logits_fn, images, labels)
+            is_better = (tried.loss > best.loss) | tried.is_adversarial
+            best = _replaced(is_better & ~best.is_adversarial, tried, best)
             # One draw for everything that a query needs: draws cost more than masks.
-            shape = (images.shape[0], squares.num_words)
             words = jax.random.bits(
-                jax.random.fold_in(query_key, index), shape, jnp.uint32
+                jax.random.fold_in(query_key, index),
+                (images.shape[0], squares.num_words),
+                jnp.uint32,
             )
             stage = _square_stage(index, num_queries)
-            tried = evaluated(
-                logits_fn, squares.propose(words, stage, best.images), labels
-            )
-            is_better = (tried.loss > best.loss) | tried.is_adversarial
-            is_better &= ~best.is_adversarial
-            return index + 1, _replaced(is_better, tried, best)
+            return index + 1, best, squares.propose(words, stage, best.images)
 
-        first = evaluated(logits_fn, squares.start(start_key), labels)
-        return lax.while_loop(is_open, body, (jnp.int32(0), first))[1]
+        # The start is better than nothing, so that it is query 0 of the loop.
+        carry = (jnp.int32(0), nothing_found(images), squares.start(start_key))
+        return lax.while_loop(is_open, body, carry)[1]
 
     return attack
 
@@ -703,12 +702,11 @@ def brute_force(
             return project(moved.astype(images.dtype), images)
 
         def is_open(carry: _Search) -> jax.Array:
-            turn, best = carry
+            turn, best, _ = carry
             return (turn * batch_size < num_samples) & ~jnp.all(best.is_adversarial)
 
         def body(carry: _Search) -> _Search:
-            turn, best = carry
-            samples = draw(jax.random.fold_in(key, turn))
+            turn, best, samples = carry  # made ahead, as in `square`
             losses, is_adversarial = evaluated_many(logits_fn, samples, labels)
             number = turn * batch_size + jnp.arange(batch_size)
             is_wanted = (number < num_samples)[None]
@@ -729,9 +727,11 @@ def brute_force(
             )
             is_new = is_any | (picked.loss > best.loss)
             is_new &= ~best.is_adversarial
-            return turn + 1, _replaced(is_new, picked, best)
+            ahead = draw(jax.random.fold_in(key, turn + 1))
+            return turn + 1, _replaced(is_new, picked, best), ahead
 
-        carry = (jnp.int32(0), nothing_found(images))
+        first = draw(jax.random.fold_in(key, 0))
+        carry = (jnp.int32(0), nothing_found(images), first)
         best = lax.while_loop(is_open, body, carry)[1]
         # Once more alone: the margin is that of the returned images, whatever the batch
         # of samples did to its last digits.
