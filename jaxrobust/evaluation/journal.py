@@ -7,6 +7,7 @@ whenever the writer was killed.
 
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import time
@@ -92,7 +93,9 @@ class Journal:
                 says in what that one differs.
         """
         try:
-            with np.load(self.path, allow_pickle=False) as file:
+            # From memory, since `np.load` leaves a damaged file open.
+            content = io.BytesIO(self.path.read_bytes())
+            with np.load(content, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}
             header = json.loads(bytes(arrays.pop(_HEADER)).decode())
         except FileNotFoundError:

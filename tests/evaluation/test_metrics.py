@@ -188,4 +188,5 @@ def test_the_key_of_an_example_does_not_depend_on_its_place_in_a_batch():
     ]
     np.testing.assert_array_equal(*everywhere)
     # Ties go to the first class, so the others are lost on the clean image.
-    assert len(set(everywhere[0])) > 3
+    is_first = dataset.labels == 0
+    assert len({*everywhere[0][is_first]}) == is_first.sum() > 1

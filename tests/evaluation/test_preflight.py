@@ -115,7 +115,7 @@ def test_images_outside_the_bounds_are_refused():
 
 @pytest.mark.parametrize("config", [EvaluationConfig, EnsembleConfig])
 def test_a_radius_in_another_unit_is_refused(config):
-    with pytest.raises(ValueError, match="got 8; .* so 8/255 rather than 8"):
+    with pytest.raises(ValueError, match=r"got 8; .* so 8/255 rather than 8"):
         config(epsilons=(0.3, 8))
     with pytest.raises(ValueError, match="8/255 rather than 8"):
         check_model(honest, DATA, epsilons=(8,))

@@ -1,0 +1,292 @@
+"""An evaluation that is stopped anywhere, any way, ends as if it had not been."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrobust.attacks import AttackResult
+from jaxrobust.data import Dataset, load_arrays, subset
+from jaxrobust.evaluation import EvaluationConfig, JournalError, evaluate_models
+from jaxrobust.evaluation.journal import Journal, fingerprint
+from jaxrobust.evaluation.packing import Plan, Stage, run_plan
+
+ONE, TWO = {"scale": np.float32(1)}, {"scale": np.float32(2)}
+
+
+def apply_scaled(weights):
+    def logits_fn(images):
+        score = weights["scale"] * images[:, 0, 0, 0]
+        return jnp.stack([score, jnp.zeros_like(score)], axis=1)
+
+    return logits_fn
+
+
+def by_chance(threat, turn):
+    """Breaks at random, and meets a bad gradient at random."""
+    del turn
+
+    def attack(key, logits_fn, images, labels):
+        del labels
+        draw, other = jax.random.uniform(key, (2, 1))
+        score = jnp.abs(logits_fn(images)[:, 0])
+        return AttackResult(images, score, draw < threat.epsilon * score, other < 0.7)
+
+    return attack
+
+
+def data_of(size=11, seed=0):
+    rng = np.random.default_rng(seed)
+    return Dataset(
+        name="scaled",
+        title="scaled",
+        images=rng.uniform(size=(size, 1, 1, 1)).astype(np.float32),
+        labels=np.zeros(size, np.int32),
+        num_classes=2,
+    )
+
+
+DATA = data_of()
+PLAN = Plan(
+    (Stage("first", 2, by_chance), Stage("second", 3, by_chance)),
+    (0.2, 0.4),
+    "linf",
+    seed=3,
+    batch_size=4,
+    is_shared=True,
+)
+
+
+def run(journal=None, *, plan=PLAN, data=DATA, models=(ONE, TWO), **settings):
+    return run_plan(apply_scaled, list(models), data, plan, journal=journal, **settings)
+
+
+def assert_same(one, other):
+    assert len(one) == len(other)
+    for left, right in zip(one, other, strict=True):
+        for name, value in left._asdict().items():
+            np.testing.assert_array_equal(value, getattr(right, name), err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    buckets = []
+    found = run(progress=buckets.append)
+    assert {0, 1} <= {each.model for each in buckets} and len(buckets) > 20
+    # Some fall in each stage, some stand.
+    steps = found[0].num_robust.sum(axis=1)
+    assert steps[0] > steps[1] > steps[2] > 0 < found[0].num_bad.min()
+    return found, len(buckets)
+
+
+@settings(max_examples=15)
+@given(period=st.integers(1, 30))
+def test_interrupted_after_every_few_buckets(period, undisturbed, tmp_path_factory):
+    expected, num_buckets = undisturbed
+    journal = tmp_path_factory.mktemp("journal") / "deep" / "progress.npz"
+    done, found = 0, None
+    while found is None:
+        seen = []
+
+        def stop(progress, seen=seen):
+            seen.append(progress)
+            if len(seen) == period:
+                raise KeyboardInterrupt
+
+        try:
+            found = run(journal, progress=stop)
+        except KeyboardInterrupt:
+            assert len(seen) == period
+        done += len(seen)
+    assert_same(found, expected)
+    # None is lost and none is done twice.
+    assert done == num_buckets
+    # Finished, it is only read.
+    assert_same(run(journal, progress=lambda _: pytest.fail("attacked again")), found)
+    assert [path.name for path in journal.parent.iterdir()] == ["progress.npz"]
+
+
+def test_what_is_told_again_is_what_is_known(tmp_path):
+    once, again = [], []
+    run(tmp_path / "a.npz", report=once.append)
+    run(tmp_path / "a.npz", report=again.append)
+    assert once == again and len(once) == 8
+
+
+def test_a_model_without_weights_is_known_by_its_answers(tmp_path):
+    path = tmp_path / "journal"
+    plan = PLAN._replace(is_shared=False)
+    for _ in range(2):
+        run_plan(lambda _: apply_scaled(ONE), [()], DATA, plan, journal=path)
+    with pytest.raises(JournalError, match=r"models\.0: '\w+', now '\w+'"):
+        run_plan(lambda _: apply_scaled(TWO), [()], DATA, plan, journal=path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"models": (ONE, ONE)}, r"models\.1: '\w+', now '\w+'"),
+        ({"models": (ONE,)}, "models: 2 entries, now 1"),
+        ({"data": data_of(seed=1)}, r"data: '\w+', now '\w+'"),
+        ({"plan": PLAN._replace(seed=4)}, "seed: 3, now 4"),
+        ({"plan": PLAN._replace(norm="l2")}, "norm: 'linf', now 'l2'"),
+        ({"plan": PLAN._replace(epsilons=(0.2, 0.3))}, r"epsilons\.1: 0\.4, now 0\.3"),
+        ({"plan": PLAN._replace(batch_size=5)}, r"stages\.0\.bucket: 4, now 5"),
+        ({"plan": PLAN._replace(stages=PLAN.stages[:1])}, "stages: 2 entries, now 1"),
+        ({"settings": {"num_steps": 7}}, r"settings: None, now \{'num_steps': 7\}"),
+    ],
+)
+def test_the_journal_of_another_evaluation_is_refused(changes, place, tmp_path):
+    path = tmp_path / "journal.npz"
+    run(path)
+    before = path.read_bytes()
+    with pytest.raises(JournalError, match=f"which differs in {place}(;|$)"):
+        run(path, **changes)
+    assert path.read_bytes() == before
+
+
+def test_another_version_is_refused(tmp_path, monkeypatch):
+    run(tmp_path / "a.npz")
+    monkeypatch.setattr("jaxrobust.__version__", "99.0")
+    with pytest.raises(JournalError, match=r"versions\.jaxrobust: '.*', now '99\.0'"):
+        run(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("text", [b"", b"PK\x03\x04 cut off", b"\x93NUMPY"])
+def test_a_damaged_journal_is_refused(text, tmp_path):
+    path = tmp_path / "journal.npz"
+    path.write_bytes(text)
+    with pytest.raises(JournalError, match="which cannot be read"):
+        run(path)
+    assert path.read_bytes() == text
+
+
+def test_it_is_not_written_more_often_than_asked(tmp_path):
+    journal = Journal(tmp_path / "a.npz", {}, every=1000.0)
+    offered = []
+
+    def arrays():
+        offered.append(1)
+        return {"a": np.arange(3)}
+
+    for _ in range(5):
+        journal.offer(arrays)
+    assert len(offered) == 1
+    np.testing.assert_array_equal(journal.read()["a"], np.arange(3))
+    journal.every = 0.0
+    journal.offer(arrays)
+    assert len(offered) == 2
+
+
+def test_only_one_process_of_a_job_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    Journal(tmp_path / "a.npz", {}).write({})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fingerprints_tell_values_types_shapes_and_names_apart():
+    trees = [
+        {"a": np.zeros(2)},
+        {"b": np.zeros(2)},
+        {"a": np.zeros(2, np.float32)},
+        {"a": np.zeros((2, 1))},
+        {"a": np.array([0, 1e-30])},
+        [np.zeros(2)],
+        {"a": np.zeros(1), "b": np.zeros(1)},
+    ]
+    assert len({fingerprint(tree) for tree in trees}) == len(trees)
+    assert fingerprint({"a": jnp.ones(2)}) == fingerprint({"a": np.ones(2, "float32")})
+
+
+CONFIG = EvaluationConfig(
+    epsilons=(0.05, 0.1), num_steps=4, step_size=0.05, num_restarts=2, batch_size=8
+)
+
+
+def apply_digits(weights):
+    return lambda images: images.reshape(len(images), -1) @ weights
+
+
+def digits_problem():
+    train = load_arrays("digits", "train")
+    pixels = train.images.reshape(len(train), -1) / 255.0
+    square = pixels.T @ pixels + 5 * np.eye(64)
+    weights = np.linalg.solve(square, pixels.T @ np.eye(10)[train.labels])
+    return np.float32(weights), subset(load_arrays("digits", "test"), 60)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {directory!r})
+import numpy as np
+import test_journal as tests
+# Written after every bucket, so that it is often killed while it writes.
+tests.Journal.offer = lambda self, arrays: self.write(arrays())
+weights, dataset = tests.digits_problem()
+
+def tell(progress):
+    print("bucket", flush=True)
+    time.sleep({pause})
+
+(found,) = tests.evaluate_models(
+    tests.apply_digits, [weights], dataset, tests.CONFIG,
+    journal={journal!r}, progress=tell,
+)
+np.savez({output!r}, *found.is_robust.values(), clean=found.is_clean_correct,
+         bad=found.num_bad_gradients)
+"""
+
+
+def test_killed_several_times_it_ends_with_the_same(tmp_path):
+    weights, dataset = digits_problem()
+    buckets = []
+    (expected,) = evaluate_models(
+        apply_digits, [weights], dataset, CONFIG, progress=buckets.append
+    )
+    assert 0 < expected.robust_accuracy[0.1] < expected.robust_accuracy[0.05] < 1
+    output = tmp_path / "found.npz"
+    num_seen, num_kills = 0, 0
+    while not output.exists():
+        is_last = num_kills == 3
+        script = KILLED.format(
+            directory=str(Path(__file__).parent),
+            journal=str(tmp_path / "journal.npz"),
+            output=str(output),
+            pause=0.0 if is_last else 0.1,
+        )
+        child = subprocess.Popen(
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            env=dict(os.environ),
+            text=True,
+        )
+        seen = 0
+        for _ in child.stdout:
+            seen += 1
+            if not is_last and seen == 4:
+                # At one time or another of the fifth bucket.
+                time.sleep(0.03 * num_kills)
+                child.send_signal(signal.SIGKILL)
+                num_kills += 1
+                break
+        child.stdout.close()
+        code = child.wait()
+        assert code == (0 if is_last else -signal.SIGKILL)
+        num_seen += seen
+    found = np.load(output)
+    np.testing.assert_array_equal(found["clean"], expected.is_clean_correct)
+    for index, flags in enumerate(expected.is_robust.values()):
+        np.testing.assert_array_equal(found[f"arr_{index}"], flags)
+    assert found["bad"] == expected.num_bad_gradients
+    # It went on each time, rather than begin anew: what is done twice is at most the
+    # buckets that were not written when it was killed.
+    assert len(buckets) <= num_seen + num_kills and num_seen <= len(buckets) + num_kills
