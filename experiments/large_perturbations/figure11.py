@@ -6,8 +6,8 @@ See `figure4`, whose computation this is.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
-    cpu: the models of `table1 --preset cpu`, at 50 points; about 8 minutes on 2 cores
-        if table1 has been run.
+    cpu: the models of `table1 --preset cpu`, at 50 points; about 10 minutes on 2 cores
+        if table1 has been run (estimated).
     paper: the paper's network and 200 points; wants an accelerator.
 
 Differs from the paper: in `cpu` 50 points instead of 200; clean losses are shown too.

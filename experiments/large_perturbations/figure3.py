@@ -9,8 +9,8 @@ random weights fails, and the line shows where it stays.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
-    cpu: the models of `table1 --preset cpu`, and two more; about 7 minutes on 2 cores
-        of which 2 are not training, if table1 has been run.
+    cpu: the models of `table1 --preset cpu`, and two more; about 10 minutes on 2 cores
+        if table1 has been run, half of them training (estimated).
     paper: the paper's network and 200 points; wants an accelerator.
 
 Differs from the paper: all models in one figure. In `cpu` the models at .2 and .3 are

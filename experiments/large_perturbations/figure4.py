@@ -10,8 +10,8 @@ what the line crosses can be gone round.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
-    cpu: the models of `table1 --preset cpu`; about 3 minutes on 2 cores if table1 has
-        been run.
+    cpu: the models of `table1 --preset cpu`; about 8 minutes on 2 cores if table1 has
+        been run (estimated).
     paper: the paper's network; wants an accelerator.
 
 Differs from the paper: clean losses are shown too, and the curve (Garipov et al., 2018,

@@ -45,15 +45,19 @@ def image_grid(
     """
     tables = [_gray_or_color(row) for row in rows]
     width = max(len(table) for table in tables)
-    title_height = 0.22 * sum(bool(row.titles) for row in rows) + 0.4 * bool(title)
+    # In units of an image; the titles of a row stand above it.
+    heights = [1.25 if row.titles else 0.98 for row in rows]
     figure, all_axes = plt.subplots(
         len(rows),
-        figsize=(1.3 + size * width, size * len(rows) + title_height),
+        figsize=(1.3 + size * width, 1.08 * size * sum(heights) + 0.4 * bool(title)),
+        height_ratios=heights,
         layout="constrained",
         squeeze=False,
     )
     # One pair of axes for each row: a hundred of them take seconds to lay out.
-    for axes, row, table in zip(all_axes[:, 0], rows, tables, strict=True):
+    for axes, row, table, height in zip(
+        all_axes[:, 0], rows, tables, heights, strict=True
+    ):
         low, high, cmap = 0.0, 1.0, "gray"
         if row.is_signed:
             high = float(np.abs(table).max()) or 1.0
@@ -63,7 +67,7 @@ def image_grid(
             axes.imshow(image, cmap=cmap, vmin=low, vmax=high, extent=place)
         for index, text in enumerate(row.titles):
             axes.text(index + 0.47, 1.0, text, fontsize=8, ha="center", va="bottom")
-        axes.set(xlim=(0, width), ylim=(0, 1.25 if row.titles else 0.98))
+        axes.set(xlim=(0, width), ylim=(0, height))
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
         axes.set_ylabel(
