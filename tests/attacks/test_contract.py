@@ -15,14 +15,20 @@ from jaxrobust.attacks import (
     Attack,
     aimed,
     auto_pgd,
+    brute_force,
     fab,
     fgsm,
+    hop_skip_jump,
+    noise,
     num_steps_for,
     over_targets,
     pgd,
+    spsa,
+    square,
     transferred_from,
     with_restarts,
     worst_of,
+    zoo,
 )
 from jaxrobust.losses import targeted_cross_entropy, targeted_dlr
 from jaxrobust.threat import THREATS, LinfBall, ThreatModel
@@ -60,6 +66,13 @@ def _auto_pgd(**settings):
 
 def _over_targets(aim):
     return lambda threat: over_targets(lambda targets: aim(threat, targets), 2)
+
+
+def _blind(name, builder, **settings):
+    """A row for an attack that takes no gradient."""
+    return Case(
+        name, lambda threat: builder(threat, **settings), False, uses_gradient=False
+    )
 
 
 def _three_pixels(images):
@@ -115,6 +128,13 @@ ATTACKS = [
         False,
         uses_gradient=False,
     ),
+    _blind("square", square, num_queries=20),
+    _blind("zoo", zoo, num_steps=3, num_coordinates=10, spacing=0.01),
+    _blind("spsa", spsa, num_steps=3, num_directions=5, batch_size=3),
+    _blind("brute-force", brute_force, num_samples=20, batch_size=8),
+    _blind("noise", noise, num_samples=3),
+    _blind("noise-gaussian", noise, kind="gaussian"),
+    _blind("hop-skip-jump", hop_skip_jump, num_steps=2, num_samples=10, batch_size=10),
 ]
 
 
