@@ -1,10 +1,13 @@
 import json
+import signal
 
 import jax
 import numpy as np
 import pytest
 
+from jaxrobust import cli
 from jaxrobust.cli import main
+from jaxrobust.evaluation import wilson_interval
 from jaxrobust.interop import load_exported, read_header
 from jaxrobust.training import load_run
 
@@ -68,6 +71,115 @@ def test_evaluate_prints_and_writes_accuracies(run_dir, tmp_path, capsys):
     before = output.read_bytes()
     assert main(["evaluate", str(run_dir), *flags, "--output", str(output)]) == 2
     assert output.read_bytes() == before
+
+
+STANDARD = ["--attack", "standard", "--epsilons", "0.05", "0.1", "--num-steps", "4"]
+STANDARD += ["--num-queries", "9", "--num-targets", "2", "--num-images", "40"]
+
+
+def test_evaluate_runs_the_ensemble(run_dir, tmp_path, capsys):
+    output = tmp_path / "numbers.json"
+    assert main(["evaluate", str(run_dir), *STANDARD, "--output", str(output)]) == 0
+    record = json.loads(output.read_text())
+    assert record["attack"] == "standard" and record["num_images"] == 40
+    assert record["config"]["num_queries"] == 9 and "jax" in record["versions"]
+    (row,) = record["rows"]
+    assert row["num_images"] == 40
+    correct = round(40 * row["clean_accuracy"])
+    assert row["clean_interval"] == pytest.approx(wilson_interval(correct, 40))
+    names = [stage["stage"] for stage in row["stages"]]
+    assert names == ["apgd-ce", "apgd-t", "fab-t", "square"]
+    for radius, (lower, upper) in row["robust_interval"].items():
+        left = [stage["robust_accuracy"][radius] for stage in row["stages"]]
+        assert left == sorted(left, reverse=True)
+        assert lower < row["robust_accuracy"][radius] == left[-1] < upper
+    shown = capsys.readouterr().out
+    assert "| after | ε = 0.05 | ε = 0.1 | attacks |" in shown
+    lower, upper = (100 * end for end in row["clean_interval"])
+    assert f" % [{lower:.1f}, {upper:.1f}] |" in shown
+    # What was kept on the way is of no more use.
+    assert [path.name for path in tmp_path.iterdir()] == ["numbers.json"]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [["--num-steps", "4"], [*STANDARD[:-2], "--stages", "apgd-ce", "square"]],
+    ids=["pgd", "standard"],
+)
+def test_an_interrupted_evaluation_goes_on(
+    attack, run_dir, tmp_path, monkeypatch, capsys
+):
+    command = ["evaluate", str(run_dir), *attack, "--batch-size", "20"]
+    command += ["--num-images", "40"]
+    expected, output = tmp_path / "expected.json", tmp_path / "numbers.json"
+    seen = []
+
+    def show(self, names, progress):
+        del self, names
+        seen.append(progress)
+        if len(seen) == stop_at:
+            # As a scheduler does, ahead of the end of an allocation.
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(cli.EvaluationLine, "show", show)
+    stop_at = None
+    assert main([*command, "--output", str(expected)]) == 0
+    num_buckets = len(seen)
+    seen.clear()
+    stop_at = 3
+    assert main([*command, "--output", str(output)]) == 75
+    kept = tmp_path / "numbers.json.journal"
+    assert f"goes on from what is kept in {kept}" in capsys.readouterr().err
+    assert not output.exists() and [each.name for each in kept.iterdir()] == ["0.npz"]
+    # Of another evaluation, it is refused; of this one, nothing is done twice.
+    assert main([*command, "--seed", "1", "--output", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "seed: 0, now 1" in error
+    stop_at = None
+    assert main([*command, "--output", str(output)]) == 0
+    assert len(seen) == num_buckets
+    assert output.read_bytes() == expected.read_bytes()
+    assert not kept.exists()
+
+
+def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
+    run_dir, tmp_path, monkeypatch, capsys
+):
+    command = ["evaluate", str(run_dir), "--num-steps", "2", "--num-images", "9"]
+    kept = tmp_path / "kept"
+    assert main([*command, "--journal", str(kept)]) == 0
+    first = capsys.readouterr().out
+
+    def show(self, names, progress):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.EvaluationLine, "show", show)
+    # Finished, it attacks nothing more.
+    assert main([*command, "--journal", str(kept)]) == 0
+    assert capsys.readouterr().out == first
+    assert main(command) == 1
+    assert "with --output or --journal" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epsilons", "8"], "so 8/255 rather than 8"),
+        (["--norm", "l2", "--epsilons", "9"], "must be in [0, 8] in l2"),
+        (["--num-images", "0"], "`--num-images` must be in [1, "),
+        (["--num-images", "5000"], "leave it out for all"),
+        (["--num-steps", "0"], "`num_steps` must be at least 1"),
+        (["--num-queries", "9"], "`--num-queries` must not be given with --attack pgd"),
+        (["--attack", "standard", "--step-size", "1"], "choose --attack pgd"),
+        (["--attack", "standard", "--num-steps", "None"], "100 is its default"),
+        (["--attack", "standard", "--stages", "pgd"], "must be among apgd-ce"),
+    ],
+)
+def test_evaluate_refuses_wrong_flags_in_a_line(flags, message, run_dir, capsys):
+    assert main(["evaluate", str(run_dir), *flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("jaxrobust: ") and error.count("\n") == 1
+    assert message in error
 
 
 @pytest.mark.parametrize("flag", ["--step-size", "--learning-rate"])

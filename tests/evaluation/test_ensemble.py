@@ -113,7 +113,11 @@ def test_which_stage_broke_what_adds_up():
 
 
 def test_a_seed_gives_the_same_again_alone_and_in_a_list():
-    weights, dataset, _, config, found = solved(3)
+    weights, dataset, distance = linear_problem(3)
+    config = EnsembleConfig(
+        epsilons=radii_between(distance), stages=("apgd-ce", "square"), **FEW
+    )
+    (found,) = evaluate_ensemble_models(apply_linear, [weights], dataset, config)
     again = evaluate_ensemble(apply_linear(weights), dataset, config)
     others = evaluate_ensemble_models(
         apply_linear, [weights, jax.tree.map(jnp.zeros_like, weights)], dataset, config
@@ -136,14 +140,9 @@ WEAK_PGD = EvaluationConfig(
 
 def weak_stages(num_classes=3):
     """Stages that find something each, and not all of it."""
-    config = EnsembleConfig(num_steps=2, num_queries=6, num_targets=2)
-    first, targeted, _, squares = standard_stages(config, num_classes)
-    return {
-        "pgd": pgd_stage(WEAK_PGD),
-        "apgd-ce": first,
-        "apgd-t": targeted,
-        "square": squares,
-    }
+    config = EnsembleConfig(num_steps=2, num_queries=6, stages=("apgd-ce", "square"))
+    first, squares = standard_stages(config, num_classes)
+    return {"pgd": pgd_stage(WEAK_PGD), "apgd-ce": first, "square": squares}
 
 
 WEAK = weak_stages()
@@ -164,7 +163,7 @@ def weakly(names, dataset, weights, batch_size, **settings):
 
 @settings(max_examples=8)
 @given(
-    names=st.permutations(list(WEAK)),
+    names=st.permutations(["pgd", "apgd-ce", "square"]),
     batch_size=st.sampled_from([3, 8]),
     data=st.data(),
 )
