@@ -263,6 +263,26 @@ def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem)
     np.testing.assert_allclose(mapped.images, jnp.stack(alone), atol=1e-3)
 
 
+@each_threat(
+    case for case in ATTACKS if case.name in ("auto-pgd", "fab", "fab-targets")
+)
+def test_mapped_examples_get_what_they_get_alone(case, kind, linear_problem):
+    def alone(key, image, label):
+        attack = case.build(THREATS[kind](0.1))
+        found = attack(key, linear_problem.logits_fn, image[None], label[None])
+        return jax.tree.map(lambda leaf: leaf[0], found)
+
+    keys = jax.random.split(jax.random.key(5), 4)
+    items = keys, linear_problem.images[:4], linear_problem.labels[:4]
+    mapped = jax.jit(jax.vmap(alone))(*items)
+    single = jax.jit(alone)
+    rows = [single(*(part[row] for part in items)) for row in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *rows)
+    np.testing.assert_array_equal(mapped.is_adversarial, stacked.is_adversarial)
+    np.testing.assert_allclose(mapped.images, stacked.images, atol=1e-3)
+    np.testing.assert_allclose(mapped.loss, stacked.loss, rtol=1e-3, atol=1e-5)
+
+
 def test_steps_and_step_size_may_be_traced(linear_problem, key):
     @jax.jit
     @chex.assert_max_traces(n=1)
