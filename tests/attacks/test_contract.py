@@ -263,9 +263,7 @@ def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem)
     np.testing.assert_allclose(mapped.images, jnp.stack(alone), atol=1e-3)
 
 
-@each_threat(
-    case for case in ATTACKS if case.name in ("auto-pgd", "fab", "fab-targets")
-)
+@each_threat(case for case in ATTACKS if case.name in ("auto-pgd", "fab-targets"))
 def test_mapped_examples_get_what_they_get_alone(case, kind, linear_problem):
     def alone(key, image, label):
         attack = case.build(THREATS[kind](0.1))
