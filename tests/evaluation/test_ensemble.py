@@ -161,7 +161,7 @@ def weakly(names, dataset, weights, batch_size, **settings):
     return found
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(
     names=st.permutations(["pgd", "apgd-ce", "square"]),
     batch_size=st.sampled_from([3, 8]),
