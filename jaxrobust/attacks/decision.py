@@ -182,7 +182,7 @@ def hop_skip_jump(
                 (zeros, zeros, jnp.zeros(batch)),
             )
             # The mean vote is taken off, which lowers the variance, unless all agree.
-            mean = vote / count
+            mean = vote / jnp.maximum(count, 1)
             mean = jnp.where(jnp.abs(mean) < 1, mean, 0.0)
             return of_votes - per_example(mean, of_drawn) * of_drawn
 
@@ -208,19 +208,18 @@ def hop_skip_jump(
         def step(
             index: jax.Array, carry: tuple[jax.Array, jax.Array]
         ) -> tuple[jax.Array, jax.Array]:
+            # Step 0 only bisects, so that the loop holds all there is to compile.
             points, best = carry
             distance = threat.norm(points - center)
-            number = index + 1.0
+            number = jnp.maximum(index, 1).astype(jnp.float32)
             # Both norms' rules of the paper come to the distance over the number of
             # pixels; at a distance of 0 any spacing will do.
-            spacing = jnp.where(index == 0, 0.1 * spread, distance / size)
+            spacing = jnp.where(index == 1, 0.1 * spread, distance / size)
             spacing = jnp.where(distance > 0, spacing, spread)
             count = jnp.minimum(num_samples * jnp.sqrt(number), max_samples)
+            count = jnp.where(index == 0, 0, count.astype(jnp.int32))
             direction = normal(
-                jax.random.fold_in(walk_key, index),
-                points,
-                spacing,
-                count.astype(jnp.int32),
+                jax.random.fold_in(walk_key, index), points, spacing, count
             )
             unit = jnp.sign(direction) if is_max_norm else l2_normalize(direction)
             moved = advance(points, unit, distance / jnp.sqrt(number))
@@ -229,8 +228,7 @@ def hop_skip_jump(
             return moved, where(is_closer, moved, best)
 
         points, is_found = start()
-        points = to_boundary(points)
-        _, best = lax.fori_loop(0, num_steps, step, (points, points))
+        _, best = lax.fori_loop(0, num_steps + 1, step, (points, points))
         best = where(is_found, best, center).astype(images.dtype)
         return evaluated(logits_fn, threat.project(best, images), labels)
 
