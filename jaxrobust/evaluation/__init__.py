@@ -1,6 +1,12 @@
 """What an attack found, over every example of a data set."""
 
 from jaxrobust.evaluation import input_space, weight_space
+from jaxrobust.evaluation.checklist import (
+    Check,
+    Checklist,
+    ChecklistConfig,
+    checklist,
+)
 from jaxrobust.evaluation.ensemble import (
     EnsembleConfig,
     EnsembleEvaluation,
@@ -30,6 +36,9 @@ from jaxrobust.evaluation.robustness import (
 )
 
 __all__ = [
+    "Check",
+    "Checklist",
+    "ChecklistConfig",
     "ClassSuccess",
     "EnsembleConfig",
     "EnsembleEvaluation",
@@ -43,6 +52,7 @@ __all__ = [
     "accuracy_curve",
     "accuracy_under_attack",
     "check_model",
+    "checklist",
     "evaluate",
     "evaluate_ensemble",
     "evaluate_ensemble_models",
