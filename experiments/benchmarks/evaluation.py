@@ -101,7 +101,7 @@ class Side(NamedTuple):
     measure: Callable[[], Accuracies]
 
 
-def _peers() -> tuple[Any, Any, Any]:
+def import_peers() -> tuple[Any, Any, Any]:
     """The modules foolbox, torch and torchattacks."""
     try:
         import foolbox
@@ -125,7 +125,7 @@ def torch_twin(run: Run, images: jax.Array) -> Any:
     Raises:
         ValueError: if the logits differ by more than rounding.
     """
-    _, torch, _ = _peers()
+    _, torch, _ = import_peers()
     network, params = run.network, run.state.weights.params
     assert isinstance(network, LeNet)
     size = network.kernel_size
@@ -184,7 +184,7 @@ def foolbox_side(
     run: Run, images: jax.Array, labels: jax.Array, settings: EvaluationConfig
 ) -> Callable[[], Accuracies]:
     """PGD by foolbox over all radii, on the jitted JAX model."""
-    foolbox, *_ = _peers()
+    foolbox, *_ = import_peers()
     model = foolbox.models.JAXModel(jax.jit(run.logits_fn), bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(
         abs_stepsize=settings.step_size, steps=settings.num_steps, random_start=True
@@ -208,7 +208,7 @@ def torchattacks_side(
     twin: Any, images: jax.Array, labels: jax.Array, settings: EvaluationConfig
 ) -> Callable[[], Accuracies]:
     """PGD by torchattacks, radius by radius, on the PyTorch network."""
-    _, torch, torchattacks = _peers()
+    _, torch, torchattacks = import_peers()
     inputs = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous()
     answers = torch.from_numpy(np.array(labels)).long()
 
@@ -271,7 +271,7 @@ def _fresh_compilations() -> Iterator[Path]:
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Measure all sides, alternately."""
-    foolbox, torch, torchattacks = _peers()
+    foolbox, torch, torchattacks = import_peers()
     test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
     test = subset(test, config.num_images)
     model = config.train(workspace, "model", *config.phases)

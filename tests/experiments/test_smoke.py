@@ -23,6 +23,8 @@ NEEDS = {
     "benchmarks/training_step": "torch",
     "benchmarks/peer_attack": "foolbox",
     "benchmarks/evaluation": "torchattacks",
+    "benchmarks/peers": "torchattacks",
+    "benchmarks/ensemble": "torchattacks",
     "benchmarks/sweep": "torch",
 }
 

@@ -1,0 +1,413 @@
+"""Agreement with other libraries' attacks on the same weights and images.
+
+    python -m experiments.benchmarks.peers --preset cpu
+
+The adversarially trained models of Table 1, each at the radius it was trained for:
+
+* robust accuracy by our standard ensemble and by the AutoAttack of torchattacks, with
+  the same numbers of steps and queries (its own: 10 steps and 5,000 queries);
+* by our PGD from the clean image and by those of foolbox and ART;
+* the median smallest perturbation by our FAB and by that of torchattacks.
+
+torchattacks attacks the network rebuilt in PyTorch, foolbox and ART ours through
+`jaxrobust.interop`. Needs the extra `benchmark` (PyTorch, foolbox, torchattacks); ART
+(`pip install adversarial-robustness-toolbox`) is left out where it is missing.
+
+Presets:
+    smoke: digits, few images and steps, to show that it runs.
+    cpu: 1,000 MNIST test images; about an hour on 2 cores, most of it the peers'.
+"""
+
+import dataclasses
+import importlib.util
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks.evaluation import import_peers, torch_twin
+from experiments.large_perturbations import table1
+from experiments.runner import Workspace, main
+from jaxrobust.attacks import fab, pgd
+from jaxrobust.data import Dataset, apply_variant, as_float, load_arrays, subset
+from jaxrobust.evaluation import (
+    EnsembleConfig,
+    EvaluationConfig,
+    evaluate_ensemble,
+    evaluate_models,
+)
+from jaxrobust.interop import to_torch
+from jaxrobust.threat import THREATS
+from jaxrobust.training import Run
+from jaxrobust.types import LogitsFn
+
+MAX_ACCURACY_GAP = 0.005
+MAX_MEDIAN_GAP = 0.02
+"""Half a point of accuracy; 2 % of a median."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Models, images and the settings that both sides share."""
+
+    table: table1.Config
+    """Where the models come from."""
+    radii: Mapping[str, float]
+    """By role of the model in Table 1."""
+    num_images: int
+    num_minimal: int
+    """Images whose smallest perturbations are looked for."""
+    ensemble: EnsembleConfig
+    """Its radii are replaced."""
+    pgd: EvaluationConfig
+    """Its radii are replaced; from the clean image, so that nothing is drawn."""
+    minimal_steps: int
+    """Of FAB, which follows the nearest of all boundaries."""
+
+    def __post_init__(self):
+        if self.pgd.num_restarts != 1:
+            raise ValueError(
+                "`pgd.num_restarts` must be 1, got "
+                f"{self.pgd.num_restarts!r}; there is one clean image to start from."
+            )
+
+
+PRESETS = {
+    "smoke": Config(
+        table=table1.PRESETS["smoke"],
+        radii={table1.BASE: 0.1},
+        num_images=20,
+        num_minimal=20,
+        ensemble=EnsembleConfig(num_steps=2, num_targets=2, num_queries=5),
+        pgd=EvaluationConfig(num_steps=3, step_size=0.05, num_restarts=1),
+        minimal_steps=3,
+    ),
+    "cpu": Config(
+        table=table1.PRESETS["cpu"],
+        radii={table1.BASE: 0.3, table1.EXTENDED: 0.4},
+        num_images=1000,
+        num_minimal=1000,
+        ensemble=EnsembleConfig(num_steps=10, num_queries=5000),
+        pgd=EvaluationConfig(num_steps=100, step_size=0.01, num_restarts=1),
+        minimal_steps=100,
+    ),
+}
+
+
+class Sample(NamedTuple):
+    """The same images for both sides.
+
+    Attributes:
+        dataset: as `load_arrays` gives them.
+        images: floats, NHWC.
+        labels: integers.
+        inputs: a PyTorch tensor, NCHW.
+        answers: a PyTorch tensor.
+    """
+
+    dataset: Dataset
+    images: jax.Array
+    labels: jax.Array
+    inputs: Any
+    answers: Any
+
+    def first(self, count: int) -> "Sample":
+        """The sample cut short."""
+        if count >= len(self.labels):
+            return self
+        images, labels = self.dataset.images[:count], self.dataset.labels[:count]
+        dataset = dataclasses.replace(self.dataset, images=images, labels=labels)
+        return Sample(dataset, *(each[:count] for each in self[1:]))
+
+
+def sample_of(config: table1.Config, size: int, workspace: Workspace) -> Sample:
+    """Test images of a setting."""
+    _, torch, _ = import_peers()
+    test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
+    test = apply_variant(subset(test, size), config.variant)
+    images, labels = as_float(jnp.asarray(test.images)), jnp.asarray(test.labels)
+    return Sample(
+        test,
+        images,
+        labels,
+        torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous(),
+        torch.from_numpy(np.array(labels)).long(),
+    )
+
+
+def share_right(twin: Any, images: Any, answers: Any) -> float:
+    """Accuracy of a PyTorch network."""
+    _, torch, _ = import_peers()
+    with torch.no_grad():
+        return float((twin(images).argmax(1) == answers).double().mean())
+
+
+def auto_attack(
+    twin: Any, epsilon: float, settings: EnsembleConfig, num_classes: int, seed: int
+) -> Any:
+    """AutoAttack by torchattacks, with the steps and queries of our ensemble."""
+    _, _, torchattacks = import_peers()
+    attack = torchattacks.AutoAttack(
+        twin, eps=epsilon, n_classes=num_classes, seed=seed
+    )
+    for each in attack._autoattack.attacks:
+        if hasattr(each, "n_queries"):
+            each.n_queries = settings.num_queries
+        else:
+            each.steps = settings.num_steps
+        if hasattr(each, "n_target_classes"):
+            each.n_target_classes = min(settings.num_targets, num_classes - 1)
+    return attack
+
+
+def _our_pgd(
+    run: Run, sample: Sample, epsilon: float, settings: EvaluationConfig
+) -> float:
+    def attack_for(radius: jax.Array, num_steps: jax.Array) -> Any:
+        return pgd(
+            THREATS["linf"](radius),
+            step_size=settings.step_size,
+            num_steps=num_steps,
+            random_start=False,
+        )
+
+    chosen = dataclasses.replace(settings, epsilons=(epsilon,))
+    (found,) = evaluate_models(
+        lambda _: run.logits_fn, [()], sample.dataset, chosen, attack_for=attack_for
+    )
+    return found.robust_accuracy[epsilon]
+
+
+def _foolbox_pgd(
+    module: Any, sample: Sample, epsilon: float, settings: EvaluationConfig
+) -> float:
+    foolbox, *_ = import_peers()
+    model = foolbox.PyTorchModel(module, bounds=(0, 1))
+    attack = foolbox.attacks.LinfPGD(
+        abs_stepsize=settings.step_size,
+        steps=settings.num_steps_at(epsilon),
+        random_start=False,
+    )
+    *_, is_broken = attack(model, sample.inputs, sample.answers, epsilons=epsilon)
+    return float(1 - is_broken.double().mean())
+
+
+def _art_pgd(
+    module: Any, sample: Sample, epsilon: float, settings: EvaluationConfig
+) -> float:
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    _, torch, _ = import_peers()
+    classifier = PyTorchClassifier(
+        model=module,
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=tuple(sample.inputs.shape[1:]),
+        nb_classes=sample.dataset.num_classes,
+        clip_values=(0.0, 1.0),
+    )
+    attack = ProjectedGradientDescent(
+        classifier,
+        eps=epsilon,
+        eps_step=settings.step_size,
+        max_iter=settings.num_steps_at(epsilon),
+        num_random_init=0,
+        batch_size=len(sample.labels),
+        verbose=False,
+    )
+    found = attack.generate(sample.inputs.numpy(), sample.answers.numpy())
+    return share_right(module, torch.from_numpy(found), sample.answers)
+
+
+def _median(norms: np.ndarray, is_counted: np.ndarray) -> float:
+    return statistics.median(norms[is_counted].tolist())
+
+
+def _our_minimal(
+    logits_fn: LogitsFn, sample: Sample, norm: str, num_steps: int
+) -> np.ndarray:
+    """Smallest perturbation of each image; infinite where none was found."""
+    # The whole range, whatever the norm.
+    threat = THREATS[norm](float(sample.images[0].size))
+    attack = fab(threat, num_steps=num_steps)
+
+    @jax.jit
+    def norms(images: jax.Array, labels: jax.Array) -> jax.Array:
+        found = attack(jax.random.key(0), logits_fn, images, labels)
+        size = threat.norm(found.images - images)
+        return jnp.where(found.is_adversarial, size, jnp.inf)
+
+    # All classes' derivatives at once are large.
+    parts, size = [], 100
+    for start in range(0, len(sample.labels), size):
+        chosen = slice(start, start + size)
+        parts.append(np.asarray(norms(sample.images[chosen], sample.labels[chosen])))
+    return np.concatenate(parts)
+
+
+def _their_minimal(
+    twin: Any, sample: Sample, norm: str, num_steps: int, seed: int
+) -> np.ndarray:
+    _, torch, torchattacks = import_peers()
+    attack = torchattacks.FAB(
+        twin,
+        norm={"linf": "Linf", "l2": "L2"}[norm],
+        eps=float(sample.images[0].size),
+        steps=num_steps,
+        seed=seed,
+        n_classes=sample.dataset.num_classes,
+    )
+    found = attack(sample.inputs, sample.answers)
+    with torch.no_grad():
+        is_broken = (twin(found).argmax(1) != sample.answers).numpy()
+    moved = (found - sample.inputs).flatten(1)
+    size = moved.abs().amax(1) if norm == "linf" else moved.norm(dim=1)
+    return np.where(is_broken, size.numpy(), np.inf)
+
+
+def _compared(
+    what: str, model: str, peer: str, ours: float, theirs: float | None, unit: str
+) -> dict[str, Any]:
+    """A row: both numbers, how far they are apart, and whether that is allowed."""
+    row = {"what": what, "model": model, "peer": peer, "unit": unit, "ours": ours}
+    if theirs is None:
+        return row | {"theirs": None, "gap": None, "agrees": None}
+    gap = ours - theirs
+    if unit != "accuracy":
+        gap /= theirs
+    allowed = MAX_ACCURACY_GAP if unit == "accuracy" else MAX_MEDIAN_GAP
+    # Shares of whole images are compared, up to rounding.
+    agrees = abs(gap) <= allowed + 1e-9
+    return row | {"theirs": theirs, "gap": gap, "agrees": agrees}
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Compare all attacks on all models."""
+    foolbox, torch, torchattacks = import_peers()
+    models = table1.trained(config.table, workspace, *config.radii)
+    sample = sample_of(config.table, config.num_images, workspace)
+    minimal = sample.first(config.num_minimal)
+    seed, rows = workspace.seed, []
+    torch.manual_seed(seed)
+    for role, epsilon in config.radii.items():
+        model = models[role]
+        logits_fn = model.logits_fn
+        twin = torch_twin(model, sample.images[:32])
+        module = to_torch(logits_fn)
+        ensemble = dataclasses.replace(config.ensemble, epsilons=(epsilon,), seed=seed)
+
+        def ours_by_ensemble(
+            logits_fn: LogitsFn = logits_fn, ensemble: EnsembleConfig = ensemble
+        ) -> float:
+            found = evaluate_ensemble(logits_fn, sample.dataset, ensemble)
+            return found.robust_accuracy[ensemble.epsilons[0]]
+
+        def theirs_by_ensemble(
+            twin: Any = twin,
+            epsilon: float = epsilon,
+            ensemble: EnsembleConfig = ensemble,
+        ) -> float:
+            attack = auto_attack(
+                twin, epsilon, ensemble, sample.dataset.num_classes, seed
+            )
+            found = attack(sample.inputs, sample.answers)
+            return share_right(twin, found, sample.answers)
+
+        def cached(
+            name: str, compute: Callable[[], Any], *key: Any, role: str = role
+        ) -> Any:
+            workspace.say(f"{role}: {name}")
+            return workspace.cached(
+                "peers", [name, role, config.num_images, seed, *key], compute
+            )
+
+        what = f"ensemble, {ensemble.num_steps} steps, {ensemble.num_queries} queries"
+        what = f"{what}, epsilon {epsilon:g}"
+        key = dataclasses.asdict(ensemble)
+        ours = cached("our ensemble", ours_by_ensemble, key)
+        theirs = cached("torchattacks AutoAttack", theirs_by_ensemble, key)
+        rows.append(_compared(what, role, "torchattacks", ours, theirs, "accuracy"))
+
+        what = f"PGD-{config.pgd.num_steps_at(epsilon)}, epsilon {epsilon:g}"
+        key = [epsilon, dataclasses.asdict(config.pgd)]
+        settings = (sample, epsilon, config.pgd)
+        ours = cached("our PGD", lambda m=model, s=settings: _our_pgd(m, *s), key)
+        for peer, attack in (("foolbox", _foolbox_pgd), ("ART", _art_pgd)):
+            theirs = None
+            if importlib.util.find_spec(peer.lower()):
+                theirs = cached(
+                    f"PGD of {peer}",
+                    lambda a=attack, m=module, s=settings: a(m, *s),
+                    key,
+                )
+            rows.append(_compared(what, role, peer, ours, theirs, "accuracy"))
+
+        is_right = np.asarray(
+            jnp.argmax(logits_fn(minimal.images), axis=-1) == minimal.labels
+        )
+        for norm in ("linf", "l2"):
+            settings = (minimal, norm, config.minimal_steps)
+
+            def our_median(
+                logits_fn: LogitsFn = logits_fn,
+                settings: Any = settings,
+                is_right: np.ndarray = is_right,
+            ) -> float:
+                return _median(_our_minimal(logits_fn, *settings), is_right)
+
+            def their_median(
+                twin: Any = twin,
+                settings: Any = settings,
+                is_right: np.ndarray = is_right,
+            ) -> float:
+                return _median(_their_minimal(twin, *settings, seed), is_right)
+
+            key = [norm, config.num_minimal, config.minimal_steps]
+            ours = cached("our FAB", our_median, key)
+            theirs = cached("FAB of torchattacks", their_median, key)
+            what = f"median smallest {norm} perturbation, FAB-{config.minimal_steps}"
+            rows.append(
+                _compared(what, role, "torchattacks", ours, theirs, "perturbation")
+            )
+    notes = [
+        f"The same weights and {config.num_images} test images "
+        f"({sample.dataset.title}); smallest perturbations of the first "
+        f"{len(minimal.labels)} of them. PGD has steps of {config.pgd.step_size:g} "
+        "from the clean image. Accuracies shall be at most half a point apart, medians "
+        "at most 2 %.",
+        f"foolbox {foolbox.__version__}, torchattacks {torchattacks.__version__}, "
+        f"PyTorch {torch.__version__}.",
+    ]
+    return {
+        "title": "Agreement with other libraries",
+        "rows": rows,
+        "notes": notes,
+        "tables": {"On the same weights and images": results_table({"rows": rows})},
+    }
+
+
+def results_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the comparison, also from a committed results file."""
+
+    def cells(row: Mapping[str, Any]) -> list[str]:
+        is_share = row["unit"] == "accuracy"
+
+        def shown(value: float) -> str:
+            return f"{value:.1%}".replace("%", " %") if is_share else f"{value:.4f}"
+
+        first = [row["model"], row["what"], row["peer"], shown(row["ours"])]
+        if row["theirs"] is None:
+            return [*first, "not installed", "", ""]
+        unit = "points" if is_share else "%"
+        gap = f"{100 * row['gap']:+.2f} {unit}"
+        return [*first, shown(row["theirs"]), gap, "yes" if row["agrees"] else "no"]
+
+    header = ["model", "what", "peer", "jaxrobust", "peer's", "difference", "agree"]
+    return [header, *map(cells, result["rows"])]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main("benchmarks/peers", PRESETS, run, description=__doc__ or ""))
