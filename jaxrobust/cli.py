@@ -432,6 +432,9 @@ class Evaluate:
     """pgd: what the attack climbs; by default cross_entropy."""
     keep: Literal["last", "best"] | None = None
     """pgd: iterate that counts; by default the last."""
+    search: Literal["every", "bisect"] | None = None
+    """pgd: every radius (the default), or bisection, which takes about log2 as many
+    attacks and trusts that who withstands a radius withstands the smaller ones."""
     num_targets: int | None = None
     """standard: target classes of each example; by default 9."""
     num_queries: int | None = None
@@ -446,7 +449,7 @@ class Evaluate:
             ValueError: for a flag of the other attack, or one out of range.
         """
         own = {
-            "pgd": ("step_size", "loss", "keep"),
+            "pgd": ("step_size", "loss", "keep", "search"),
             "standard": ("num_targets", "num_queries", "stages"),
         }
         for attack, names in own.items():

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,9 +37,10 @@ from jaxrobust.evaluation.preflight import (
 from jaxrobust.threat import THREATS
 from jaxrobust.types import LogitsFn, Params, PRNGKey
 
-__all__ = ["Plan", "Progress", "Stage", "Tally", "run_plan"]
+__all__ = ["Plan", "Progress", "Search", "Stage", "Tally", "run_plan"]
 
 Data = tuple[jax.Array, jax.Array]
+Search = Literal["every", "bisect"]
 
 
 class Stage(NamedTuple):
@@ -80,6 +81,9 @@ class Plan(NamedTuple):
         batch_size: images attacked at once, rounded up to a multiple of the local
             devices; None for as many as keep the device busy for some seconds.
         is_compact: whether attacks that cannot change the answer are left out.
+        search: "every" radius in ascending order, up to the first that breaks the
+            example; or "bisect", from the middle of the radii in question, where what
+            withstands one radius counts as withstanding the smaller ones.
         is_shared: whether a later call with the same functions may use the compiled
             programs of this one; only if the model is a function of its weights.
     """
@@ -90,6 +94,7 @@ class Plan(NamedTuple):
     seed: int
     batch_size: int | None
     is_compact: bool = True
+    search: Search = "every"
     is_shared: bool = False
 
 
@@ -101,9 +106,12 @@ class Tally(NamedTuple):
         num_robust: radii withstood, `(stages + 1, examples)`: before the first stage,
             and after each finished one; 0 in the rows of those to come.
         stage: number of finished stages.
-        num_withstood: in the present stage, attacks withstood before the first that
-            breaks the example, as far as is known, `(examples,)`.
-        num_sent: attacks of the present stage made on each example, `(examples,)`.
+        low: radii withstood in the present stage, as far as is known, `(examples,)`.
+        high: radii that may be withstood in it; the stage is over where both agree.
+        num_withstood: place, among the attacks of the present stage, of the first that
+            breaks the example in the present round, or of the first after the round,
+            `(examples,)`.
+        num_sent: place of the next attack in the present round, `(examples,)`.
         is_bad: which of them met a gradient that is not finite, `(examples, turns)`.
         num_bad: of those, the ones that count, by finished stage, `(stages,)`.
         num_attacks: attacks made, by stage, `(stages,)`.
@@ -112,6 +120,8 @@ class Tally(NamedTuple):
     is_correct: np.ndarray
     num_robust: np.ndarray
     stage: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
     num_withstood: np.ndarray
     num_sent: np.ndarray
     is_bad: np.ndarray
@@ -348,15 +358,48 @@ def _limit(tally: Tally, plan: Plan) -> np.ndarray:
     return np.full(len(tally.is_correct), num_turns)
 
 
+def _round(
+    low: np.ndarray, high: np.ndarray, plan: Plan
+) -> tuple[np.ndarray, np.ndarray]:
+    """The radii that the next round attacks, from the first to before the last."""
+    if plan.search == "every":
+        return low, high
+    middle = (low + high) // 2
+    return middle, np.minimum(middle + 1, high)
+
+
 def _opened(tally: Tally, plan: Plan) -> Tally:
     """The tally at the beginning of its present stage, if there is one."""
     index, count = int(tally.stage), len(tally.is_correct)
     num_turns = plan.stages[index].num_turns if index < len(plan.stages) else 0
-    return tally._replace(
-        num_withstood=tally.num_robust[index].astype(int) * num_turns,
-        num_sent=np.zeros(count, int),
+    opened = tally._replace(
+        low=np.zeros(count, int),
+        high=tally.num_robust[index].astype(int),
         is_bad=np.zeros((count, len(plan.epsilons) * num_turns), bool),
     )
+    return _with_round(opened, plan, num_turns)
+
+
+def _with_round(tally: Tally, plan: Plan, num_turns: int) -> Tally:
+    first, last = _round(tally.low, tally.high, plan)
+    return tally._replace(num_sent=first * num_turns, num_withstood=last * num_turns)
+
+
+def _after_round(tally: Tally, plan: Plan) -> Tally:
+    """The tally with what its present round has told of each example."""
+    num_turns = plan.stages[int(tally.stage)].num_turns
+    first, last = _round(tally.low, tally.high, plan)
+    withstood = tally.num_withstood // num_turns
+    # The attack that breaks an example counts, those of the round after it do not.
+    places = np.arange(tally.is_bad.shape[1])
+    is_late = places > tally.num_withstood[:, None]
+    is_late &= places < last[:, None] * num_turns
+    learned = tally._replace(
+        low=np.where(withstood > first, withstood, tally.low),
+        high=np.where(withstood < last, withstood, tally.high),
+        is_bad=tally.is_bad & ~is_late,
+    )
+    return _with_round(learned, plan, num_turns)
 
 
 def _closed(tally: Tally, plan: Plan) -> Tally:
@@ -364,12 +407,10 @@ def _closed(tally: Tally, plan: Plan) -> Tally:
     index = int(tally.stage)
     num_turns = plan.stages[index].num_turns
     limit = tally.num_robust[index].astype(int) * num_turns
-    turns = np.arange(tally.is_bad.shape[1])
-    # The attack that breaks an example counts, those after it do not, nor do those at
-    # radii at which an earlier stage broke it.
-    is_counted = (turns <= tally.num_withstood[:, None]) & (turns < limit[:, None])
+    # Attacks at radii at which an earlier stage broke the example do not count.
+    is_counted = np.arange(tally.is_bad.shape[1]) < limit[:, None]
     num_robust, num_bad = tally.num_robust.copy(), tally.num_bad.copy()
-    num_robust[index + 1] = tally.num_withstood // num_turns
+    num_robust[index + 1] = tally.low
     num_bad[index] = np.sum(tally.is_bad & is_counted)
     closed = tally._replace(
         num_robust=num_robust, num_bad=num_bad, stage=np.asarray(index + 1)
@@ -397,6 +438,8 @@ def _first_tally(
         is_correct,
         num_robust,
         stage=np.asarray(0),
+        low=nothing,
+        high=nothing,
         num_withstood=nothing,
         num_sent=nothing,
         is_bad=np.zeros((0, 0), bool),
@@ -431,6 +474,9 @@ def _buckets(
             examples, turns = _next_items(num_sent, _limit(tally, plan), size)
             count = len(examples)
             if not count:
+                tally = _after_round(tally, plan)
+                if (tally.low < tally.high).any():
+                    continue
                 break
             padded = np.resize(turns, size)
             is_broken, is_finite = programs.attacked[number](
@@ -474,7 +520,8 @@ class _Teller:
             return
         num_turns = self.plan.stages[self.stage].num_turns
         is_open = tally.num_sent < _limit(tally, self.plan)
-        if is_open.any():
+        # Bisection finishes all radii together.
+        if self.plan.search == "every" and is_open.any():
             num_done = int(tally.num_sent[is_open].min()) // num_turns
             self._catch_up(num_done, tally.num_withstood // num_turns)
 
@@ -496,8 +543,15 @@ def _progress(index: int, tally: Tally, plan: Plan) -> Progress:
     if is_over:
         num_robust, left = tally.num_robust[-1], 0
     else:
-        num_robust = tally.num_withstood // plan.stages[number].num_turns
+        num_turns = plan.stages[number].num_turns
+        _, last = _round(tally.low, tally.high, plan)
+        withstood = tally.num_withstood // num_turns
+        num_robust = np.where(withstood < last, withstood, tally.high)
         left = int(np.sum(np.maximum(_limit(tally, plan) - tally.num_sent, 0)))
+        if plan.search == "bisect":
+            # Each further round halves what is in question.
+            rounds = np.ceil(np.log2(np.maximum(tally.high - tally.low, 1)))
+            left += int(np.sum(rounds)) * num_turns
     shares = {
         radius: float(np.mean(num_robust > place))
         for place, radius in enumerate(plan.epsilons)

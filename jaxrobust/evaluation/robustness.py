@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ import numpy as np
 from jaxrobust.attacks import Attack, num_steps_for, pgd
 from jaxrobust.attacks.base import Keep
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation.packing import Plan, Progress, Stage, run_plan
+from jaxrobust.evaluation.packing import Plan, Progress, Search, Stage, run_plan
 from jaxrobust.evaluation.preflight import require_epsilon
 from jaxrobust.losses import LossName
 from jaxrobust.threat import THREATS, ThreatModel
@@ -54,6 +54,11 @@ class EvaluationConfig:
     """What the attack climbs."""
     keep: Keep = "last"
     """Iterate that counts."""
+    search: Search = "every"
+    """every: each radius in ascending order, up to the first that breaks an example.
+    bisect: the middle of the radii in question, about log2 as many attacks; both
+    neighbors of the answer are attacked, but what withstands a radius is taken to
+    withstand the smaller ones, which a model with masked gradients may not."""
     batch_size: int = 250
     """Images attacked at once; rounded up to a multiple of the local devices."""
     seed: int = 0
@@ -69,6 +74,7 @@ class EvaluationConfig:
                 "at least 1 or None",
             ),
             ("num_restarts", self.num_restarts >= 1, "at least 1"),
+            ("search", self.search in get_args(Search), "every or bisect"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
         )
         for name, is_right, rule in checks:
@@ -263,14 +269,20 @@ def evaluate_models(
         Flags for each example, one result for each model.
 
     Raises:
-        ValueError: if `weights` is empty, or if the models differ in the structure,
-            shapes or types of their weights; if a radius is in another unit than the
-            images, a model has another number of classes than the data, or answers
-            clean images with something not finite; if the journal is that of another
+        ValueError: if `compact` is False for a bisection; if `weights` is empty, or
+            if the models differ in the structure, shapes or types of their weights;
+            if a radius is in another unit than the images, a model has another number
+            of classes than the data, or answers clean images with something not
+            finite; if the journal is that of another
             evaluation.
     """
     weights = list(weights)
     check_same_shapes(weights)
+    if config.search == "bisect" and not compact:
+        raise ValueError(
+            "`compact` must be True for a bisection, got False; `search` must be "
+            "'every' to make every attack."
+        )
     plan = Plan(
         stages=(pgd_stage(config, attack_for),),
         epsilons=tuple(sorted(set(config.epsilons))),
@@ -278,6 +290,7 @@ def evaluate_models(
         seed=config.seed,
         batch_size=config.batch_size,
         is_compact=compact,
+        search=config.search,
         is_shared=attack_for is None and is_function_of_weights(weights),
     )
     tallies = run_plan(

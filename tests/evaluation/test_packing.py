@@ -85,17 +85,36 @@ def test_every_stage_leaves_what_the_definition_says(limits, batch_size, order):
     limits = np.float32(limits)
     chosen = order.draw(st.permutations(range(3)))
     stages = [STAGES[index] for index in chosen]
-    for is_compact in (True, False):
-        plan = plan_of(stages, batch_size=batch_size, is_compact=is_compact)
+    ways = ({}, {"is_compact": False}, {"search": "bisect"})
+    for changes in ways:
+        plan = plan_of(stages, batch_size=batch_size, **changes)
         (tally,) = run_plan(lambda _: always_right, [()], written(limits), plan)
         seen = []
         for after, index in enumerate(chosen, start=1):
             seen += range(OFFSETS[index], OFFSETS[index + 1])
             expected = radii_withstood(limits[:, seen])
             np.testing.assert_array_equal(tally.num_robust[after], expected)
+        if changes == {"search": "bisect"}:
+            continue
         # A break is a bad gradient here; each counts until the example has fallen.
         falls = np.diff(tally.num_robust, axis=0) < 0
         np.testing.assert_array_equal(tally.num_bad, falls.sum(axis=1))
+
+
+@pytest.mark.parametrize("num_turns", [1, 2])
+@pytest.mark.parametrize("num_radii", [1, 2, 7, 8])
+def test_bisection_takes_the_logarithm_of_the_attacks(num_radii, num_turns):
+    radii = tuple(0.1 * number for number in range(1, num_radii + 1))
+    # Falls below the first radius, between any two, and never; in the last turn.
+    edges = np.float32([0.05 + 0.1 * number for number in range(num_radii + 1)])
+    limits = np.ones((len(edges), num_turns), np.float32)
+    limits[:, -1] = edges
+    stages = (Stage("only", num_turns, reader(0)),)
+    plan = Plan(stages, radii, "linf", 0, batch_size=4, search="bisect")
+    (tally,) = run_plan(lambda _: always_right, [()], written(limits), plan)
+    np.testing.assert_array_equal(tally.num_robust[1], np.arange(num_radii + 1))
+    most = np.ceil(np.log2(num_radii + 1)) * num_turns * len(limits)
+    assert tally.num_attacks[0] <= most
 
 
 @pytest.fixture

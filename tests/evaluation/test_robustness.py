@@ -280,6 +280,11 @@ def test_packing_changes_no_answer_of_a_network():
     (every,) = evaluate_models(apply, [weights], dataset, config, compact=False)
     assert_same(packed, every)
     assert 0 < packed.robust_accuracy[0.06] < packed.robust_accuracy[0.02] < 1
+    bisecting = dataclasses.replace(config, search="bisect")
+    (bisected,) = evaluate_models(apply, [weights], dataset, bisecting)
+    assert_same(bisected, every)
+    with pytest.raises(ValueError, match="`compact` must be True for a bisection"):
+        evaluate_models(apply, [weights], dataset, bisecting, compact=False)
 
 
 def test_models_in_a_list_give_the_same_as_alone():
@@ -511,6 +516,7 @@ def test_models_that_one_program_cannot_serve_are_refused(weights, message):
         ({"step_size": 0}, "`step_size` must be positive"),
         ({"num_steps": 0}, "`num_steps` must be at least 1 or None"),
         ({"num_restarts": 0}, "`num_restarts` must be at least 1"),
+        ({"search": "newton"}, "`search` must be every or bisect, got 'newton'"),
         ({"batch_size": 0}, "`batch_size` must be at least 1"),
     ],
 )
