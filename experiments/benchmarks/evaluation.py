@@ -4,16 +4,17 @@
 
 One MNIST network is attacked by PGD over eight radii on the same test images, with the
 same number and length of steps and in batches of the same size: by `evaluate_models`
-with and without the packing of what is still standing, at the largest radius alone,
-and by both peers, whose robust accuracy is counted as ours is: an example broken at one
-radius is broken at every larger one. Rounds alternate between the sides; the median
-counts. A time is that of a whole call. The first one of each side compiles; later ones
-of ours trace again but find the compiled program on disk, as a second run of the
-command line does. Needs the extra `benchmark` (PyTorch, foolbox, torchattacks).
+with and without the packing of what is still standing, by bisection of the radii, at
+the largest radius alone, and by both peers, whose robust accuracy is counted as ours
+is: an example broken at one radius is broken at every larger one. Rounds alternate
+between the sides; the median counts. A time is that of a whole call. The first one of
+each side compiles; later ones of ours trace again but find the compiled program on
+disk, as a second run of the command line does. Needs the extra `benchmark` (PyTorch,
+foolbox, torchattacks).
 
 Presets:
     smoke: digits, two radii and steps, to show that it runs.
-    cpu: 250 MNIST test images, 40 steps, 8 radii; 5 minutes on 2 busy cores.
+    cpu: 1,000 MNIST test images, 40 steps, 8 radii; 15 minutes on 2 cores.
 """
 
 import dataclasses
@@ -74,12 +75,12 @@ PRESETS = {
         model=ModelConfig(name="lenet", widen_factor=0.25),
         train_size=20_000,
         phases=chain((0.1, 0.2), (2, 3), attack=AttackConfig(step_size=0.05)),
-        num_images=250,
+        num_images=1000,
         evaluation=EvaluationConfig(
             epsilons=(0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.32),
             num_steps=40,
             num_restarts=1,
-            batch_size=125,
+            batch_size=250,
         ),
         many_restarts=3,
         num_rounds=3,
@@ -256,7 +257,7 @@ def our_side(
 
 
 @contextmanager
-def _fresh_compilations() -> Iterator[Path]:
+def fresh_compilations() -> Iterator[Path]:
     """Keep compiled programs in an empty directory, which may be emptied again."""
     before = getattr(jax.config, CACHE_OPTION)
     with tempfile.TemporaryDirectory() as directory:
@@ -283,9 +284,16 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     one = dataclasses.replace(once, epsilons=once.epsilons[-1:])
     many = dataclasses.replace(once, num_restarts=config.many_restarts)
     radii = f"{len(once.epsilons)} radii"
-    ours, ours_many = f"packed, {radii}", f"packed, {radii}, {many.num_restarts} starts"
+    ours, starts = f"bisected, {radii}", f"{radii}, {many.num_restarts} starts"
+    ours_many = f"bisected, {starts}"
+
+    def bisected(settings: EvaluationConfig) -> Callable[[], Accuracies]:
+        settings = dataclasses.replace(settings, search="bisect")
+        return our_side(model, test, settings)
+
     sides = (
-        Side(ours, ours, our_side(model, test, once)),
+        Side(ours, ours, bisected(once)),
+        Side(f"packed, {radii}", ours, our_side(model, test, once)),
         Side(f"plain, {radii}", ours, our_side(model, test, once, compact=False)),
         Side("packed, largest radius alone", ours, our_side(model, test, one)),
         Side(f"foolbox, {radii}", ours, foolbox_side(model, images, labels, once)),
@@ -294,16 +302,17 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             ours,
             torchattacks_side(twin, images, labels, once),
         ),
-        Side(ours_many, ours_many, our_side(model, test, many)),
+        Side(ours_many, ours_many, bisected(many)),
+        Side(f"packed, {starts}", ours_many, our_side(model, test, many)),
         Side(
-            f"plain, {radii}, {many.num_restarts} starts",
+            f"plain, {starts}",
             ours_many,
             our_side(model, test, many, compact=False),
         ),
     )
     seconds: dict[str, list[float]] = {side.what: [] for side in sides}
     accuracies: dict[str, Accuracies] = {}
-    with _fresh_compilations() as compiled:
+    with fresh_compilations() as compiled:
         for index in range(1 + config.num_rounds):
             for side in sides:
                 if not index:
@@ -335,7 +344,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         f"PGD of {once.num_steps} steps of {once.step_size:g} on {config.num_images} "
         f"test images ({test.title}) in batches of {once.batch_size}; medians of "
         f"{config.num_rounds} rounds after the first call, which compiles. A ratio is "
-        "to the packed evaluation of all radii with as many random starts.",
+        "to the bisection of all radii with as many random starts.",
         f"foolbox {foolbox.__version__}, torchattacks {torchattacks.__version__}, "
         f"PyTorch {torch.__version__} on {torch.get_num_threads()} of "
         f"{len(os.sched_getaffinity(0))} threads, the fastest number of them.",

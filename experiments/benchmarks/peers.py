@@ -7,7 +7,8 @@ The adversarially trained models of Table 1, each at the radius it was trained f
 * robust accuracy by our standard ensemble and by the AutoAttack of torchattacks, with
   the same numbers of steps and queries (its own: 10 steps and 5,000 queries);
 * by our PGD from the clean image and by those of foolbox and ART;
-* the median smallest perturbation by our FAB and by that of torchattacks.
+* the median smallest perturbation by our FAB and by that of torchattacks;
+* and how long each of them takes.
 
 torchattacks attacks the network rebuilt in PyTorch, foolbox and ART ours through
 `jaxrobust.interop`. Needs the extra `benchmark` (PyTorch, foolbox, torchattacks); ART
@@ -21,6 +22,7 @@ Presets:
 import dataclasses
 import importlib.util
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +30,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.evaluation import import_peers, torch_twin
+from experiments.benchmarks.evaluation import (
+    fresh_compilations,
+    import_peers,
+    torch_twin,
+)
 from experiments.large_perturbations import table1
 from experiments.runner import Workspace, main
 from jaxrobust.attacks import fab, pgd
@@ -268,20 +274,97 @@ def _their_minimal(
     return np.where(is_broken, size.numpy(), np.inf)
 
 
+class Comparison(NamedTuple):
+    """One number by us and by others.
+
+    Attributes:
+        what: the number, with its settings.
+        unit: "accuracy" or "perturbation".
+        ours: measures ours.
+        peers: by name what measures theirs; None where a library is missing.
+    """
+
+    what: str
+    unit: str
+    ours: Callable[[], float]
+    peers: Mapping[str, Callable[[], float] | None]
+
+
+def comparisons(
+    config: Config, run: Run, sample: Sample, epsilon: float, seed: int
+) -> list[Comparison]:
+    """All numbers about one model."""
+    logits_fn, minimal = run.logits_fn, sample.first(config.num_minimal)
+    twin, module = torch_twin(run, sample.images[:32]), to_torch(logits_fn)
+    num_classes = sample.dataset.num_classes
+    ensemble = dataclasses.replace(config.ensemble, epsilons=(epsilon,), seed=seed)
+
+    def our_ensemble() -> float:
+        found = evaluate_ensemble(logits_fn, sample.dataset, ensemble)
+        return found.robust_accuracy[epsilon]
+
+    def their_ensemble() -> float:
+        attack = auto_attack(twin, epsilon, ensemble, num_classes, seed)
+        return share_right(twin, attack(sample.inputs, sample.answers), sample.answers)
+
+    settings = (sample, epsilon, config.pgd)
+    has_art = importlib.util.find_spec("art") is not None
+    found = [
+        Comparison(
+            f"ensemble, {ensemble.num_steps} steps, {ensemble.num_queries} queries, "
+            f"epsilon {epsilon:g}",
+            "accuracy",
+            our_ensemble,
+            {"torchattacks": their_ensemble},
+        ),
+        Comparison(
+            f"PGD-{config.pgd.num_steps_at(epsilon)}, epsilon {epsilon:g}",
+            "accuracy",
+            lambda: _our_pgd(run, *settings),
+            {
+                "foolbox": lambda: _foolbox_pgd(module, *settings),
+                "ART": (lambda: _art_pgd(module, *settings)) if has_art else None,
+            },
+        ),
+    ]
+    logits = logits_fn(minimal.images)
+    is_right = np.asarray(jnp.argmax(logits, axis=-1) == minimal.labels)
+    for norm in ("linf", "l2"):
+        search = (minimal, norm, config.minimal_steps)
+        found.append(
+            Comparison(
+                f"median smallest {norm} perturbation, FAB-{config.minimal_steps}",
+                "perturbation",
+                lambda search=search: _median(
+                    _our_minimal(logits_fn, *search), is_right
+                ),
+                {
+                    "torchattacks": lambda search=search: _median(
+                        _their_minimal(twin, *search, seed), is_right
+                    )
+                },
+            )
+        )
+    return found
+
+
 def _compared(
-    what: str, model: str, peer: str, ours: float, theirs: float | None, unit: str
+    unit: str, ours: Mapping[str, float], theirs: Mapping[str, float] | None
 ) -> dict[str, Any]:
-    """A row: both numbers, how far they are apart, and whether that is allowed."""
-    row = {"what": what, "model": model, "peer": peer, "unit": unit, "ours": ours}
+    """How far two numbers are apart, whether that is allowed, and both times."""
+    row: dict[str, Any] = {"ours": ours["value"], "our_seconds": ours["seconds"]}
+    names = ("theirs", "their_seconds", "gap", "agrees", "speed")
     if theirs is None:
-        return row | {"theirs": None, "gap": None, "agrees": None}
-    gap = ours - theirs
+        return row | dict.fromkeys(names)
+    gap = ours["value"] - theirs["value"]
     if unit != "accuracy":
-        gap /= theirs
+        gap /= theirs["value"]
     allowed = MAX_ACCURACY_GAP if unit == "accuracy" else MAX_MEDIAN_GAP
     # Shares of whole images are compared, up to rounding.
     agrees = abs(gap) <= allowed + 1e-9
-    return row | {"theirs": theirs, "gap": gap, "agrees": agrees}
+    speed = theirs["seconds"] / ours["seconds"]
+    found = (theirs["value"], theirs["seconds"], gap, agrees, speed)
+    return row | dict(zip(names, found, strict=True))
 
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
@@ -289,95 +372,47 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     foolbox, torch, torchattacks = import_peers()
     models = table1.trained(config.table, workspace, *config.radii)
     sample = sample_of(config.table, config.num_images, workspace)
-    minimal = sample.first(config.num_minimal)
     seed, rows = workspace.seed, []
     torch.manual_seed(seed)
+
+    def measured(
+        role: str, what: str, who: str, measure: Callable[[], float]
+    ) -> dict[str, float]:
+        def compute() -> dict[str, float]:
+            workspace.say(f"{role}: {what}, {who}")
+            # What earlier calls compiled is forgotten, so that all of it is counted.
+            jax.clear_caches()
+            with fresh_compilations():
+                start = time.perf_counter()
+                value = measure()
+                seconds = time.perf_counter() - start
+            workspace.say(f"{value:.4f} in {seconds:.1f} s")
+            return {"value": value, "seconds": seconds}
+
+        about = [config.num_images, config.num_minimal, seed]
+        settings = [dataclasses.asdict(config.ensemble), dataclasses.asdict(config.pgd)]
+        directory = models[role].directory.name
+        key = [who, what, directory, *about, *settings]
+        return workspace.cached("peers", key, compute)
+
     for role, epsilon in config.radii.items():
-        model = models[role]
-        logits_fn = model.logits_fn
-        twin = torch_twin(model, sample.images[:32])
-        module = to_torch(logits_fn)
-        ensemble = dataclasses.replace(config.ensemble, epsilons=(epsilon,), seed=seed)
-
-        def ours_by_ensemble(
-            logits_fn: LogitsFn = logits_fn, ensemble: EnsembleConfig = ensemble
-        ) -> float:
-            found = evaluate_ensemble(logits_fn, sample.dataset, ensemble)
-            return found.robust_accuracy[ensemble.epsilons[0]]
-
-        def theirs_by_ensemble(
-            twin: Any = twin,
-            epsilon: float = epsilon,
-            ensemble: EnsembleConfig = ensemble,
-        ) -> float:
-            attack = auto_attack(
-                twin, epsilon, ensemble, sample.dataset.num_classes, seed
-            )
-            found = attack(sample.inputs, sample.answers)
-            return share_right(twin, found, sample.answers)
-
-        def cached(
-            name: str, compute: Callable[[], Any], *key: Any, role: str = role
-        ) -> Any:
-            workspace.say(f"{role}: {name}")
-            return workspace.cached(
-                "peers", [name, role, config.num_images, seed, *key], compute
-            )
-
-        what = f"ensemble, {ensemble.num_steps} steps, {ensemble.num_queries} queries"
-        what = f"{what}, epsilon {epsilon:g}"
-        key = dataclasses.asdict(ensemble)
-        ours = cached("our ensemble", ours_by_ensemble, key)
-        theirs = cached("torchattacks AutoAttack", theirs_by_ensemble, key)
-        rows.append(_compared(what, role, "torchattacks", ours, theirs, "accuracy"))
-
-        what = f"PGD-{config.pgd.num_steps_at(epsilon)}, epsilon {epsilon:g}"
-        key = [epsilon, dataclasses.asdict(config.pgd)]
-        settings = (sample, epsilon, config.pgd)
-        ours = cached("our PGD", lambda m=model, s=settings: _our_pgd(m, *s), key)
-        for peer, attack in (("foolbox", _foolbox_pgd), ("ART", _art_pgd)):
-            theirs = None
-            if importlib.util.find_spec(peer.lower()):
-                theirs = cached(
-                    f"PGD of {peer}",
-                    lambda a=attack, m=module, s=settings: a(m, *s),
-                    key,
-                )
-            rows.append(_compared(what, role, peer, ours, theirs, "accuracy"))
-
-        is_right = np.asarray(
-            jnp.argmax(logits_fn(minimal.images), axis=-1) == minimal.labels
-        )
-        for norm in ("linf", "l2"):
-            settings = (minimal, norm, config.minimal_steps)
-
-            def our_median(
-                logits_fn: LogitsFn = logits_fn,
-                settings: Any = settings,
-                is_right: np.ndarray = is_right,
-            ) -> float:
-                return _median(_our_minimal(logits_fn, *settings), is_right)
-
-            def their_median(
-                twin: Any = twin,
-                settings: Any = settings,
-                is_right: np.ndarray = is_right,
-            ) -> float:
-                return _median(_their_minimal(twin, *settings, seed), is_right)
-
-            key = [norm, config.num_minimal, config.minimal_steps]
-            ours = cached("our FAB", our_median, key)
-            theirs = cached("FAB of torchattacks", their_median, key)
-            what = f"median smallest {norm} perturbation, FAB-{config.minimal_steps}"
-            rows.append(
-                _compared(what, role, "torchattacks", ours, theirs, "perturbation")
-            )
+        for each in comparisons(config, models[role], sample, epsilon, seed):
+            ours = measured(role, each.what, "jaxrobust", each.ours)
+            for peer, measure in each.peers.items():
+                theirs = None
+                if measure is not None:
+                    theirs = measured(role, each.what, peer, measure)
+                about = {"what": each.what, "model": role, "peer": peer}
+                found = _compared(each.unit, ours, theirs)
+                rows.append({**about, "unit": each.unit, **found})
     notes = [
         f"The same weights and {config.num_images} test images "
         f"({sample.dataset.title}); smallest perturbations of the first "
-        f"{len(minimal.labels)} of them. PGD has steps of {config.pgd.step_size:g} "
-        "from the clean image. Accuracies shall be at most half a point apart, medians "
-        "at most 2 %.",
+        f"{min(config.num_minimal, config.num_images)} of them. PGD has steps of "
+        f"{config.pgd.step_size:g} from the clean image. Accuracies shall be at most "
+        "half a point apart, medians at most 2 %. A time is that of one whole call, "
+        "with all that it compiles; PyTorch on "
+        f"{torch.get_num_threads()} threads.",
         f"foolbox {foolbox.__version__}, torchattacks {torchattacks.__version__}, "
         f"PyTorch {torch.__version__}.",
     ]
@@ -400,12 +435,23 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
 
         first = [row["model"], row["what"], row["peer"], shown(row["ours"])]
         if row["theirs"] is None:
-            return [*first, "not installed", "", ""]
+            seconds = [f"{row['our_seconds']:.1f} s", "", ""]
+            return [*first, "not installed", "", "", *seconds]
         unit = "points" if is_share else "%"
-        gap = f"{100 * row['gap']:+.2f} {unit}"
-        return [*first, shown(row["theirs"]), gap, "yes" if row["agrees"] else "no"]
+        return [
+            *first,
+            shown(row["theirs"]),
+            f"{100 * row['gap']:+.2f} {unit}",
+            "yes" if row["agrees"] else "no",
+            f"{row['our_seconds']:.1f} s",
+            f"{row['their_seconds']:.1f} s",
+            f"{row['speed']:.1f} x",
+        ]
 
-    header = ["model", "what", "peer", "jaxrobust", "peer's", "difference", "agree"]
+    header = [
+        *("model", "what", "peer", "jaxrobust", "peer's", "difference", "agree"),
+        *("our time", "peer's time", "speed"),
+    ]
     return [header, *map(cells, result["rows"])]
 
 

@@ -24,7 +24,6 @@ NEEDS = {
     "benchmarks/peer_attack": "foolbox",
     "benchmarks/evaluation": "torchattacks",
     "benchmarks/peers": "torchattacks",
-    "benchmarks/ensemble": "torchattacks",
     "benchmarks/sweep": "torch",
 }
 
