@@ -16,7 +16,7 @@ EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
-    _, code = EXAMPLES
+    *_, code = EXAMPLES
     monkeypatch.chdir(tmp_path)
     exec(compile(code, "README.md", "exec"), {})
     losses = eval(capsys.readouterr().out)
@@ -24,13 +24,19 @@ def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
 
 
 def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
-    code, _ = EXAMPLES
+    code, checks, _ = EXAMPLES
     statements = [line for line in code.splitlines() if line and line[0] not in " )"]
     assert len([line for line in statements if "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, "README.md", "exec"), {})
+    names = {}
+    exec(compile(code, "README.md", "exec"), names)
     accuracy = float(capsys.readouterr().out.removeprefix("robust accuracy "))
     assert 0.2 < accuracy < 0.9
+    # Goes on from there.
+    exec(compile(checks, "README.md", "exec"), names)
+    verdict, answers = capsys.readouterr().out.split(maxsplit=1)
+    assert verdict in ("pass", "fail", "inconclusive")
+    assert set(eval(answers)) == {"single_step", "unbounded", "gradients", "logits"}
 
 
 COMMANDS = re.findall(r"^jaxrobust (\w+)(.*)$", README, re.MULTILINE)
@@ -55,7 +61,14 @@ def test_there_are_commands():
 def test_pictures_and_links_are_in_the_repository():
     for readme in (ROOT / "README.md", *ROOT.glob("experiments/**/README.md")):
         for target in re.findall(r"\]\(([^)]+)\)", readme.read_text()):
-            assert target.startswith("http") or (readme.parent / target).exists()
+            if target.startswith("http"):
+                continue
+            path, _, anchor = target.partition("#")
+            assert (readme.parent / path).exists()
+            if anchor:
+                lines = (readme.parent / path).read_text().lower().splitlines()
+                heading = anchor.replace("-", " ")
+                assert any(line.strip("# ") == heading for line in lines)
 
 
 def test_ci_runs_the_test_command_of_the_readme():

@@ -69,7 +69,7 @@ SIGNS = {
     "honest, adversarially trained": (),
     "quantized linear": ("unbounded", "gradients", "brute_force", "black_box"),
     "saturated linear": ("unbounded", "gradients", "targeted", "black_box"),
-    "probabilities": ("logits", "black_box"),
+    "probabilities": ("logits", "unbounded"),
     "stochastic linear": ("deterministic", "smooth", "restarts", "keeps_the_rules"),
     "FGSM-trained": ("no_single_step_mask",),
     "attack of the wrong sign": ("single_step", "converged", "ends_best"),

@@ -464,7 +464,7 @@ def test_several_devices_find_the_same_without_a_collective(tmp_path):
         options += f"--xla_dump_to={dump} --xla_dump_hlo_as_text"
         # Programs from a cache would not be dumped.
         environment = os.environ | {
-            "XLA_FLAGS": options,
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {options}",
             "JAX_ENABLE_COMPILATION_CACHE": "false",
         }
         command = [sys.executable, "-c", script]
