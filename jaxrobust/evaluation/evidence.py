@@ -140,8 +140,8 @@ class ChecklistConfig:
             *("zoo_steps", "num_queries"),
         )
         checks = (
-            ("epsilon", 0 < self.epsilon < 1 or self.norm != "linf", "below 1"),
             ("epsilon", self.epsilon > 0, "positive"),
+            ("epsilon", self.epsilon < 1 or self.norm != "linf", "below 1"),
             ("norm", self.norm in THREATS, f"one of {', '.join(THREATS)}"),
             ("step_size", 0 < self.step_size < math.inf, "positive"),
             ("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
