@@ -128,10 +128,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         command = [sys.executable, "-m", "experiments.benchmarks.scaling", "--worker"]
         settings = json.dumps([dataclasses.asdict(config), member, data, str(path)])
         count = f"--xla_force_host_platform_device_count={member * data}"
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {count}"
         began = time.perf_counter()
         done = subprocess.run(
             [*command, settings],
-            env=os.environ | {"XLA_FLAGS": count, "JAX_PLATFORMS": "cpu"},
+            env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
             cwd=ROOT.parent,
             capture_output=True,
             text=True,
