@@ -20,7 +20,9 @@ __all__ = [
     "code",
     "details",
     "figure",
+    "heading",
     "html_page",
+    "listing",
     "page",
     "paragraph",
     "table",
@@ -42,7 +44,9 @@ th, td { padding: .3rem .7rem; text-align: right; vertical-align: top;
          border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 table.text th, table.text td { text-align: left; }
-figure { margin: 1.2rem 0; } figcaption { font-size: .9rem; margin-top: .3rem; }
+h3 { margin-top: 1.8rem; }
+figure { margin: 1.2rem 0; overflow-x: auto; }
+figcaption { font-size: .9rem; margin-top: .3rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 pre { overflow-x: auto; font-size: .85rem; background: var(--soft); padding: .7rem; }
 details { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem;
@@ -55,7 +59,10 @@ summary { cursor: pointer; }
 @media (prefers-color-scheme: dark) {
   .pass { color: #5ad19a; } .fail { color: #ff9b8f; } .inconclusive { color: #e8c264; }
 }
+@media (max-width: 40rem) { figure img { max-width: none; width: 36rem; } }
 @media print {
+  @page { margin: 1.5cm; }
+  details::details-content { content-visibility: visible; block-size: auto; }
   body { max-width: none; font-size: 11px; } nav { display: none; }
   figure, tr { break-inside: avoid; } .wide, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
@@ -129,9 +136,27 @@ def code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def details(summary: str, *pieces: str) -> str:
-    """Pieces that are folded away behind one line; HTML in both."""
-    return f"<details><summary>{summary}</summary>{''.join(pieces)}</details>"
+def heading(text: str, verdict: str = "") -> str:
+    """A heading inside a section, with a verdict behind it."""
+    behind = f" {badge(verdict)}" if verdict else ""
+    return f"<h3>{html.escape(text)}{behind}</h3>"
+
+
+def listing(texts: Sequence[str]) -> str:
+    """Plain texts, each behind a dot."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>"
+
+
+def details(summary: str, *pieces: str, verdict: str = "") -> str:
+    """Pieces of HTML that are folded away behind a line of plain text.
+
+    On paper they are unfolded, where the browser can.
+    """
+    line = html.escape(summary)
+    if verdict:
+        line = f"{badge(verdict)} {line}"
+    return f"<details><summary>{line}</summary>{''.join(pieces)}</details>"
 
 
 def page(title: str, sections: Sequence[Section], *, lead: Sequence[str] = ()) -> str:
