@@ -385,17 +385,18 @@ def assess(
         smallest = numbers(
             "smallest", "smallest perturbations", lambda: _smallest(subject, config)
         )
+    if config.has("pictures"):
+        told("pictures", "pictures", ".npz")
+        pictures = storage.arrays(
+            f"{number}-pictures", settings, lambda: _pictures(subject, config)
+        )
     if config.has("checklist"):
+        # The last part whose key is made, so that the others do not depend on these.
         beside = [subject.base] if subject.base else subject.sources.values()
         settings["beside"] = [fingerprint(weights_of(each)) for each in beside]
         found = numbers(
             "checklist",
             f"checklist at epsilon {subject.epsilon:g}",
             lambda: _checklist(subject, config, report),
-        )
-    if config.has("pictures"):
-        told("pictures", "pictures", ".npz")
-        pictures = storage.arrays(
-            f"{number}-pictures", settings, lambda: _pictures(subject, config)
         )
     return Assessment(subject, accuracy, curve, smallest, found, pictures)

@@ -74,6 +74,9 @@ def draw(
     directory.mkdir(parents=True, exist_ok=True)
     drawn = []
     for drawing, figure in _figures(assessments, config):
+        if not drawing.is_picture:
+            # Small enough for letters to be read on a phone; it grows on a page.
+            figure.set_size_inches(5.2, 3.4)
         for suffix in (".png", ".svg"):
             plots.save(figure, directory / f"{drawing.name}{suffix}")
         drawn.append(drawing)
@@ -154,6 +157,9 @@ def _smallest(
         xlabel=f"epsilon ({_unit(alike[0])})",
         ylabel="images with none as small (%)",
     )
+    for line in figure.axes[0].lines:
+        # A marker on each of many points would hide the steps.
+        line.set_markevery(12)
     caption = (
         f"Smallest perturbations that FAB finds on {data}: the share of "
         f"{len(_radii(alike[0]))} images that none of size epsilon or below breaks."

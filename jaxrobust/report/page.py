@@ -8,6 +8,7 @@ box), in the dark, and on paper.
 import base64
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,7 +60,12 @@ summary { cursor: pointer; }
 @media (prefers-color-scheme: dark) {
   .pass { color: #5ad19a; } .fail { color: #ff9b8f; } .inconclusive { color: #e8c264; }
 }
-@media (max-width: 40rem) { figure img { max-width: none; width: 36rem; } }
+figure.svg img { width: min(100%, 38rem); }
+@media (max-width: 40rem) {
+  figure.png img { max-width: none; width: 36rem; }
+  table.text td:first-child { min-width: 7rem; }
+  th, td { padding: .3rem .4rem; }
+}
 @media print {
   @page { margin: 1.5cm; }
   details::details-content { content-visibility: visible; block-size: auto; }
@@ -95,6 +101,13 @@ def badge(word: str) -> str:
     return f'<span class="badge {html.escape(word)}">{sign} {html.escape(word)}</span>'
 
 
+def _unbroken(text: str) -> str:
+    """Numbers with their units, and intervals, stay in one line of a narrow cell."""
+    text = re.sub(r"(\d|ε) (?=[%=])|(?<==) (?=\d)", "\\1\u00a0", text)
+    bracket = r"\[[^\]]*\]|\([^)]{,12}\)"
+    return re.sub(bracket, lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
 def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
     """Cells with a header row; wide tables scroll by themselves.
 
@@ -106,7 +119,7 @@ def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
 
     def cell(text: str, tag: str) -> str:
         is_verdict = tag == "td" and text in ("pass", "fail", "inconclusive")
-        inner = badge(text) if is_verdict else html.escape(text)
+        inner = badge(text) if is_verdict else _unbroken(html.escape(text))
         return f"<{tag}>{inner}</{tag}>"
 
     def row(line: Sequence[str], tag: str) -> str:
@@ -122,11 +135,15 @@ def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
 
 
 def figure(path: Path, caption: str) -> str:
-    """A PNG or SVG file, embedded; the caption says what it shows."""
+    """A PNG or SVG file, embedded; the caption says what it shows.
+
+    Lines (SVG) grow and shrink with the page; pixels (PNG) scroll on a phone.
+    """
     data = base64.b64encode(path.read_bytes()).decode()
     text = html.escape(caption)
     return (
-        f'<figure><img alt="{text}" src="data:{_TYPES[path.suffix]};base64,{data}">'
+        f'<figure class="{path.suffix[1:]}"><img alt="{text}" '
+        f'src="data:{_TYPES[path.suffix]};base64,{data}">'
         f"<figcaption>{text}</figcaption></figure>"
     )
 

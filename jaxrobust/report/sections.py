@@ -36,42 +36,41 @@ ATTACKS = {
 
 def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
     """What a reader in a hurry has to know: a line for each run."""
-    header = ["run", "data", "judged at"]
+    several = len({each.subject.data for each in assessments}) > 1
+    header = ["run"]
     header += ["checklist"] * config.has("checklist")
-    header += ["clean", "robust"] * config.has("accuracy")
+    header += ["robust", "clean"] * config.has("accuracy")
+    header += ["at"] + ["data"] * several
     header += ["training"] * config.has("training")
     cells, notes = [header], []
     for each in assessments:
         subject, run = each.subject, each.subject.run
-        line = [
-            subject.name,
-            subject.data,
-            f"{NORMS[subject.norm]}, ε = {subject.epsilon:g}",
-        ]
+        radius = f"{subject.epsilon:g}"
+        line = [subject.name]
         if each.checklist is not None:
             line.append(each.checklist["verdict"])
         if each.accuracy is not None:
-            radius = f"{subject.epsilon:g}"
             found = each.accuracy
             line += [
-                share_with_interval(found["clean_accuracy"], found["clean_interval"]),
                 share_with_interval(
                     found["robust_accuracy"][radius], found["robust_interval"][radius]
                 ),
+                share_with_interval(found["clean_accuracy"], found["clean_interval"]),
             ]
+        line += [f"ε = {radius} ({NORMS[subject.norm]})"] + [subject.data] * several
         if config.has("training"):
-            last = run.records[-1]
             state = "finished" if run.is_complete else "not finished"
-            line.append(f"{state}, epoch {last['epoch']}")
+            line.append(f"{state}, epoch {run.records[-1]['epoch']}")
         cells.append(line)
         notes += _doubts(each)
     pieces = [table(cells, is_text=True)]
     if config.has("accuracy"):
         counts = {each.accuracy["num_images"] for each in assessments if each.accuracy}
+        titles = " and of ".join(dict.fromkeys(e.subject.data for e in assessments))
         pieces.append(
             paragraph(
-                f"Accuracies in percent, over {_either(counts)} images of the "
-                f"{config.split} split, with 95 % Wilson intervals. Robust: still "
+                f"Accuracies over {_either(counts)} images of the {config.split} split "
+                f"of {titles}, with 95 % Wilson intervals. Robust: still "
                 f"classified rightly after {ATTACKS[config.attack]}. Radii are in "
                 "units of [0, 1] pixels."
             )
@@ -109,12 +108,13 @@ def _doubts(assessment: Assessment) -> list[str]:
             "accuracy is not to be trusted."
         )
     if assessment.checklist:
-        for check in assessment.checklist["checks"]:
-            if check["verdict"] == "fail":
-                notes.append(
-                    f"{name}: {check['question']} No ({check['source']}): fails for "
-                    f"{check['threshold']}."
-                )
+        failed = [
+            f"{check['source']} ({check['name'].replace('_', ' ')})"
+            for check in assessment.checklist["checks"]
+            if check["verdict"] == "fail"
+        ]
+        if failed:
+            notes.append(f"{name}: the checklist fails at {', '.join(failed)}.")
     return notes
 
 
@@ -173,7 +173,7 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
     rows = [
         {"model": each.subject.name, **(each.accuracy or {})} for each in assessments
     ]
-    pieces = [table(interval_table(rows), f"Accuracy by {config.attack}")]
+    pieces = [table(interval_table(rows), f"Accuracy under {ATTACKS[config.attack]}")]
     for row in rows:
         # What is left after each attack says which of them mattered.
         cells = stage_table(row)
@@ -314,6 +314,7 @@ def _checklists(assessments: Sequence[Assessment]) -> list[str]:
     ]
     for each in assessments:
         found = each.checklist or {}
+        checks = found["checks"]
         if found["base"] is not None:
             beside = f"base: {found['base']}"
         elif found["sources"]:
@@ -327,18 +328,21 @@ def _checklists(assessments: Sequence[Assessment]) -> list[str]:
                 f"{NORMS[found['config']['norm']]}, "
                 f"{found['config']['num_images']} images; {beside}."
             ),
-            *(_check(check) for check in found["checks"]),
+            *(_check(check) for check in checks if check["verdict"] != "pass"),
         ]
+        passed = [_check(check) for check in checks if check["verdict"] == "pass"]
+        if passed:
+            pieces.append(details(f"{len(passed)} checks that pass", *passed))
     return pieces
 
 
 def _overview(assessments: Sequence[Assessment]) -> list[list[str]]:
-    cells = [["check", "source", *(each.subject.name for each in assessments)]]
+    cells = [["check", *(each.subject.name for each in assessments)]]
     columns = [(each.checklist or {})["checks"] for each in assessments]
     for checks in zip(*columns, strict=True):
         first = checks[0]
         verdicts = [check["verdict"] for check in checks]
-        cells.append([first["question"], first["source"], *verdicts])
+        cells.append([f"{first['source']}: {first['question']}", *verdicts])
     return cells
 
 
