@@ -63,13 +63,16 @@ summary { cursor: pointer; }
 figure.svg img { width: min(100%, 38rem); }
 @media (max-width: 40rem) {
   figure.png img { max-width: none; width: 36rem; }
-  table.text td:first-child { min-width: 7rem; }
+  table.text td:first-child { min-width: 10rem; }
   th, td { padding: .3rem .4rem; }
 }
 @media print {
   @page { margin: 1.5cm; }
   details::details-content { content-visibility: visible; block-size: auto; }
-  body { max-width: none; font-size: 11px; } nav { display: none; }
+  html { font-size: 10.5px; } body { max-width: none; font-size: 1rem; }
+  nav { display: none; } h2, h3, thead, summary { break-after: avoid; }
+  details p { margin: .3rem 0; }
+  figure img { max-height: 21cm; width: auto; }
   figure, tr { break-inside: avoid; } .wide, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
 }

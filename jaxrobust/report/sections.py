@@ -63,7 +63,7 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
             line.append(f"{state}, epoch {run.records[-1]['epoch']}")
         cells.append(line)
         notes += _doubts(each)
-    pieces = [table(cells, is_text=True)]
+    pieces = [table(cells)]
     if config.has("accuracy"):
         counts = {each.accuracy["num_images"] for each in assessments if each.accuracy}
         titles = " and of ".join(dict.fromkeys(e.subject.data for e in assessments))
@@ -190,7 +190,7 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
             "two more."
         )
     )
-    pieces.append(table(_definitions(assessments), "Three ways to count", is_text=True))
+    pieces.append(table(_definitions(assessments), "Three ways to count"))
     pieces.append(
         paragraph(
             "Of all: the share of all images that stay right (SW-A3 ii, as above). Of "
@@ -348,16 +348,15 @@ def _overview(assessments: Sequence[Assessment]) -> list[list[str]]:
 
 def _check(check: Mapping[str, Any]) -> str:
     """One answer: the question and the verdict in a line, the evidence behind it."""
-    measured = [["measured", ""]]
-    measured += [
-        [name, "not finite" if value is None else f"{value:.4g}"]
+    measured = [
+        f"{name}: {'not finite' if value is None else f'{value:.4g}'}"
         for name, value in check["measured"].items()
     ]
-    pieces = [table(measured)] if len(measured) > 1 else []
+    pieces = [paragraph(f"Measured: {'; '.join(measured)}.")] if measured else []
     pieces.append(paragraph(f"Fails for: {check['threshold']}."))
     pieces.append(paragraph(check["reason"]))
     if check["verdict"] == "inconclusive" and not check["is_needed"]:
-        pieces.append(paragraph("It leaves the whole in no doubt."))
+        pieces.append(paragraph("The verdict on the whole does not need it."))
     summary = f"{check['source']}: {check['question']}"
     return details(summary, *pieces, verdict=check["verdict"])
 
