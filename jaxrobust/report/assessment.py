@@ -4,6 +4,7 @@ Nothing here draws or writes a page. Each measurement is a function of a subject
 configuration; `assess` asks for those that a report has and keeps what they answer.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -26,7 +27,6 @@ from jaxrobust.evaluation import (
     evaluate_models,
     minimal_epsilons,
     pgd_stage,
-    robustness_wrt_predictions,
     success_by_class,
     wilson_interval,
 )
@@ -96,13 +96,13 @@ def _pgd(
     subject: Subject,
     config: ReportConfig,
     epsilons: tuple[float, ...],
-    num_restarts: int,
+    num_restarts: int = 1,
 ) -> EvaluationConfig:
-    """The steps are made for the largest radius; the smaller ones get more travel."""
+    """The steps are made for the widest radius, so that one program serves all."""
     return EvaluationConfig(
         epsilons=epsilons,
         norm=subject.norm,
-        step_size=TRAVEL * max(epsilons) / config.num_steps,
+        step_size=TRAVEL * max(subject.curve_epsilons) / config.num_steps,
         num_steps=config.num_steps,
         num_restarts=num_restarts,
         keep="best",
@@ -166,8 +166,16 @@ def _accuracy(
 
 
 def _predictions(subject: Subject, config: ReportConfig) -> dict[str, Any]:
-    attack = _pgd(subject, config, (subject.epsilon,), 1)
-    found = robustness_wrt_predictions(subject.run.logits_fn, subject.dataset, attack)
+    """SN-A1 as `robustness_wrt_predictions` has it, by the program of the curve."""
+    apply, weights = _apply_of(subject.run), weights_of(subject.run)
+    dataset = subject.dataset
+    logits_fn = jax.jit(lambda images: apply(weights)(as_float(images)))
+    batches = np.array_split(dataset.images, -(-len(dataset) // 250))
+    predicted = [np.asarray(logits_fn(batch)).argmax(axis=1) for batch in batches]
+    labels = np.concatenate(predicted).astype(np.int32)
+    dataset = dataclasses.replace(dataset, labels=labels)
+    attack = _pgd(subject, config, (subject.epsilon,))
+    (found,) = evaluate_models(apply, [weights], dataset, attack)
     stays = found.is_robust[subject.epsilon]
     return {
         "epsilon": subject.epsilon,
@@ -183,7 +191,7 @@ def _curve(
     journal: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    attack = _pgd(subject, config, subject.curve_epsilons, 1)
+    attack = _pgd(subject, config, subject.curve_epsilons)
     (found,) = evaluate_models(
         _apply_of(subject.run),
         [weights_of(subject.run)],

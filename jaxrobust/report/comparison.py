@@ -88,10 +88,13 @@ def write_report(
     record = _record(assessments, drawings, origin)
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(output / "report.json", text + "\n")
-    title = f"Robustness of {', '.join(each.name for each in chosen)}"
+    names = [each.name for each in chosen]
+    title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
     parts = sections(assessments, config, drawings, output / FIGURES, origin)
     path = output / "report.html"
-    write_whole(path, page(title, parts, lead=lead(assessments, config)))
+    write_whole(
+        path, page(f"Robustness of {title}", parts, lead=lead(assessments, config))
+    )
     return path
 
 

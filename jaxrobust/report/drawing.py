@@ -1,5 +1,6 @@
 """The figures of a report, drawn from what was measured, one after another."""
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -205,10 +206,9 @@ def _images(
     return Drawing("pictures", f"images{suffix}", caption, True), figure
 
 
-def _in_lines(text: str, width: int = 18) -> str:
+def _in_lines(text: str, width: int = 15) -> str:
     """Long names of runs, broken so that pictures keep their room."""
-    parts = [text[start : start + width] for start in range(0, len(text), width)]
-    return "\n".join(parts)
+    return "\n".join(textwrap.wrap(text, width)) or text
 
 
 def _surfaces(

@@ -78,9 +78,10 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
     if config.has("checklist"):
         pieces.append(
             paragraph(
-                "The checklist says whether a robust accuracy by gradients can be "
-                "believed, not whether it is high: it fails where the model hides its "
-                "weakness or the attack is too weak."
+                "The checklist asks whether the accuracy under PGD can be believed, "
+                "not whether it is high: it fails where a model hides its weakness or "
+                "PGD is too weak for it. The ensemble may be right even so, since its "
+                "attacks differ."
             )
         )
     if notes:

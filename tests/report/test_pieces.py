@@ -5,13 +5,7 @@ import pytest
 from matplotlib import pyplot as plt
 
 from jaxrobust import plots
-from jaxrobust.report import (
-    accuracy_table,
-    html_page,
-    markdown_table,
-    percent,
-    run_report,
-)
+from jaxrobust.report import accuracy_table, html_page, markdown_table, percent
 
 ROWS = [
     {"model": "a", "clean_accuracy": 0.98, "robust_accuracy": {"0.3": 0.9, "0.4": 0.1}},
@@ -81,28 +75,3 @@ def test_curves_show_the_values_they_are_given():
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), line.y)
     assert axes.get_yscale() == "log" and axes.get_xlabel() == "epoch"
     plt.close(figure)
-
-
-def test_a_report_compares_runs(trained_run, tmp_path):
-    path = run_report([trained_run, trained_run], tmp_path / "report")
-    page = path.read_text()
-    assert page.count(f"<td>{trained_run.directory.name}</td>") == 2
-    assert f"{trained_run.records[-1]['loss']:.4f}" in page
-    assert page.count("data:image/png") == 3
-
-
-def test_a_run_without_epochs_cannot_be_reported(trained_run, tmp_path):
-    with pytest.raises(ValueError, match="must have epochs to show"):
-        run_report([trained_run._replace(records=[])], tmp_path / "report")
-
-
-@pytest.fixture(scope="module")
-def trained_run(tmp_path_factory):
-    from jaxrobust.models import ModelConfig
-    from jaxrobust.training import TrainConfig, standard, train
-
-    config = TrainConfig(
-        train_size=96, model=ModelConfig(name="linear"), phases=(standard(2),),
-        batch_size=32,
-    )  # fmt: skip
-    return train(config, tmp_path_factory.mktemp("report") / "run")
