@@ -76,14 +76,14 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
             )
         )
     if config.has("checklist"):
-        pieces.append(
-            paragraph(
-                "The checklist asks whether the accuracy under PGD can be believed, "
-                "not whether it is high: it fails where a model hides its weakness or "
-                "PGD is too weak for it. The ensemble may be right even so, since its "
-                "attacks differ."
-            )
+        text = (
+            "The checklist asks whether the accuracy under PGD can be believed, not "
+            "whether it is high: it fails where a model hides its weakness or PGD is "
+            "too weak for it."
         )
+        if config.has("accuracy") and config.attack == "standard":
+            text += " The ensemble may be right even so, since its attacks differ."
+        pieces.append(paragraph(text))
     if notes:
         pieces.append(listing(notes))
     return pieces
