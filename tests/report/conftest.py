@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from jaxrobust.cli import main
-from jaxrobust.evaluation import checklist
+from jaxrobust.evaluation import EnsembleConfig, checklist
 from jaxrobust.report import assessment
 from jaxrobust.training import Run, load_run
 
@@ -54,11 +54,13 @@ def report(run_dirs, tmp_path_factory) -> Written:
     """Everything a report has, of both runs."""
     output = tmp_path_factory.mktemp("whole") / "report"
     command = ["report", *map(str, run_dirs), *SMALL]
-    # The questions that share programs; tests/evaluation has all of them.
+    # Questions and stages that take few programs; tests/evaluation has all of them.
     few = {"single_step", "random_offset", "monotone", "larger_minimum"}
     few |= {"transfer", "logits", "num_classes", "uses_budget"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "checklist", partial(checklist, only=few))
+        stages = partial(EnsembleConfig, stages=("apgd-ce", "apgd-t"))
+        patch.setattr(assessment, "EnsembleConfig", stages)
         assert main([*command, "--output", str(output)]) == 0
     record = json.loads((output / "report.json").read_text())
     page = (output / "report.html").read_text()

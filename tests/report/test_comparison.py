@@ -1,3 +1,4 @@
+import dataclasses
 import html
 import json
 import os
@@ -16,7 +17,6 @@ from jaxrobust.cli import main
 from jaxrobust.data import as_float, load_arrays, subset
 from jaxrobust.evaluation import wilson_interval
 from jaxrobust.report import ReportConfig, assessment, write_report
-from jaxrobust.training import load_run
 
 FILES = ("report.html", "report.json")
 
@@ -227,39 +227,24 @@ def test_an_interrupted_report_says_how_to_go_on(quick, tmp_path, monkeypatch, c
     assert contents(output) == expected
 
 
-@pytest.fixture(scope="module")
-def other_run(tmp_path_factory):
-    """A run on data of another shape and number of classes, and in color."""
-    root = tmp_path_factory.mktemp("other")
-    draw = np.random.default_rng(0)
-    for split in ("train", "test"):
-        images = draw.integers(0, 256, (60, 5, 5, 3), np.uint8)
-        labels = draw.integers(0, 3, 60).astype(np.int32)
-        np.savez(root / f"{split}.npz", image=images, label=labels)
-    flags = ["--dataset", str(root), "--model", "linear", "--batch-size", "20"]
-    flags += ["--recipe", "standard", "--epochs", "1", "--run-dir", str(root / "run")]
-    assert main(["train", *flags]) == 0
-    return load_run(root / "run")
-
-
-def test_runs_on_different_data_stand_side_by_side(
-    runs, other_run, tmp_path, monkeypatch
-):
+def test_runs_on_different_data_stand_side_by_side(runs, tmp_path, monkeypatch):
     smallest = {"num_images": 1, "epsilons": [0.1], "quantiles": dict.fromkeys(
         ("0.1", "0.25", "0.5", "0.75", "0.9"), 0.1
     )}  # fmt: skip
     monkeypatch.setattr(assessment, "_smallest", lambda *arguments: smallest)
-    config = ReportConfig(
-        parts=("curve",), num_images=12, num_steps=2, num_minimal_images=3
+    config = ReportConfig(parts=("curve",), num_images=12, num_steps=2)
+    binary = runs[1]._replace(
+        config=dataclasses.replace(runs[1].config, variant="binary")
     )
-    write_report([runs[0], other_run], tmp_path / "report", config)
+    write_report([runs[0], binary], tmp_path / "report", config)
     record = json.loads((tmp_path / "report/report.json").read_text())
-    first, second = record["runs"]
-    assert 0.05 in first["curve"]["epsilons"]
-    assert 0.05 not in second["curve"]["epsilons"]
-    # Colored, and trained on clean images: nobody else says a radius.
-    assert second["epsilon"] == pytest.approx(8 / 255, rel=1e-5)
-    assert "the usual one for such images in linf" in second["reason"]
-    assert {"accuracy-curve-data1", "accuracy-curve-data2"} <= set(record["figures"])
+    # Each at the radii of the runs on its own data.
+    first, second = (row["curve"]["epsilons"] for row in record["runs"])
+    assert 0.05 in first and 0.15 not in first
+    assert 0.15 in second
+    assert set(record["figures"]) == {
+        *("accuracy-curve-data1", "accuracy-curve-data2"),
+        *("smallest-perturbations-data1", "smallest-perturbations-data2"),
+    }
     page = (tmp_path / "report/report.html").read_text()
-    assert "<td>-</td>" in page and "the usual one for such images" in page
+    assert "<td>-</td>" in page and "<td>digits (8x8), binary</td>" in page
