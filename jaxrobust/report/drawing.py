@@ -18,6 +18,9 @@ __all__ = ["Drawing", "by_data", "draw", "label_of"]
 
 NORMS = {"linf": "l∞", "l2": "l₂"}
 
+PERCENTS = (-2, 102)
+"""Ends of an axis of percents, so that figures of reports compare."""
+
 COURSES = {
     "loss": ("training loss (nats)", "Mean loss of the training, on attacked images"),
     "adversarial_accuracy": (
@@ -132,6 +135,7 @@ def _curves(
         ylabel="robust accuracy (%)",
         bands=bands,
     )
+    figure.axes[0].set_ylim(*PERCENTS)
     found = alike[0].curve or {}
     caption = (
         f"Accuracy against epsilon on {data}: PGD, {found['num_steps']} steps, "
@@ -158,6 +162,7 @@ def _smallest(
         xlabel=f"epsilon ({_unit(alike[0])})",
         ylabel="images with none as small (%)",
     )
+    figure.axes[0].set_ylim(*PERCENTS)
     for line in figure.axes[0].lines:
         # A marker on each of many points would hide the steps.
         line.set_markevery(12)

@@ -159,6 +159,7 @@ def weights_of(run: Run) -> tuple[Any, ...]:
 
 
 def _as_printed(radius: float) -> float:
+    """Radii are told apart by what tables and JSON call them."""
     return float(f"{radius:g}")
 
 
@@ -215,7 +216,7 @@ def _judged_at(
     """The radius at which a run is judged, and why."""
     trained = _trained_at(run)
     if epsilons is not None:
-        if trained in epsilons:
+        if trained in map(_as_printed, epsilons):
             return trained, "the radius it was trained at last"
         return max(epsilons), "the largest that was asked for"
     if trained > 0:

@@ -49,6 +49,13 @@ def test_radii_that_are_asked_for_come_first(runs):
     assert second.epsilon == 0.1
 
 
+def test_a_radius_with_many_digits_is_the_one_it_was_trained_at(runs):
+    records = [{**runs[0].records[-1], "epsilon": 8 / 255}]
+    config = dataclasses.replace(SMALL, epsilons=(8 / 255, 0.1))
+    (found,) = subjects([runs[0]._replace(records=records)], config)
+    assert (found.epsilon, found.epsilons) == (0.0313725, (0.0313725, 0.1))
+
+
 def test_an_epoch_whose_weights_were_dropped_does_not_count(runs):
     records = [*runs[0].records, {"epsilon": 0.4, "is_jump": True}]
     (found,) = subjects([runs[0]._replace(records=records)], SMALL)
