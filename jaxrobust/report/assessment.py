@@ -165,7 +165,9 @@ def _accuracy(
     }
 
 
-def _predictions(subject: Subject, config: ReportConfig) -> dict[str, Any]:
+def _predictions(
+    subject: Subject, config: ReportConfig, journal: Path
+) -> dict[str, Any]:
     """SN-A1 as `robustness_wrt_predictions` has it, by the program of the curve."""
     apply, weights = _apply_of(subject.run), weights_of(subject.run)
     dataset = subject.dataset
@@ -175,7 +177,7 @@ def _predictions(subject: Subject, config: ReportConfig) -> dict[str, Any]:
     labels = np.concatenate(predicted).astype(np.int32)
     dataset = dataclasses.replace(dataset, labels=labels)
     attack = _pgd(subject, config, (subject.epsilon,))
-    (found,) = evaluate_models(apply, [weights], dataset, attack)
+    (found,) = evaluate_models(apply, [weights], dataset, attack, journal=journal)
     stays = found.is_robust[subject.epsilon]
     return {
         "epsilon": subject.epsilon,
@@ -382,7 +384,7 @@ def assess(
         accuracy["predictions"] = numbers(
             "predictions",
             "robustness with respect to predictions",
-            lambda: _predictions(subject, config),
+            lambda: _predictions(subject, config, journal("predictions")),
         )
     if config.has("curve"):
         curve = numbers(

@@ -22,7 +22,13 @@ from jaxrobust.report.drawing import Drawing, draw
 from jaxrobust.report.page import page
 from jaxrobust.report.sections import lead, sections
 from jaxrobust.report.storage import Storage, plain, write_whole
-from jaxrobust.report.subjects import ReportConfig, Subject, description, subjects
+from jaxrobust.report.subjects import (
+    ReportConfig,
+    Subject,
+    description,
+    looked_at,
+    subjects,
+)
 from jaxrobust.training import Run, versions
 from jaxrobust.training.config_json import config_to_json
 
@@ -65,8 +71,8 @@ def write_report(
         The path of the page.
 
     Raises:
-        ValueError: before anything is computed, if there are no runs, if the
-            directory holds something else, or for what `subjects` refuses.
+        ValueError: before any attack, if there are no runs, if the directory holds
+            something else, or for what `subjects` and `looked_at` refuse.
     """
     if not runs:
         raise ValueError(
@@ -78,6 +84,8 @@ def write_report(
     chosen = subjects(runs, config, data_dir=data_dir)
     origin = _origin(chosen, config)
     storage = Storage(output, {name: origin[name] for name in _DECIDES})
+    # The first thing that computes, after all that can be refused without.
+    chosen = [looked_at(subject) for subject in chosen]
     storage.begin()
     assessments = [
         assess(subject, config, storage, number=number, say=say)

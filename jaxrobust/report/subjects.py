@@ -25,6 +25,7 @@ __all__ = [
     "ReportConfig",
     "Subject",
     "description",
+    "looked_at",
     "subjects",
     "weights_of",
 ]
@@ -130,7 +131,7 @@ class Subject(NamedTuple):
         curve_epsilons: radii of the curve, ascending, those of the tables among them.
         base: the run whose weights it was started from, None if that is not known.
         sources: runs that the checklist transfers images from, if there is no base.
-        flags: what makes an evaluation of it doubtful.
+        flags: what makes an evaluation of it doubtful, once it was looked at.
     """
 
     name: str
@@ -270,9 +271,8 @@ def subjects(
         data_dir: where prepared data sets lie.
 
     Raises:
-        ValueError: if nothing can be shown of a run, or if the radii, the norm, the
-            number of images or the models themselves are such that an evaluation
-            would be worthless.
+        ValueError: if nothing can be shown of a run, or if the radii, the norm or the
+            number of images are such that an evaluation would be worthless.
     """
     names = _names([run.directory for run in runs])
     norm = _norm_of(runs, config)
@@ -319,14 +319,19 @@ def subjects(
             flags=(),
         )
         found.append(subject)
-    return [_looked_at(subject) for subject in found]
+    return found
 
 
 def _data_key(run: Run) -> tuple:
     return run.config.dataset, run.config.variant, run.problem
 
 
-def _looked_at(subject: Subject) -> Subject:
+def looked_at(subject: Subject) -> Subject:
+    """The subject with what makes an evaluation of it doubtful.
+
+    Raises:
+        ValueError: for what makes it worthless; see `check_model`.
+    """
     try:
         flags = check_model(
             subject.run.logits_fn,

@@ -121,13 +121,14 @@ def test_a_run_without_epochs_has_no_training_to_show(runs):
     assert subjects([empty], config)[0].epsilon == 0.05
 
 
-def test_a_model_that_answers_with_nan_is_refused_by_name(runs):
+def test_a_model_that_answers_with_nan_is_refused_by_name(runs, tmp_path):
     state = runs[0].state
     params = jax.tree.map(lambda x: x + np.nan, state.weights.params)
     state = state.replace(weights=state.weights._replace(params=params))
     broken = runs[0]._replace(state=state)
     with pytest.raises(ValueError, match=r"base: `logits_fn` must return finite"):
-        subjects([broken], SMALL)
+        write_report([broken], tmp_path / "report", SMALL)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_runs_are_refused(tmp_path):
