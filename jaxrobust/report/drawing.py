@@ -211,7 +211,7 @@ def _images(
     return Drawing("pictures", f"images{suffix}", caption, True), figure
 
 
-def _in_lines(text: str, width: int = 15) -> str:
+def _in_lines(text: str, width: int = 13) -> str:
     """Long names of runs, broken so that pictures keep their room."""
     return "\n".join(textwrap.wrap(text, width)) or text
 

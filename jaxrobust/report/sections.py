@@ -174,7 +174,7 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
     rows = [
         {"model": each.subject.name, **(each.accuracy or {})} for each in assessments
     ]
-    pieces = [table(interval_table(rows), f"Accuracy under {ATTACKS[config.attack]}")]
+    pieces = [table(interval_table(rows), f"Accuracy under {_short(config)}")]
     for row in rows:
         # What is left after each attack says which of them mattered.
         cells = stage_table(row)
@@ -202,6 +202,10 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
     )
     pieces.append(_classes(assessments))
     return pieces
+
+
+def _short(config: ReportConfig) -> str:
+    return ATTACKS[config.attack].split(" (")[0]
 
 
 def _large(count: int) -> str:
