@@ -9,7 +9,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,12 +25,19 @@ from jaxrobust.evaluation import (
     Progress,
     evaluate_ensemble_models,
     evaluate_models,
-    wilson_interval,
 )
 from jaxrobust.interop import export_model
 from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig, ModelName
-from jaxrobust.report import accuracy_table, markdown_table, percent, run_report
+from jaxrobust.report import (
+    ReportConfig,
+    evaluation_row,
+    interval_table,
+    markdown_table,
+    percent,
+    stage_table,
+    write_report,
+)
 from jaxrobust.training import (
     AttackConfig,
     Carry,
@@ -622,60 +629,6 @@ class EvaluationLine:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
-def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
-    """What is written of an evaluation: shares, their intervals, counts."""
-    count = evaluation.num_examples
-
-    def interval(flags: Any) -> tuple[float, float]:
-        return wilson_interval(int(flags.sum()), count)
-
-    return evaluation.as_row() | {
-        "num_images": count,
-        "num_bad_gradients": evaluation.num_bad_gradients,
-        "clean_interval": interval(evaluation.is_clean_correct),
-        "robust_interval": {
-            f"{radius:g}": interval(flags)
-            for radius, flags in evaluation.is_robust.items()
-        },
-    }
-
-
-def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The accuracy table, each share with its 95 % Wilson interval."""
-    header, *lines = accuracy_table(rows)
-    radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
-    cells = [header]
-    for row, (name, *shares) in zip(rows, lines, strict=True):
-        ends = [row["clean_interval"]]
-        ends += [row["robust_interval"][radius] for radius in radii]
-        cells.append(
-            [
-                name,
-                *(
-                    f"{share} [{100 * lower:.1f}, {100 * upper:.1f}]"
-                    for share, (lower, upper) in zip(shares, ends, strict=True)
-                ),
-            ]
-        )
-    return cells
-
-
-def stage_table(row: Mapping[str, Any]) -> list[list[str]]:
-    """Robust accuracy after each stage, and how many attacks it made."""
-    radii = list(row["robust_accuracy"])
-    header = ["after", *(f"ε = {radius}" for radius in radii), "attacks"]
-    clean = ["clean images", *(percent(row["clean_accuracy"]) for _ in radii), ""]
-    lines = [
-        [
-            stage["stage"],
-            *(percent(stage["robust_accuracy"][radius]) for radius in radii),
-            str(stage["num_attacks"]),
-        ]
-        for stage in row["stages"]
-    ]
-    return [header, clean, *lines]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataList:
     """Say which data sets are ready, and where."""
@@ -709,23 +662,39 @@ class DataPrepare:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Report:
-    """One self-contained HTML page that compares runs."""
+    """One self-contained HTML page that compares runs, with the numbers as JSON.
+
+    A report that was interrupted, or killed, goes on when the same command is given
+    again, and ends with the same bytes.
+    """
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
     output: Path = Path("report")
-    """Directory of the page and its figures; new or empty."""
+    """Directory of the report: new, empty, or one to go on with."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie."""
+    config: Annotated[ReportConfig, tyro.conf.arg(name="")] = ReportConfig()
 
     def run(self) -> int:
         """Write the report."""
         _require_runs(self.runs)
-        if self.output.exists() and any(self.output.iterdir()):
-            raise ValueError(
-                f"`output` must be new or empty, got {str(self.output)!r}; "
-                "choose another directory."
-            )
-        loaded = [load_run(directory) for directory in self.runs]
-        print(f"written: {run_report(loaded, self.output)}")
+        loaded = [load_run(directory) for directory in dict.fromkeys(self.runs)]
+        try:
+            with interrupt_on_signals():
+                path = write_report(
+                    loaded,
+                    self.output,
+                    self.config,
+                    data_dir=self.data_dir,
+                    say=partial(print, flush=True),
+                )
+        except KeyboardInterrupt as error:
+            raise Interrupted(
+                "interrupted; the same command goes on from what is kept in "
+                f"{self.output}"
+            ) from error
+        print(f"written: {path}")
         return 0
 
 

@@ -191,11 +191,16 @@ def test_extend_takes_a_zero_for_a_zero(flag, run_dir, tmp_path, capsys):
     assert not target.exists()
 
 
-def test_report_writes_one_page(run_dir, tmp_path):
+def test_report_writes_a_page(run_dir, tmp_path, capsys):
     output = tmp_path / "report"
-    assert main(["report", str(run_dir), "--output", str(output)]) == 0
-    assert "<h1>Training runs</h1>" in (output / "report.html").read_text()
-    assert main(["report", str(run_dir), "--output", str(output)]) == 2
+    command = ["report", str(run_dir), "--parts", "training", "--output", str(output)]
+    assert main(command) == 0
+    page = (output / "report.html").read_text()
+    assert "<h1>Robustness of base</h1>" in page
+    loss = load_run(run_dir).records[-1]["loss"]
+    assert f"<td>{loss:.4f}</td>" in page and page.count("data:image/") == 3
+    assert f"written: {output / 'report.html'}" in capsys.readouterr().out
+    assert main([*command, "--seed", "1"]) == 2
 
 
 def test_export_writes_a_model_that_answers_as_the_run_does(run_dir, tmp_path, capsys):

@@ -1,31 +1,47 @@
 """Tables in Markdown and HTML, and reports that are one self-contained file."""
 
+from jaxrobust.report.comparison import write_report
 from jaxrobust.report.page import (
     Section,
     badge,
     code,
     details,
     figure,
+    heading,
     html_page,
+    listing,
     page,
     paragraph,
     table,
 )
-from jaxrobust.report.tables import accuracy_table, markdown_table, percent
-from jaxrobust.report.training import run_report
+from jaxrobust.report.subjects import ReportConfig
+from jaxrobust.report.tables import (
+    accuracy_table,
+    evaluation_row,
+    interval_table,
+    markdown_table,
+    percent,
+    stage_table,
+)
 
 __all__ = [
+    "ReportConfig",
     "Section",
     "accuracy_table",
     "badge",
     "code",
     "details",
+    "evaluation_row",
     "figure",
+    "heading",
     "html_page",
+    "interval_table",
+    "listing",
     "markdown_table",
     "page",
     "paragraph",
     "percent",
-    "run_report",
+    "stage_table",
     "table",
+    "write_report",
 ]

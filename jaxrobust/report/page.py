@@ -8,6 +8,7 @@ box), in the dark, and on paper.
 import base64
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,9 @@ __all__ = [
     "code",
     "details",
     "figure",
+    "heading",
     "html_page",
+    "listing",
     "page",
     "paragraph",
     "table",
@@ -42,7 +45,9 @@ th, td { padding: .3rem .7rem; text-align: right; vertical-align: top;
          border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; }
 table.text th, table.text td { text-align: left; }
-figure { margin: 1.2rem 0; } figcaption { font-size: .9rem; margin-top: .3rem; }
+h3 { margin-top: 1.8rem; }
+figure { margin: 1.2rem 0; overflow-x: auto; }
+figcaption { font-size: .9rem; margin-top: .3rem; }
 img { max-width: 100%; height: auto; background: white; border-radius: 4px; }
 pre { overflow-x: auto; font-size: .85rem; background: var(--soft); padding: .7rem; }
 details { border: 1px solid var(--line); border-radius: 6px; padding: .4rem .8rem;
@@ -55,8 +60,19 @@ summary { cursor: pointer; }
 @media (prefers-color-scheme: dark) {
   .pass { color: #5ad19a; } .fail { color: #ff9b8f; } .inconclusive { color: #e8c264; }
 }
+figure.svg img { width: min(100%, 38rem); }
+@media (max-width: 40rem) {
+  figure.png img { max-width: none; width: 36rem; }
+  table.text td:first-child { min-width: 10rem; }
+  th, td { padding: .3rem .4rem; }
+}
 @media print {
-  body { max-width: none; font-size: 11px; } nav { display: none; }
+  @page { margin: 1.5cm; }
+  details::details-content { content-visibility: visible; block-size: auto; }
+  html { font-size: 10.5px; } body { max-width: none; font-size: 1rem; }
+  nav { display: none; } h2, h3, thead, summary { break-after: avoid; }
+  details p { margin: .3rem 0; }
+  figure img { max-height: 21cm; width: auto; }
   figure, tr { break-inside: avoid; } .wide, pre { overflow: visible; }
   pre { white-space: pre-wrap; }
 }
@@ -88,6 +104,13 @@ def badge(word: str) -> str:
     return f'<span class="badge {html.escape(word)}">{sign} {html.escape(word)}</span>'
 
 
+def _unbroken(text: str) -> str:
+    """Numbers with their units, and intervals, stay in one line of a narrow cell."""
+    text = re.sub(r"(\d|ε) (?=[%=])|(?<==) (?=\d)", "\\1\u00a0", text)
+    bracket = r"\[[^\]]*\]|\([^)]{,12}\)"
+    return re.sub(bracket, lambda found: found[0].replace(" ", "\u00a0"), text)
+
+
 def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
     """Cells with a header row; wide tables scroll by themselves.
 
@@ -99,7 +122,7 @@ def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
 
     def cell(text: str, tag: str) -> str:
         is_verdict = tag == "td" and text in ("pass", "fail", "inconclusive")
-        inner = badge(text) if is_verdict else html.escape(text)
+        inner = badge(text) if is_verdict else _unbroken(html.escape(text))
         return f"<{tag}>{inner}</{tag}>"
 
     def row(line: Sequence[str], tag: str) -> str:
@@ -115,11 +138,15 @@ def table(cells: Cells, caption: str = "", *, is_text: bool = False) -> str:
 
 
 def figure(path: Path, caption: str) -> str:
-    """A PNG or SVG file, embedded; the caption says what it shows."""
+    """A PNG or SVG file, embedded; the caption says what it shows.
+
+    Lines (SVG) grow and shrink with the page; pixels (PNG) scroll on a phone.
+    """
     data = base64.b64encode(path.read_bytes()).decode()
     text = html.escape(caption)
     return (
-        f'<figure><img alt="{text}" src="data:{_TYPES[path.suffix]};base64,{data}">'
+        f'<figure class="{path.suffix[1:]}"><img alt="{text}" '
+        f'src="data:{_TYPES[path.suffix]};base64,{data}">'
         f"<figcaption>{text}</figcaption></figure>"
     )
 
@@ -129,9 +156,27 @@ def code(text: str) -> str:
     return f"<pre>{html.escape(text)}</pre>"
 
 
-def details(summary: str, *pieces: str) -> str:
-    """Pieces that are folded away behind one line; HTML in both."""
-    return f"<details><summary>{summary}</summary>{''.join(pieces)}</details>"
+def heading(text: str, verdict: str = "") -> str:
+    """A heading inside a section, with a verdict behind it."""
+    behind = f" {badge(verdict)}" if verdict else ""
+    return f"<h3>{html.escape(text)}{behind}</h3>"
+
+
+def listing(texts: Sequence[str]) -> str:
+    """Plain texts, each behind a dot."""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<ul>{items}</ul>"
+
+
+def details(summary: str, *pieces: str, verdict: str = "") -> str:
+    """Pieces of HTML that are folded away behind a line of plain text.
+
+    On paper they are unfolded, where the browser can.
+    """
+    line = html.escape(summary)
+    if verdict:
+        line = f"{badge(verdict)} {line}"
+    return f"<details><summary>{line}</summary>{''.join(pieces)}</details>"
 
 
 def page(title: str, sections: Sequence[Section], *, lead: Sequence[str] = ()) -> str:

@@ -3,7 +3,18 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["Cells", "accuracy_table", "markdown_table", "percent"]
+from jaxrobust.evaluation import Evaluation, wilson_interval
+
+__all__ = [
+    "Cells",
+    "accuracy_table",
+    "evaluation_row",
+    "interval_table",
+    "markdown_table",
+    "percent",
+    "share_with_interval",
+    "stage_table",
+]
 
 Cells = Sequence[Sequence[str]]
 """Rows of texts; the first is the header."""
@@ -12,6 +23,14 @@ Cells = Sequence[Sequence[str]]
 def percent(share: float | None, digits: int = 1) -> str:
     """A share in [0, 1] as printed in tables; a dash for None."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def share_with_interval(share: float | None, ends: Sequence[float] | None) -> str:
+    """A share and the ends of its interval as printed; a dash for None."""
+    if share is None or ends is None:
+        return percent(None)
+    lower, upper = ends
+    return f"{percent(share)} [{100 * lower:.1f}, {100 * upper:.1f}]"
 
 
 def accuracy_table(
@@ -39,6 +58,54 @@ def accuracy_table(
         ]
         cells.append([row["model"], *line])
     return cells
+
+
+def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
+    """What is written of an evaluation: shares, their intervals, counts."""
+    count = evaluation.num_examples
+
+    def interval(flags: Any) -> tuple[float, float]:
+        return wilson_interval(int(flags.sum()), count)
+
+    return evaluation.as_row() | {
+        "num_images": count,
+        "num_bad_gradients": evaluation.num_bad_gradients,
+        "clean_interval": interval(evaluation.is_clean_correct),
+        "robust_interval": {
+            f"{radius:g}": interval(flags)
+            for radius, flags in evaluation.is_robust.items()
+        },
+    }
+
+
+def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The accuracy table, each share with its 95 % Wilson interval."""
+    radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
+    cells = [["model", "clean", *(f"ε = {radius}" for radius in radii)]]
+    for row in rows:
+        found = [(row["clean_accuracy"], row["clean_interval"])]
+        found += [
+            (row["robust_accuracy"].get(radius), row["robust_interval"].get(radius))
+            for radius in radii
+        ]
+        cells.append([row["model"], *(share_with_interval(*each) for each in found)])
+    return cells
+
+
+def stage_table(row: Mapping[str, Any]) -> list[list[str]]:
+    """Robust accuracy after each stage, and how many attacks it made."""
+    radii = list(row["robust_accuracy"])
+    header = ["after", *(f"ε = {radius}" for radius in radii), "attacks"]
+    clean = ["clean images", *(percent(row["clean_accuracy"]) for _ in radii), ""]
+    lines = [
+        [
+            stage["stage"],
+            *(percent(stage["robust_accuracy"][radius]) for radius in radii),
+            str(stage["num_attacks"]),
+        ]
+        for stage in row["stages"]
+    ]
+    return [header, clean, *lines]
 
 
 def markdown_table(cells: Cells) -> str:

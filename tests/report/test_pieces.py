@@ -7,10 +7,15 @@ from matplotlib import pyplot as plt
 from jaxrobust import plots
 from jaxrobust.report import (
     accuracy_table,
+    details,
+    heading,
     html_page,
+    interval_table,
+    listing,
     markdown_table,
+    paragraph,
     percent,
-    run_report,
+    table,
 )
 
 ROWS = [
@@ -25,6 +30,30 @@ def test_a_table_has_a_row_for_each_model_and_a_dash_for_what_is_not_known():
         ["a", "98.0 %", "90.0 %", "10.0 %"],
         ["b <b>", "100.0 %", "-", "50.0 %"],
     ]
+
+
+def test_intervals_stand_behind_the_shares_that_are_known():
+    ends = {"0.3": (0.8, 0.95), "0.4": (0.05, 0.2)}
+    rows = [
+        {**ROWS[0], "clean_interval": (0.9, 1.0), "robust_interval": ends},
+        {**ROWS[1], "clean_interval": (0.9, 1.0), "robust_interval": {"0.4": (0, 1)}},
+    ]
+    assert interval_table(rows)[1:] == [
+        ["a", "98.0 % [90.0, 100.0]", "90.0 % [80.0, 95.0]", "10.0 % [5.0, 20.0]"],
+        ["b <b>", "100.0 % [90.0, 100.0]", "-", "50.0 % [0.0, 100.0]"],
+    ]
+
+
+def test_pieces_take_plain_texts_and_unfold_into_markup():
+    folded = details("a < b", paragraph("1 < 2"), verdict="fail")
+    assert "a &lt; b</summary><p>1 &lt; 2</p>" in folded and "✗ fail" in folded
+    assert listing(["<li>"]) == "<ul><li>&lt;li&gt;</li></ul>"
+    assert heading("<i>") == "<h3>&lt;i&gt;</h3>"
+
+
+def test_numbers_keep_their_units_and_intervals_their_ends():
+    shown = table([["x", "ε = 0.3"], ["a", "5.0 % [1.0, 9.0]"]])
+    assert "5.0\u00a0% [1.0,\u00a09.0]" in shown and "ε\u00a0=\u00a00.3" in shown
 
 
 def test_published_numbers_stand_in_brackets():
@@ -81,28 +110,3 @@ def test_curves_show_the_values_they_are_given():
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), line.y)
     assert axes.get_yscale() == "log" and axes.get_xlabel() == "epoch"
     plt.close(figure)
-
-
-def test_a_report_compares_runs(trained_run, tmp_path):
-    path = run_report([trained_run, trained_run], tmp_path / "report")
-    page = path.read_text()
-    assert page.count(f"<td>{trained_run.directory.name}</td>") == 2
-    assert f"{trained_run.records[-1]['loss']:.4f}" in page
-    assert page.count("data:image/png") == 3
-
-
-def test_a_run_without_epochs_cannot_be_reported(trained_run, tmp_path):
-    with pytest.raises(ValueError, match="must have epochs to show"):
-        run_report([trained_run._replace(records=[])], tmp_path / "report")
-
-
-@pytest.fixture(scope="module")
-def trained_run(tmp_path_factory):
-    from jaxrobust.models import ModelConfig
-    from jaxrobust.training import TrainConfig, standard, train
-
-    config = TrainConfig(
-        train_size=96, model=ModelConfig(name="linear"), phases=(standard(2),),
-        batch_size=32,
-    )  # fmt: skip
-    return train(config, tmp_path_factory.mktemp("report") / "run")

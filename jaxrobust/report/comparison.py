@@ -1,0 +1,183 @@
+"""Reports that compare runs: what is measured, drawn, said, and where it is written.
+
+    write_report([load_run("runs/a"), load_run("runs/b")], Path("report"))
+
+Nothing in the files depends on the time or on how often the work was interrupted: the
+same command, given again after a kill, goes on from what is kept in `parts` and writes
+the bytes that an undisturbed one would have written.
+"""
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxrobust.report.assessment import Assessment, assess
+from jaxrobust.report.drawing import Drawing, draw
+from jaxrobust.report.page import page
+from jaxrobust.report.sections import lead, sections
+from jaxrobust.report.storage import Storage, plain, write_whole
+from jaxrobust.report.subjects import (
+    ReportConfig,
+    Subject,
+    description,
+    looked_at,
+    subjects,
+)
+from jaxrobust.training import Run, versions
+from jaxrobust.training.config_json import config_to_json
+
+__all__ = ["command_line", "write_report"]
+
+FIGURES = "figures"
+
+
+def command_line(directories: Sequence[Path], config: ReportConfig) -> str:
+    """The command that asks for a report, without where it goes."""
+    words = ["jaxrobust", "report", *map(str, directories)]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        words.append(f"--{field.name.replace('_', '-')}")
+        words += map(str, value if isinstance(value, tuple) else [value])
+    return shlex.join(words)
+
+
+def write_report(
+    runs: Sequence[Run],
+    output: Path,
+    config: ReportConfig | None = None,
+    *,
+    data_dir: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Path:
+    """Measure runs and write `report.html`, `report.json` and `figures`.
+
+    Args:
+        runs: at least one; a directory that is given twice counts once.
+        output: directory of the report: new, empty, or that of the same report, which
+            then goes on from what is kept there.
+        config: what to measure; None for the defaults.
+        data_dir: where prepared data sets lie.
+        say: told what is being done, in lines.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: before any attack, if there are no runs, if the directory holds
+            something else, or for what `subjects` and `looked_at` refuse.
+    """
+    if not runs:
+        raise ValueError(
+            "`runs` must hold at least one run, got none; load one by `load_run`."
+        )
+    config = config or ReportConfig()
+    say = say or (lambda _: None)
+    runs = list({run.directory.resolve(): run for run in runs}.values())
+    chosen = subjects(runs, config, data_dir=data_dir)
+    origin = _origin(chosen, config)
+    storage = Storage(output, {name: origin[name] for name in _DECIDES})
+    # The first thing that computes, after all that can be refused without.
+    chosen = [looked_at(subject) for subject in chosen]
+    storage.begin()
+    assessments = [
+        assess(subject, config, storage, number=number, say=say)
+        for number, subject in enumerate(chosen, start=1)
+    ]
+    say("figures and page")
+    drawings = draw(assessments, config, output / FIGURES)
+    record = _record(assessments, drawings, origin)
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(output / "report.json", text + "\n")
+    names = [each.name for each in chosen]
+    title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
+    parts = sections(assessments, config, drawings, output / FIGURES, origin)
+    path = output / "report.html"
+    write_whole(
+        path, page(f"Robustness of {title}", parts, lead=lead(assessments, config))
+    )
+    return path
+
+
+_DECIDES = ("settings", "subjects", "versions", "device")
+
+
+def _origin(chosen: Sequence[Subject], config: ReportConfig) -> dict[str, Any]:
+    """Where the numbers come from, as JSON."""
+    devices = jax.devices()
+    return plain(
+        {
+            "command": command_line([each.run.directory for each in chosen], config),
+            "settings": dataclasses.asdict(config),
+            "subjects": [description(each) for each in chosen],
+            "versions": versions(),
+            "device": {
+                "platform": devices[0].platform,
+                "kind": devices[0].device_kind,
+                "count": len(devices),
+            },
+            "runs": [config_to_json(each.run.config) for each in chosen],
+        }
+    )
+
+
+def _record(
+    assessments: Sequence[Assessment],
+    drawings: Sequence[Drawing],
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """All that was measured, for machines."""
+    rows = []
+    for each, about, config in zip(
+        assessments, origin["subjects"], origin["runs"], strict=True
+    ):
+        run = each.subject.run
+        rows.append(
+            {
+                **about,
+                "reason": each.subject.reason,
+                "problem": run.problem._asdict(),
+                "config": config,
+                "is_complete": run.is_complete,
+                "flags": [flag._asdict() for flag in each.subject.flags],
+                "accuracy": each.accuracy,
+                "curve": each.curve,
+                "smallest": each.smallest,
+                "checklist": each.checklist,
+                "pictures": None if each.pictures is None else _shown(each.pictures),
+                "training": run.records,
+            }
+        )
+    figures = {each.name: each.caption for each in drawings}
+    names = ("command", "settings", "versions", "device")
+    about = {name: origin[name] for name in names}
+    return plain({**about, "runs": rows, "figures": figures})
+
+
+def _shown(pictures: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Numbers of the pictures; the arrays themselves stay in `parts`."""
+    middle = pictures["losses"].shape[1] // 2
+    names = ("labels", "predictions", "perturbed_predictions")
+    return {
+        **{name: pictures[name] for name in names},
+        "surfaces": [
+            {
+                "radius": float(pictures["offsets"][-1]),
+                "middle_loss": float(losses[middle, middle]),
+                "highest_loss": float(losses.max()),
+                "adversarial_variation": float(np.ptp(losses[:, middle])),
+                "random_variation": float(np.ptp(losses[middle])),
+                "wrong_share": float(np.mean(is_wrong)),
+            }
+            for losses, is_wrong in zip(
+                pictures["losses"], pictures["is_wrong"], strict=True
+            )
+        ],
+    }

@@ -1,0 +1,359 @@
+"""What a report is about: runs with their images, radii and the runs beside them.
+
+Everything that can be wrong with a request is found here, before anything is computed.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+
+from jaxrobust.data import Dataset, Split, apply_variant, load_arrays, subset
+from jaxrobust.evaluation import Flag, check_model
+from jaxrobust.evaluation.journal import fingerprint
+from jaxrobust.evaluation.preflight import require_epsilon
+from jaxrobust.threat import THREATS
+from jaxrobust.training import Run, RunError, load_run
+
+__all__ = [
+    "NUM_SURFACES",
+    "PARTS",
+    "Part",
+    "ReportConfig",
+    "Subject",
+    "description",
+    "looked_at",
+    "subjects",
+    "weights_of",
+]
+
+Part = Literal["accuracy", "curve", "checklist", "pictures", "training"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+NUM_IMAGES = 1000
+NUM_SURFACES = 3
+
+CURVE = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4, 1, 5 / 4, 3 / 2)
+"""Radii of the curve over the largest one of the tables: dense where a model that was
+trained without an adversary falls, and beyond what any was trained for."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """What a report measures, and how; the defaults suit MNIST on a CPU.
+
+    Raises:
+        ValueError: for a radius, count or part out of range.
+    """
+
+    parts: tuple[Part, ...] = PARTS
+    """What to put into it: accuracy (ensemble), curve (accuracy against epsilon,
+    smallest perturbations), checklist, pictures, training."""
+    attack: Literal["standard", "pgd"] = "standard"
+    """Of the accuracies: standard (Auto-PGD on two losses, FAB and Square, each on what
+    the others left), or pgd."""
+    epsilons: tuple[float, ...] | None = None
+    """Radii of the tables, in units of [0, 1] pixels; by default those that the runs on
+    the same data were trained at last."""
+    norm: Literal["linf", "l2"] | None = None
+    """Norm of the ball; by default that of the training."""
+    num_images: int | None = None
+    """Images of the accuracies, the first of each class, in proportion; by default
+    1000, or all if there are fewer."""
+    num_minimal_images: int = 200
+    """Images whose smallest perturbation is looked for; at most `num_images`."""
+    num_checklist_images: int = 100
+    """Images of the checklist; at most `num_images`."""
+    num_pictures: int = 8
+    """Images shown; the loss round the first 3 is drawn."""
+    num_points: int = 41
+    """Points along each side of a loss surface; odd, so that the image is one."""
+    num_steps: int = 100
+    """Steps of Auto-PGD, FAB and PGD; LP-C5 takes 20 times as many."""
+    num_restarts: int | None = None
+    """Runs of each attack of the accuracies; by default 1 for standard, 5 for pgd."""
+    num_queries: int = 5000
+    """standard: forward passes of Square; the checklist makes at most 1000."""
+    split: Split = "test"
+    """Split of the data set that each run was trained on."""
+    seed: int = 0
+    """Of everything random."""
+
+    def __post_init__(self):
+        restarts = 1 if self.num_restarts is None else self.num_restarts
+        images = 1 if self.num_images is None else self.num_images
+        counts = ("num_minimal_images", "num_checklist_images", "num_pictures")
+        counts += ("num_steps", "num_queries")
+        checks = (
+            ("parts", bool(self.parts), f"some of {', '.join(PARTS)}"),
+            ("parts", set(self.parts) <= set(PARTS), f"some of {', '.join(PARTS)}"),
+            ("attack", self.attack in ("standard", "pgd"), "standard or pgd"),
+            ("norm", self.norm in (None, *THREATS), f"one of {', '.join(THREATS)}"),
+            ("epsilons", self.epsilons != (), "at least one radius, or None"),
+            ("num_restarts", restarts >= 1, "at least 1"),
+            ("num_images", images >= 1, "at least 1"),
+            *((name, getattr(self, name) >= 1, "at least 1") for name in counts),
+            ("num_points", self.num_points >= 3, "at least 3"),
+            ("num_points", self.num_points % 2 == 1, "odd"),
+        )
+        for name, is_right, rule in checks:
+            if not is_right:
+                raise ValueError(
+                    f"`{name}` must be {rule}, got {getattr(self, name)!r}; "
+                    "see the help of `jaxrobust report`."
+                )
+        for epsilon in self.epsilons or ():
+            if epsilon <= 0:
+                raise ValueError(
+                    f"`epsilons` must be positive, got {epsilon!r}; the accuracy on "
+                    "clean images is in every report."
+                )
+
+    def has(self, part: Part) -> bool:
+        """Whether a part was asked for."""
+        return part in self.parts
+
+
+class Subject(NamedTuple):
+    """One run, and what is to be measured of it.
+
+    Attributes:
+        name: of the run in the report; no two runs share one.
+        run: with its weights.
+        dataset: the images it is measured on, all that the report uses.
+        norm: of all balls.
+        epsilon: radius at which it is judged.
+        reason: why that one.
+        epsilons: radii of the tables, ascending, `epsilon` among them.
+        curve_epsilons: radii of the curve, ascending, those of the tables among them.
+        base: the run whose weights it was started from, None if that is not known.
+        sources: runs that the checklist transfers images from, if there is no base.
+        flags: what makes an evaluation of it doubtful, once it was looked at.
+    """
+
+    name: str
+    run: Run
+    dataset: Dataset
+    norm: str
+    epsilon: float
+    reason: str
+    epsilons: tuple[float, ...]
+    curve_epsilons: tuple[float, ...]
+    base: Run | None
+    sources: dict[str, Run]
+    flags: tuple[Flag, ...]
+
+    @property
+    def data(self) -> str:
+        """Subjects with the same data are drawn in the same figures."""
+        config = self.run.config
+        variant = "" if config.variant == "original" else f", {config.variant}"
+        return f"{self.run.problem.title}{variant}"
+
+
+def weights_of(run: Run) -> tuple[Any, ...]:
+    """What the network is bound to: parameters and batch statistics."""
+    return tuple(run.state.weights[:2])
+
+
+def _as_printed(radius: float) -> float:
+    """Radii are told apart by what tables and JSON call them."""
+    return float(f"{radius:g}")
+
+
+def _trained_at(run: Run) -> float:
+    """The radius of the last epoch whose weights were kept; 0 for clean images."""
+    kept = [each for each in run.records if not each.get("is_jump")]
+    if kept:
+        return _as_printed(kept[-1]["epsilon"])
+    return _as_printed(run.config.phases[-1].epsilon.end)
+
+
+def _usual(norm: str, image_shape: Sequence[int]) -> float:
+    """Where nothing says it: Madry et al. 2018 (gray, linf), RobustBench (color)."""
+    is_gray = image_shape[-1] == 1
+    if norm == "linf":
+        return 0.3 if is_gray else _as_printed(8 / 255)
+    return 2.0 if is_gray else 0.5
+
+
+def _names(directories: Sequence[Path]) -> list[str]:
+    """The ends of the paths, as long as it takes to tell them apart."""
+    parts = [directory.resolve().parts for directory in directories]
+    length = 1
+    while len({each[-length:] for each in parts}) < len(parts):
+        length += 1
+    return ["/".join(each[-length:]) for each in parts]
+
+
+def _norm_of(runs: Sequence[Run], config: ReportConfig) -> str:
+    trained = {
+        run.config.phases[-1].attack.norm: run for run in runs if _trained_at(run) > 0
+    }
+    if config.norm is None:
+        if len(trained) > 1:
+            raise ValueError(
+                f"`norm` must be given for runs trained in {' and in '.join(trained)}; "
+                "give --norm and --epsilons, or report them apart."
+            )
+        return next(iter(trained), "linf")
+    others = [run for norm, run in trained.items() if norm != config.norm]
+    if others and config.epsilons is None:
+        attack = others[0].config.phases[-1].attack
+        raise ValueError(
+            f"`epsilons` must be given with --norm {config.norm}, got none, and "
+            f"{str(others[0].directory)!r} was trained in {attack.norm}; radii do not "
+            "mean the same in both."
+        )
+    return config.norm
+
+
+def _judged_at(
+    run: Run, alike: Sequence[Run], norm: str, epsilons: Sequence[float] | None
+) -> tuple[float, str]:
+    """The radius at which a run is judged, and why."""
+    trained = _trained_at(run)
+    if epsilons is not None:
+        if trained in map(_as_printed, epsilons):
+            return trained, "the radius it was trained at last"
+        return max(epsilons), "the largest that was asked for"
+    if trained > 0:
+        return trained, "the radius it was trained at last"
+    others = [_trained_at(each) for each in alike]
+    if max(others) > 0:
+        why = "the largest that another run here was trained at"
+        return max(others), f"trained without an adversary, so {why}"
+    usual = _usual(norm, run.problem.image_shape)
+    why = f"the usual one for such images in {norm}"
+    return usual, f"trained without an adversary, so {why}"
+
+
+def _load(run: Run, config: ReportConfig, data_dir: Path | None) -> Dataset:
+    dataset = load_arrays(run.config.dataset, config.split, data_dir=data_dir)
+    dataset = apply_variant(dataset, run.config.variant)
+    count = config.num_images
+    if count is None:
+        count = min(NUM_IMAGES, len(dataset))
+    if count > len(dataset):
+        raise ValueError(
+            f"`num_images` must be in [1, {len(dataset)}] for {dataset.title}, got "
+            f"{count}; leave it out for {min(NUM_IMAGES, len(dataset))}."
+        )
+    return subset(dataset, count)
+
+
+def _base_of(run: Run) -> Run | None:
+    """The run that this one started from, if it is still there and fits."""
+    started = [phase.start_from for phase in run.config.phases if phase.start_from]
+    if not started:
+        return None
+    try:
+        base = load_run(started[-1])
+    except RunError:
+        return None
+    return base if base.problem[1:] == run.problem[1:] else None
+
+
+def subjects(
+    runs: Sequence[Run], config: ReportConfig, *, data_dir: Path | None = None
+) -> list[Subject]:
+    """Find everything that is to be measured, and refuse what cannot be.
+
+    Runs on different data may stand side by side: each is measured at the radii of the
+    runs on the same data.
+
+    Args:
+        runs: different ones, at least one.
+        config: what is asked for.
+        data_dir: where prepared data sets lie.
+
+    Raises:
+        ValueError: if nothing can be shown of a run, or if the radii, the norm or the
+            number of images are such that an evaluation would be worthless.
+    """
+    names = _names([run.directory for run in runs])
+    norm = _norm_of(runs, config)
+    found: list[Subject] = []
+    for name, run in zip(names, runs, strict=True):
+        if config.has("training") and not run.records:
+            raise ValueError(
+                f"`runs` must have epochs to show, got {str(run.directory)!r} with "
+                "none; train it first, or leave `training` out of --parts."
+            )
+        alike = [each for each in runs if _data_key(each) == _data_key(run)]
+        same = [each for each in found if _data_key(each.run) == _data_key(run)]
+        dataset = same[0].dataset if same else _load(run, config, data_dir)
+        judged = [_judged_at(each, alike, norm, config.epsilons)[0] for each in alike]
+        tables = {_as_printed(each) for each in config.epsilons or judged}
+        num_pixels = int(np.prod(run.problem.image_shape))
+        widest = 1.0 if norm == "linf" else math.sqrt(num_pixels)
+        for radius in tables:
+            require_epsilon(norm, radius, num_pixels)
+            if radius >= widest:
+                raise ValueError(
+                    f"`epsilons` must be below {widest:g} in {norm} for "
+                    f"{run.problem.title}, got {radius:g}; that ball holds every image."
+                )
+        curve = {_as_printed(share * max(tables)) for share in CURVE} | tables
+        epsilon, reason = _judged_at(run, alike, norm, config.epsilons)
+        base = _base_of(run) if config.has("checklist") else None
+        beside = {
+            other: each
+            for other, each in zip(names, runs, strict=True)
+            if each is not run and each.problem[1:] == run.problem[1:]
+        }
+        subject = Subject(
+            name=name,
+            run=run,
+            dataset=dataset,
+            norm=norm,
+            epsilon=_as_printed(epsilon),
+            reason=reason,
+            epsilons=tuple(sorted(tables)),
+            curve_epsilons=tuple(sorted(each for each in curve if each <= widest)),
+            base=base,
+            sources={} if base is not None else beside,
+            flags=(),
+        )
+        found.append(subject)
+    return found
+
+
+def _data_key(run: Run) -> tuple:
+    return run.config.dataset, run.config.variant, run.problem
+
+
+def looked_at(subject: Subject) -> Subject:
+    """The subject with what makes an evaluation of it doubtful.
+
+    Raises:
+        ValueError: for what makes it worthless; see `check_model`.
+    """
+    try:
+        flags = check_model(
+            subject.run.logits_fn,
+            subject.dataset,
+            norm=subject.norm,
+            epsilons=subject.epsilons,
+        )
+    except ValueError as error:
+        raise ValueError(f"{subject.run.directory}: {error}") from error
+    return subject._replace(flags=tuple(flags))
+
+
+def description(subject: Subject) -> dict[str, Any]:
+    """What decides the numbers of a subject, as JSON."""
+    return {
+        "name": subject.name,
+        "directory": str(subject.run.directory),
+        "weights": fingerprint(weights_of(subject.run)),
+        "images": fingerprint((subject.dataset.images, subject.dataset.labels)),
+        "norm": subject.norm,
+        "epsilon": subject.epsilon,
+        "epsilons": list(subject.epsilons),
+        "curve_epsilons": list(subject.curve_epsilons),
+        "base": None if subject.base is None else str(subject.base.directory),
+    }
