@@ -329,23 +329,25 @@ def comparisons(
     ]
     logits = logits_fn(minimal.images)
     is_right = np.asarray(jnp.argmax(logits, axis=-1) == minimal.labels)
-    for norm in ("linf", "l2"):
-        search = (minimal, norm, config.minimal_steps)
-        found.append(
-            Comparison(
-                f"median smallest {norm} perturbation, FAB-{config.minimal_steps}",
-                "perturbation",
-                lambda search=search: _median(
-                    _our_minimal(logits_fn, *search), is_right
-                ),
-                {
-                    "torchattacks": lambda search=search: _median(
-                        _their_minimal(twin, *search, seed), is_right
-                    )
-                },
-            )
+
+    def smallest(norm: str) -> Comparison:
+        steps = config.minimal_steps
+
+        def our_median() -> float:
+            return _median(_our_minimal(logits_fn, minimal, norm, steps), is_right)
+
+        def their_median() -> float:
+            found = _their_minimal(twin, minimal, norm, steps, seed)
+            return _median(found, is_right)
+
+        return Comparison(
+            f"median smallest {norm} perturbation, FAB-{steps}",
+            "perturbation",
+            our_median,
+            {"torchattacks": their_median},
         )
-    return found
+
+    return [*found, smallest("linf"), smallest("l2")]
 
 
 def _compared(
