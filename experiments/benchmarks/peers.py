@@ -93,7 +93,7 @@ PRESETS = {
     ),
     "cpu": Config(
         table=table1.PRESETS["cpu"],
-        radii={table1.BASE: 0.3, table1.EXTENDED: 0.4},
+        radii={table1.EXTENDED: 0.4, table1.BASE: 0.3},
         num_images=1000,
         num_minimal=1000,
         ensemble=EnsembleConfig(num_steps=10, num_queries=5000),

@@ -25,17 +25,17 @@ def test_robust_accuracy_on_mnist_agrees_with_foolbox(tmp_path):
         pytest.skip(str(error))
     config = TrainConfig(
         dataset="mnist",
-        train_size=6000,
-        model=ModelConfig(name="lenet", widen_factor=0.25),
+        train_size=4000,
+        model=ModelConfig(name="lenet", widen_factor=0.125),
         phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
     )
     model = train(config, tmp_path / "run")
     settings = EvaluationConfig(
-        epsilons=(0.1,), num_steps=60, num_restarts=1, batch_size=1000
+        epsilons=(0.1,), num_steps=30, num_restarts=1, batch_size=1000
     )
     ours = evaluate(model.logits_fn, test, settings).robust_accuracy[0.1]
     peer_model = foolbox.models.JAXModel(jax.jit(model.logits_fn), bounds=(0, 1))
-    attack = foolbox.attacks.LinfPGD(abs_stepsize=0.01, steps=60, random_start=True)
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=0.01, steps=30, random_start=True)
     images, labels = as_float(test.images), jnp.asarray(test.labels)
     *_, is_adversarial = attack(peer_model, images, labels, epsilons=0.1)
     theirs = 1 - np.mean(np.asarray(is_adversarial))
