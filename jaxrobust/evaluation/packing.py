@@ -385,21 +385,26 @@ def _with_round(tally: Tally, plan: Plan, num_turns: int) -> Tally:
     return tally._replace(num_sent=first * num_turns, num_withstood=last * num_turns)
 
 
-def _after_round(tally: Tally, plan: Plan) -> Tally:
-    """The tally with what its present round has told of each example."""
+def _after_rounds(tally: Tally, plan: Plan) -> Tally:
+    """The tally with the next round of each example whose present one is over."""
     num_turns = plan.stages[int(tally.stage)].num_turns
+    is_over = tally.num_sent >= _limit(tally, plan)
     first, last = _round(tally.low, tally.high, plan)
     withstood = tally.num_withstood // num_turns
     # The attack that breaks an example counts, those of the round after it do not.
     places = np.arange(tally.is_bad.shape[1])
     is_late = places > tally.num_withstood[:, None]
-    is_late &= places < last[:, None] * num_turns
+    is_late &= (places < last[:, None] * num_turns) & is_over[:, None]
     learned = tally._replace(
-        low=np.where(withstood > first, withstood, tally.low),
-        high=np.where(withstood < last, withstood, tally.high),
+        low=np.where(is_over & (withstood > first), withstood, tally.low),
+        high=np.where(is_over & (withstood < last), withstood, tally.high),
         is_bad=tally.is_bad & ~is_late,
     )
-    return _with_round(learned, plan, num_turns)
+    begun = _with_round(learned, plan, num_turns)
+    return begun._replace(
+        num_sent=np.where(is_over, begun.num_sent, tally.num_sent),
+        num_withstood=np.where(is_over, begun.num_withstood, tally.num_withstood),
+    )
 
 
 def _closed(tally: Tally, plan: Plan) -> Tally:
@@ -470,13 +475,13 @@ def _buckets(
         else:
             steps = np.asarray(steps_at or 0, np.int32)
         while True:
+            if plan.search == "bisect":
+                # Each example for itself, so that only the last bucket has room left.
+                tally = _after_rounds(tally, plan)
             num_sent = tally.num_sent.copy()
             examples, turns = _next_items(num_sent, _limit(tally, plan), size)
             count = len(examples)
             if not count:
-                tally = _after_round(tally, plan)
-                if (tally.low < tally.high).any():
-                    continue
                 break
             padded = np.resize(turns, size)
             is_broken, is_finite = programs.attacked[number](
@@ -501,7 +506,7 @@ def _buckets(
                 num_attacks=num_attacks,
             )
             yield tally
-        tally = _closed(tally, plan)
+        tally = _closed(_after_rounds(tally, plan), plan)
         yield tally
 
 
