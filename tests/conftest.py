@@ -25,7 +25,7 @@ from jaxrobust.types import Images, Labels, LogitsFn
 # Labels (batch, 1) against (batch,) must be an error, not a silent table.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25)
 settings.load_profile("ci")
 
 

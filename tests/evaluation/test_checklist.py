@@ -87,7 +87,6 @@ CHEAP = (
 
 EVERYTHING = {
     *("honest linear", "honest, adversarially trained", "quantized linear"),
-    "attack of tiny steps",
 }
 
 

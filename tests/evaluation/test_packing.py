@@ -79,7 +79,7 @@ many_limits = st.lists(
 ) | st.just([[0.15] * 6])
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(limits=many_limits, batch_size=st.sampled_from([4, 13]), order=st.data())
 def test_every_stage_leaves_what_the_definition_says(limits, batch_size, order):
     limits = np.float32(limits)
