@@ -348,10 +348,11 @@ def _check_models(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _check_cases(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
+    """A row for each case, with what was found for each seed."""
     rows = []
-    for seed in config.seeds:
-        for name in config.cases:
-            case = CASES[name]
+    for name in config.cases:
+        case, seeds = CASES[name], []
+        for seed in config.seeds:
 
             def compute(
                 name: str = name, case: Case = case, seed: int = seed
@@ -364,8 +365,8 @@ def _check_cases(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
 
             key = [name, seed, dataclasses.asdict(CASE_CHECKS), len(QUESTIONS)]
             found = workspace.cached("case", key, compute)
-            about = {"model": name, "seed": seed, "name": "all"}
-            rows.append({**about, **found, "expected": case.expected})
+            seeds.append({"seed": seed, **found})
+        rows.append({"model": name, "expected": case.expected, "seeds": seeds})
     return rows
 
 
@@ -374,7 +375,9 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
     models = _check_models(config, workspace)
     cases = _check_cases(config, workspace)
-    num_right = sum(row["verdict"] == row["expected"] for row in cases)
+    told = [
+        each["verdict"] == row["expected"] for row in cases for each in row["seeds"]
+    ]
     failed = [
         row for row in models if row["verdict"] == "fail" and row["name"] != "all"
     ]
@@ -384,7 +387,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     ]
     if cases:
         notes.append(
-            f"The checklist tells {num_right} of {len(cases)} cases rightly: models "
+            f"The checklist tells {sum(told)} of {len(told)} cases rightly: models "
             "that hide their gradients, broken attacks, and honest models."
         )
     notes += [
@@ -394,10 +397,10 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     ]
     tables = {}
     if models:
-        tables["Checks"] = _model_cells(models)
+        tables["Checks"] = results_table({"rows": models})
         tables["Reasons of the thresholds"] = _reasons(models)
     if cases:
-        tables["Cases"] = _case_cells(cases)
+        tables["Cases"] = results_table({"rows": cases})
     return {
         "title": "The check-list for large perturbations",
         "rows": [*models, *cases],
@@ -421,48 +424,31 @@ def _reasons(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:
-    """Cells of the verdicts, also from a committed results file.
-
-    A table of models has a line for each check, one of cases a line for each case.
-    """
-    cases = [row for row in result["rows"] if "expected" in row]
-    models = [row for row in result["rows"] if "expected" not in row]
-    return _model_cells(models) if models else _case_cells(cases)
+    """Cells of the verdicts, also from a committed results file."""
+    header = ["model", "check", "verdict", "measured", "fails at"]
+    return [header, *map(_cells, result["rows"])]
 
 
-def _model_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    lines = []
-    for row in rows:
-        if row["name"] == "all":
-            lines.append([row["model"], "all", row["verdict"], "", ""])
-            continue
-        name = f"{row['source']} {row['name']}"
-        cells = [row["model"], name, row["verdict"], _numbers(row), row["threshold"]]
-        lines.append(cells)
-    return [["model", "check", "verdict", "measured", "fails at"], *lines]
+def _cells(row: Mapping[str, Any]) -> list[str]:
+    if "expected" in row:
+        return _case_cells(row)
+    if row["name"] == "all":
+        return [row["model"], "all", row["verdict"], "", ""]
+    name = f"{row['source']} {row['name']}"
+    return [row["model"], name, row["verdict"], _numbers(row), row["threshold"]]
 
 
-def _case_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    lines = []
-    for name in dict.fromkeys(row["model"] for row in rows):
-        seeds = [row for row in rows if row["model"] == name]
-        expected = seeds[0]["expected"]
-        told = sum(row["verdict"] == expected for row in seeds)
-        always = [
-            check
-            for check in seeds[0]["failed"]
-            if all(check in row["failed"] for row in seeds)
-        ]
-        sometimes = {check for row in seeds for check in row["failed"]} - {*always}
-        lines.append(
-            [
-                *(name, expected, f"{told} of {len(seeds)} seeds"),
-                ", ".join(always) or "none",
-                ", ".join(sorted(sometimes)) or "none",
-            ]
-        )
-    header = ["case", "right verdict", "told", "fails with every seed", "with some"]
-    return [header, *lines]
+def _case_cells(row: Mapping[str, Any]) -> list[str]:
+    """A line for all seeds of a case."""
+    seeds, expected = row["seeds"], row["expected"]
+    told = sum(each["verdict"] == expected for each in seeds)
+    first, *others = (set(each["failed"]) for each in seeds)
+    always, ever = first.intersection(*others), first.union(*others)
+    measured = f"fails with every seed: {', '.join(sorted(always)) or 'none'}"
+    if ever - always:
+        measured += f"; with some: {', '.join(sorted(ever - always))}"
+    verdict = f"{expected} with {told} of {len(seeds)} seeds"
+    return [row["model"], "all", verdict, measured, f"expected: {expected}"]
 
 
 if __name__ == "__main__":

@@ -147,14 +147,12 @@ def test_agrees_with_an_independent_one_in_numpy(net, kind, epsilon, loss, key):
     np.testing.assert_array_equal(found.is_adversarial, is_broken)
     assert 0 < is_broken.sum() < BATCH
     best = np.argmax(np.where(fools == is_broken, values, -np.inf), axis=0)
-    # Rounding may decide on one halving, from which on the course is another one.
-    expected = values[best, np.arange(BATCH)]
-    is_same = np.isclose(found.loss, expected, rtol=1e-3, atol=1e-5)
-    assert is_same.sum() >= BATCH - 1
-    np.testing.assert_allclose(found.loss, expected, rtol=1e-2)
+    np.testing.assert_allclose(
+        found.loss, values[best, np.arange(BATCH)], rtol=1e-3, atol=1e-5
+    )
     difference = np.asarray(found.images).reshape(BATCH, PIXELS)
-    difference = np.abs(difference - iterates[best, np.arange(BATCH)])[is_same]
-    # It also decides on the sign of a derivative that is nearly 0.
+    difference = np.abs(difference - iterates[best, np.arange(BATCH)])
+    # Rounding decides on the sign of a derivative that is nearly 0.
     assert np.mean(difference < 2e-4) > 0.99 and difference.max() < 5e-3
 
 

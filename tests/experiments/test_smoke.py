@@ -84,8 +84,7 @@ def test_smoke_preset_writes_results_and_a_report(name, result_of):
     assert written["experiment"] == name and written["preset"] == "smoke"
     assert written["rows"] and written["seconds"] > 0
     header, *lines = module_of(name).results_table(written)
-    # A table may gather several rows in a line.
-    assert 0 < len(lines) <= len(written["rows"])
+    assert len(lines) == len(written["rows"])
     assert {len(line) for line in lines} == {len(header)}
     page = (directory / "report.html").read_text()
     assert "<table" in page and 'src="http' not in page
