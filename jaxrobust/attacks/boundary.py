@@ -24,6 +24,13 @@ __all__ = ["fab", "project_on_hyperplane"]
 
 _TINY = 1e-12
 
+_CLEARANCE = 1e-5
+"""Margin from which on a success is clear, in units of the largest logit: what another
+program, or another size of batch, may round differently."""
+
+_GROWTHS = (0.0, *(1e-5 * 4.0**turn for turn in range(6)))
+"""By how much a perturbation is lengthened until its success is clear."""
+
 
 def _spread(values: jax.Array, images: Images) -> jax.Array:
     return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
@@ -106,7 +113,7 @@ class _Search(NamedTuple):
         images: iterate, float32.
         nearest: adversarial image of the smallest perturbation so far, float32.
         norm: of that perturbation; infinite while none is known.
-        height: margin at `nearest`.
+        height: margin at `nearest`, less the clearance asked for.
         is_finite: False once a gradient was not finite.
     """
 
@@ -133,7 +140,9 @@ def fab(
     Each step linearizes the boundary, projects the iterate and the clean image on it
     within the pixel range, and goes a little beyond a mean of both. Iterates that are
     adversarial are kept if their perturbation is the smallest so far and are moved back
-    towards the clean image. A final search goes along the line to the clean image.
+    towards the clean image. In the end the perturbation found is lengthened by parts of
+    1e-5, at most a hundredth, until rounding cannot undo its success, and a final
+    search goes along the line to the clean image.
 
     The image found is projected on the ball of the threat model and judged there. With
     a ball that holds the whole pixel range, `threat.norm(found.images - images)` is the
@@ -143,7 +152,8 @@ def fab(
     `over_targets` keep the smallest.
 
     Costs `num_steps` backward passes, or as many times the number of classes without
-    targets, and `2 * num_steps + num_searches + 2` forward passes.
+    targets, and `2 * num_steps + num_searches + 3` forward passes, up to 6 more where
+    successes are not clear.
 
     Args:
         threat: gives the norm (l_inf or l_2), the pixel range and the ball.
@@ -232,20 +242,29 @@ def fab(
             nearest = jnp.argmin(jnp.where(far, jnp.inf, distance), axis=0)
             return heights[nearest, rows], slopes[nearest, rows], is_finite
 
-        def keep(
-            search: _Search, wide: Images
-        ) -> tuple[_Search, PerExampleFlag, PerExample]:
+        def judged(
+            wide: Images, clearance: float
+        ) -> tuple[PerExampleFlag, PerExample]:
             logits = logits_at(wide)
-            is_adversarial = judge(logits, labels)
-            height = margin(logits, labels)
-            norm = threat.norm(wide - center)
-            is_nearer = is_adversarial & (norm < search.norm)
-            search = search._replace(
-                nearest=_choose(is_nearer, wide, search.nearest),
-                norm=jnp.where(is_nearer, norm, search.norm),
-                height=jnp.where(is_nearer, height, search.height),
+            largest = jnp.max(jnp.abs(logits), axis=-1)
+            height = margin(logits, labels) - clearance * largest
+            return judge(logits, labels) & ~(height < 0), height
+
+        def replaced(
+            search: _Search, wide: Images, height: PerExample, is_new: PerExampleFlag
+        ) -> _Search:
+            return search._replace(
+                nearest=_choose(is_new, wide, search.nearest),
+                norm=jnp.where(is_new, threat.norm(wide - center), search.norm),
+                height=jnp.where(is_new, height, search.height),
             )
-            return search, is_adversarial, height
+
+        def keep(
+            search: _Search, wide: Images, clearance: float = 0.0
+        ) -> tuple[_Search, PerExampleFlag, PerExample]:
+            is_adversarial, height = judged(wide, clearance)
+            is_nearer = is_adversarial & (threat.norm(wide - center) < search.norm)
+            return replaced(search, wide, height, is_nearer), is_adversarial, height
 
         def body(_: jax.Array, search: _Search) -> _Search:
             wide = search.images
@@ -284,6 +303,27 @@ def fab(
         search, _, clean_height = keep(search, center)
         search = lax.fori_loop(0, num_steps, body, search)
 
+        growths = jnp.asarray(_GROWTHS, jnp.float32)
+
+        def is_unclear(settling: tuple[jax.Array, _Search, PerExampleFlag]) -> Scalar:
+            turn, _, is_clear = settling
+            return (turn < len(_GROWTHS)) & ~jnp.all(is_clear)
+
+        def lengthen(
+            settling: tuple[jax.Array, _Search, PerExampleFlag],
+        ) -> tuple[jax.Array, _Search, PerExampleFlag]:
+            turn, search, is_clear = settling
+            moved = center + (1 + growths[turn]) * (closest - center)
+            moved = threat.clip(moved)
+            is_beyond, height = judged(moved, _CLEARANCE)
+            search = replaced(search, moved, height, is_beyond & ~is_clear)
+            return turn + 1, search, is_clear | is_beyond
+
+        closest, is_lost = search.nearest, search.norm == jnp.inf
+        _, search, _ = lax.while_loop(
+            is_unclear, lengthen, (jnp.int32(0), search, is_lost)
+        )
+
         def narrow(
             _: jax.Array, bracket: tuple[_Search, PerExample, PerExample]
         ) -> tuple[_Search, PerExample, PerExample]:
@@ -293,7 +333,7 @@ def fab(
             # A quarter of the way beyond the secant's root, or rounding would decide.
             share = inside + (1 - inside) * jnp.clip(0.75 * fall + 0.25, 0.0, 1.0)
             moved = center + _spread(share, center) * (search.nearest - center)
-            search, is_adversarial, height = keep(search, moved)
+            search, is_adversarial, height = keep(search, moved, _CLEARANCE)
             inside = jnp.where(
                 is_adversarial, inside / jnp.maximum(share, _TINY), share
             )

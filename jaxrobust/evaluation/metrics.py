@@ -25,6 +25,7 @@ __all__ = [
     "MinimalEpsilons",
     "accuracy_curve",
     "accuracy_under_attack",
+    "labelled_by_model",
     "minimal_epsilons",
     "robustness_wrt_predictions",
     "success_by_class",
@@ -262,6 +263,26 @@ def _flags_at(evaluation: Evaluation, epsilon: float) -> np.ndarray:
     return evaluation.is_robust[epsilon]
 
 
+def labelled_by_model(
+    logits_fn: LogitsFn, dataset: Dataset, *, batch_size: int = 250
+) -> Dataset:
+    """The data set with the predictions of a model in place of the labels.
+
+    Args:
+        logits_fn: model in evaluation mode; images in [0, 1] to logits.
+        dataset: examples; their labels do not count.
+        batch_size: images seen at once, which changes no answer.
+    """
+    predict = jax.jit(lambda images: jnp.argmax(logits_fn(as_float(images)), axis=-1))
+    size = min(batch_size, len(dataset))
+    labels = np.zeros(len(dataset), np.int32)
+    for start in range(0, len(dataset), size):
+        group = np.arange(start, min(start + size, len(dataset)))
+        found = predict(dataset.images[np.resize(group, size)])
+        labels[group] = np.asarray(found)[: len(group)]
+    return dataclasses.replace(dataset, labels=labels)
+
+
 def robustness_wrt_predictions(
     logits_fn: LogitsFn,
     dataset: Dataset,
@@ -278,12 +299,5 @@ def robustness_wrt_predictions(
         dataset: examples; each counts exactly once, its label not at all.
         config: radii, attack and restarts.
     """
-    predict = jax.jit(lambda images: jnp.argmax(logits_fn(as_float(images)), axis=-1))
-    size = min(config.batch_size, len(dataset))
-    labels = np.zeros(len(dataset), np.int32)
-    for start in range(0, len(dataset), size):
-        group = np.arange(start, min(start + size, len(dataset)))
-        found = predict(dataset.images[np.resize(group, size)])
-        labels[group] = np.asarray(found)[: len(group)]
-    predicted = dataclasses.replace(dataset, labels=labels)
+    predicted = labelled_by_model(logits_fn, dataset, batch_size=config.batch_size)
     return evaluate(logits_fn, predicted, config)

@@ -4,7 +4,6 @@ Nothing here draws or writes a page. Each measurement is a function of a subject
 configuration; `assess` asks for those that a report has and keeps what they answer.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -25,6 +24,7 @@ from jaxrobust.evaluation import (
     checklist,
     evaluate_ensemble_models,
     evaluate_models,
+    labelled_by_model,
     minimal_epsilons,
     pgd_stage,
     success_by_class,
@@ -168,14 +168,9 @@ def _accuracy(
 def _predictions(
     subject: Subject, config: ReportConfig, journal: Path
 ) -> dict[str, Any]:
-    """SN-A1 as `robustness_wrt_predictions` has it, by the program of the curve."""
+    """SN-A1, as `robustness_wrt_predictions`, by the program of the curve."""
     apply, weights = _apply_of(subject.run), weights_of(subject.run)
-    dataset = subject.dataset
-    logits_fn = jax.jit(lambda images: apply(weights)(as_float(images)))
-    batches = np.array_split(dataset.images, -(-len(dataset) // 250))
-    predicted = [np.asarray(logits_fn(batch)).argmax(axis=1) for batch in batches]
-    labels = np.concatenate(predicted).astype(np.int32)
-    dataset = dataclasses.replace(dataset, labels=labels)
+    dataset = labelled_by_model(apply(weights), subject.dataset)
     attack = _pgd(subject, config, (subject.epsilon,))
     (found,) = evaluate_models(apply, [weights], dataset, attack, journal=journal)
     stays = found.is_robust[subject.epsilon]

@@ -219,6 +219,27 @@ def test_peak_memory_does_not_grow_with_the_number_of_steps(linear, key):
 
 
 @pytest.mark.parametrize("kind", THREATS)
+def test_successes_hold_in_double_precision(kind, key):
+    rng = np.random.default_rng(7)
+    first = (0.1 * rng.normal(size=(64, 32))).astype("float32")
+    second = rng.normal(size=(32, 4)).astype("float32")
+
+    def logits_fn(images):
+        hidden = jax.nn.relu((images - 0.5).reshape(images.shape[0], -1) @ first)
+        return hidden @ second + 1000  # so rounding is coarse
+
+    images = jnp.asarray(rng.uniform(size=(100, 8, 8, 1)).astype("float32"))
+    labels = jnp.argmax(logits_fn(images), axis=1)
+    attack = jax.jit(fab(THREATS[kind](64.0), num_steps=60), static_argnums=1)
+    found = attack(key, logits_fn, images, labels)
+    wide = np.asarray(found.images, np.float64).reshape(len(images), -1) - 0.5
+    exact = np.maximum(wide @ first.astype(float), 0) @ second.astype(float)
+    is_broken = exact.argmax(axis=1) != np.asarray(labels)
+    assert np.mean(found.is_adversarial) > 0.95
+    assert np.all(is_broken[np.asarray(found.is_adversarial)])
+
+
+@pytest.mark.parametrize("kind", THREATS)
 def test_perturbations_are_as_small_as_those_of_torchattacks(kind, key):
     torch = pytest.importorskip("torch")
     torchattacks = pytest.importorskip("torchattacks")
