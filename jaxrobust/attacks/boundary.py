@@ -242,9 +242,7 @@ def fab(
             nearest = jnp.argmin(jnp.where(far, jnp.inf, distance), axis=0)
             return heights[nearest, rows], slopes[nearest, rows], is_finite
 
-        def judged(
-            wide: Images, clearance: float
-        ) -> tuple[PerExampleFlag, PerExample]:
+        def judged(wide: Images, clearance: float) -> tuple[PerExampleFlag, PerExample]:
             logits = logits_at(wide)
             largest = jnp.max(jnp.abs(logits), axis=-1)
             height = margin(logits, labels) - clearance * largest

@@ -22,7 +22,13 @@ from jaxrobust.attacks.base import (
 )
 from jaxrobust.losses import margin
 from jaxrobust.threat import L2Ball, LinfBall, ThreatModel, l2_normalize
-from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar
+from jaxrobust.types import (
+    Images,
+    Labels,
+    LogitsFn,
+    PRNGKey,
+    Scalar,
+)
 
 __all__ = [
     "NoiseKind",
@@ -39,6 +45,9 @@ NoiseKind = Literal["uniform", "gaussian"]
 
 # Turns taken, the best so far, and what is to be tried next.
 _Search = tuple[jax.Array, AttackResult, jax.Array]
+
+# The same, with the number of each example's next query after the turns.
+_Squaring = tuple[jax.Array, jax.Array, AttackResult, jax.Array]
 
 # Of 10,000 queries; after each of them the area of the squares halves.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -163,20 +172,16 @@ def _square_stage(index: jax.Array, num_queries: Scalar) -> jax.Array:
     """
     whole, rest = jnp.divmod(jnp.asarray(num_queries, jnp.int32), 10_000)
     first = jnp.asarray(_HALVINGS, jnp.int32) + 1
-    return jnp.sum(index >= first * whole - (-first * rest) // 10_000)
+    starts = first * whole - (-first * rest) // 10_000
+    return jnp.searchsorted(starts, index, side="right", method="compare_all")
 
 
-def _draw_below(words: jax.Array, limit: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Two numbers, uniform below `limit` (`(2,)`), from the halves of each word.
+def _draw_below(word: jax.Array, limit: jax.Array) -> jax.Array:
+    """A number, uniform below `limit`, from the lower half of each word.
 
     A multiplication in place of a division; the bias is below limit / 2^16.
     """
-    limit = limit.astype(jnp.uint32)
-    high, low = words >> 16, words & 0xFFFF
-    return (
-        ((high * limit[0]) >> 16).astype(jnp.int32),
-        ((low * limit[1]) >> 16).astype(jnp.int32),
-    )
+    return (((word & 0xFFFF) * limit.astype(jnp.uint32)) >> 16).astype(jnp.int32)
 
 
 def _bits(words: jax.Array, count: int) -> jax.Array:
@@ -184,6 +189,29 @@ def _bits(words: jax.Array, count: int) -> jax.Array:
     shifts = jnp.arange(32, dtype=jnp.uint32).reshape((1,) * words.ndim + (32,))
     bits = (words[..., None] >> shifts) & 1
     return bits.reshape(*words.shape[:-1], -1)[..., :count].astype(bool)
+
+
+def _packed(flags: jax.Array) -> jax.Array:
+    """Booleans as bits of words, the inverse of `_bits`."""
+    count = flags.shape[-1]
+    empty = [(0, 0)] * (flags.ndim - 1) + [(0, 32 * _num_words(count) - count)]
+    flags = jnp.pad(flags, empty).astype(jnp.uint32)
+    flags = flags.reshape(*flags.shape[:-1], -1, 32)
+    shifts = jnp.arange(32, dtype=jnp.uint32).reshape((1,) * (flags.ndim - 1) + (32,))
+    return jnp.sum(flags << shifts, axis=-1, dtype=jnp.uint32)
+
+
+def _bits_between(first: jax.Array, end: jax.Array, count: int) -> jax.Array:
+    """Words of `count` bits, of which those from `first` to before `end` are set."""
+    offsets = 32 * jnp.arange(_num_words(count))
+    offsets = offsets.reshape((1,) * first.ndim + (-1,))
+
+    def below(limit: jax.Array) -> jax.Array:
+        limit = jnp.clip(limit[..., None] - offsets, 0, 32)
+        some = (jnp.uint32(1) << jnp.minimum(limit, 31).astype(jnp.uint32)) - 1
+        return jnp.where(limit == 32, jnp.uint32(0xFFFFFFFF), some)
+
+    return below(end) & ~below(first)
 
 
 def _num_words(count: int) -> int:
@@ -204,11 +232,20 @@ class _Window(NamedTuple):
     is_inside: jax.Array
 
 
+def _place(
+    words: jax.Array, side: jax.Array, height: int, width: int
+) -> tuple[jax.Array, jax.Array]:
+    """First rows and first columns of squares at random places, one for each word."""
+    top = _draw_below(words >> 16, height - side + 1)
+    return top, _draw_below(words, width - side + 1)
+
+
 def _window(words: jax.Array, side: jax.Array, height: int, width: int) -> _Window:
-    """A window at a random place, made of comparisons: mapped, slices are gathers."""
-    top, left = _draw_below(words, jnp.array([height, width]) - side + 1)
+    """Windows at random places, made of comparisons: mapped, slices are gathers."""
+    top, left = _place(words, side, height, width)
     rows = jnp.arange(height)[None, :, None, None] - top[:, None, None, None]
     columns = jnp.arange(width)[None, None, :, None] - left[:, None, None, None]
+    side = side[:, None, None, None]
     is_inside = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
     return _Window(top, left, is_inside)
 
@@ -250,12 +287,18 @@ class _Squares(NamedTuple):
     Attributes:
         num_words: random words each example needs for a proposal.
         start: `key -> images`.
-        propose: `(words, stage, images) -> images`.
+        propose: `(words, stages, images) -> images`; for each example its words
+            `(batch, num_words)` and stage `(batch,)`.
+        num_ahead: proposals to draw at once, to find one that changes something.
+        is_idle: `(words, stages, images) -> flags`, for words `(batch, num_ahead,
+            num_words)` and stages `(batch, num_ahead)`: which change nothing.
     """
 
     num_words: int
     start: Callable[[PRNGKey], Images]
     propose: Callable[[jax.Array, jax.Array, Images], Images]
+    num_ahead: int
+    is_idle: Callable[[jax.Array, jax.Array, Images], jax.Array]
 
 
 def _linf_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
@@ -268,13 +311,30 @@ def _linf_squares(threat: ThreatModel, center: Images, share: float) -> _Squares
         is_up = jax.random.bernoulli(key, shape=(batch, 1, width, channels))
         return jnp.where(is_up, upper, lower)
 
-    def propose(words: jax.Array, stage: jax.Array, images: Images) -> Images:
-        window = _window(words[:, 0], sides[stage], height, width)
+    def propose(words: jax.Array, stages: jax.Array, images: Images) -> Images:
+        window = _window(words[:, 0], sides[stages], height, width)
         is_up = _bits(words[:, 1:], channels)[:, None, None]
         painted = jnp.where(is_up, upper, lower)
         return jnp.where(window.is_inside, painted, images)
 
-    return _Squares(1 + _num_words(channels), start, propose)
+    def is_idle(words: jax.Array, stages: jax.Array, images: Images) -> jax.Array:
+        # Pixels that each of the two colors would change, row by row in bits: a square
+        # costs a few operations a row then, not one or more a pixel.
+        changed = jnp.stack([images != lower, images != upper], axis=1)
+        changed = _packed(jnp.moveaxis(changed, -1, 2))[:, None]
+        side = sides[stages]
+        top, left = _place(words[..., 0], side, height, width)
+        rows = jnp.arange(height)[None, None] - top[..., None]
+        is_row = (rows >= 0) & (rows < side[..., None])
+        columns = _bits_between(left, left + side, width)
+        # (batch, ahead, color, channel, row, word)
+        hit = (changed & columns[:, :, None, None, None]) != 0
+        hit = jnp.any(hit & is_row[:, :, None, None, :, None], axis=(-2, -1))
+        is_up = _bits(words[..., 1:], channels)
+        return ~jnp.any(jnp.where(is_up, hit[:, :, 1], hit[:, :, 0]), axis=-1)
+
+    # A small square often has the color that it would be painted in.
+    return _Squares(1 + _num_words(channels), start, propose, 4, is_idle)
 
 
 def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
@@ -315,21 +375,23 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
         tiles = jnp.pad(tiles, ((0, 0), *edges, (0, 0)))
         return moved_by(epsilon * _unit(tiles, (1, 2, 3)))
 
-    def propose(words: jax.Array, stage: jax.Array, images: Images) -> Images:
-        side = jnp.asarray(sides)[stage]
+    def propose(words: jax.Array, stages: jax.Array, images: Images) -> Images:
+        side = jnp.asarray(sides)[stages]
         here = _window(words[:, 0], side, height, width)
         there = _window(words[:, 1], side, height, width)
         coins = _bits(words[:, 2:], channels + 1)
         signs = jnp.where(coins[:, None, None, 1:], 1.0, -1.0)
 
-        def show(is_turned: jax.Array, top: jax.Array, left: jax.Array) -> jax.Array:
+        def show(
+            is_turned: jax.Array, stage: jax.Array, top: jax.Array, left: jax.Array
+        ) -> jax.Array:
             first = (is_turned.astype(jnp.int32), stage, height - top, width - left)
             shown = lax.dynamic_slice(
                 jnp.asarray(canvases), first, (1, 1, height, width)
             )
             return shown[0, 0, :, :, None]
 
-        bump = jax.vmap(show)(coins[:, 0], here.top, here.left)
+        bump = jax.vmap(show)(coins[:, 0], stages, here.top, here.left)
         old = images.astype(jnp.float32) - center.astype(jnp.float32)
         squares = jnp.square(old)
         unused = jnp.maximum(
@@ -343,7 +405,11 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
         new = jnp.sqrt(freed + unused / channels) * _unit(new)
         return moved_by(jnp.where(is_free, new, old))
 
-    return _Squares(2 + _num_words(channels + 1), start, propose)
+    def is_idle(words: jax.Array, stages: jax.Array, images: Images) -> jax.Array:
+        del words, images
+        return jnp.zeros(stages.shape, bool)
+
+    return _Squares(2 + _num_words(channels + 1), start, propose, 1, is_idle)
 
 
 def square(
@@ -356,7 +422,9 @@ def square(
     raises the margin loss or fools the model. The area of the squares starts at
     `initial_share` of the image and halves after 10, 50, 200, 500, 1000, 2000, 4000,
     6000 and 8000 of 10,000 queries, rescaled to `num_queries`. An example that fools
-    the model is left alone, and the loop ends when all do.
+    the model is left alone, and the loop ends when all do. A square that would change
+    nothing counts as a query, but the model is not asked what it has answered before;
+    examples therefore need not be at the same query at the same time.
 
     Args:
         threat: an l_inf or l2 ball; the radius may be traced.
@@ -400,29 +468,49 @@ def square(
         start_key, query_key = jax.random.split(key)
         squares = squares_for(threat, images, initial_share)
 
-        def is_open(carry: _Search) -> jax.Array:
-            index, best, _ = carry
-            return (index <= num_queries) & ~jnp.all(best.is_adversarial)
+        batch, ahead = images.shape[0], squares.num_ahead
 
-        def body(carry: _Search) -> _Search:
-            # The loop carries the next query. XLA would fuse its making into the
-            # model's first convolution, once for each window that holds a pixel.
-            index, best, images = carry
-            tried = evaluated(logits_fn, images, labels)
-            is_better = (tried.loss > best.loss) | tried.is_adversarial
-            best = _replaced(is_better & ~best.is_adversarial, tried, best)
+        def next_query(
+            turn: jax.Array, index: jax.Array, best: Images
+        ) -> tuple[jax.Array, Images]:
+            """Each example's first query from `index` on that changes something."""
             # One draw for everything that a query needs: draws cost more than masks.
             words = jax.random.bits(
-                jax.random.fold_in(query_key, index),
-                (images.shape[0], squares.num_words),
+                jax.random.fold_in(query_key, turn),
+                (batch, ahead, squares.num_words),
                 jnp.uint32,
             )
-            stage = _square_stage(index, num_queries)
-            return index + 1, best, squares.propose(words, stage, best.images)
+            indices = index[:, None] + jnp.arange(ahead)[None]
+            stages = _square_stage(indices, num_queries)
+            is_idle = squares.is_idle(words, stages, best)
+            # Of idle ones only, the last: it does no harm.
+            chosen = jnp.argmin(is_idle.at[:, -1].set(False), axis=1)
+
+            def pick(each: jax.Array) -> jax.Array:
+                index = per_example(chosen[:, None], each)
+                return jnp.take_along_axis(each, index, axis=1)[:, 0]
+
+            return pick(indices), squares.propose(pick(words), pick(stages), best)
+
+        def is_open(carry: _Squaring) -> jax.Array:
+            _, index, best, _ = carry
+            return jnp.any((index <= num_queries) & ~best.is_adversarial)
+
+        def body(carry: _Squaring) -> _Squaring:
+            # The loop carries the next query. XLA would fuse its making into the
+            # model's first convolution, once for each window that holds a pixel.
+            turn, index, best, images = carry
+            tried = evaluated(logits_fn, images, labels)
+            is_better = (tried.loss > best.loss) | tried.is_adversarial
+            is_better &= ~best.is_adversarial & (index <= num_queries)
+            best = _replaced(is_better, tried, best)
+            index, images = next_query(turn, index + 1, best.images)
+            return turn + 1, index, best, images
 
         # The start is better than nothing, so that it is query 0 of the loop.
-        carry = (jnp.int32(0), nothing_found(images), squares.start(start_key))
-        return lax.while_loop(is_open, body, carry)[1]
+        first = jnp.zeros(batch, jnp.int32)
+        carry = (jnp.int32(0), first, nothing_found(images), squares.start(start_key))
+        return lax.while_loop(is_open, body, carry)[2]
 
     return attack
 

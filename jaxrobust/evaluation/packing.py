@@ -265,7 +265,7 @@ class _Programs(NamedTuple):
 _SECONDS = 5.0
 """What a bucket shall take about, where its size is not given."""
 
-_SPEED = {"cpu": 2e10, "gpu": 1e13, "tpu": 1e13}
+_SPEED = {"cpu": 2e11, "gpu": 1e13, "tpu": 1e13}
 """Operations a second of a small network, roughly; measured sizes would differ from
 run to run, and with them the rounding of matrix products."""
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from jaxrobust.attacks import brute_force, judge, noise, spsa, square, zoo
 from jaxrobust.attacks.gradient_free import (
+    _linf_squares,
     _square_stage,
     square_bump,
     square_sides,
@@ -119,6 +120,49 @@ def squared(linear):
         )
         for kind in THREATS
     }
+
+
+@pytest.mark.parametrize("shape", [(6, 6, 1), (5, 9, 2), (3, 40, 1), (2, 64, 1)])
+def test_squares_that_change_nothing_are_told_as_such(shape, key):
+    images = jax.random.uniform(key, (3, *shape))
+    squares = _linf_squares(LinfBall(0.2), images, 0.3)
+    ahead = 60
+    words = jax.random.bits(key, (3, ahead, squares.num_words), jnp.uint32)
+    stages = jax.random.randint(key, (3, ahead), 0, 10)
+    # Large areas of one color, as a search leaves them.
+    best = squares.start(key)
+    for number in range(20):
+        best = squares.propose(words[:, number], jnp.zeros(3, int), best)
+    told = np.asarray(squares.is_idle(words, stages, best))
+    painted = [squares.propose(words[:, k], stages[:, k], best) for k in range(ahead)]
+    same = [np.all(np.asarray(each == best), axis=(1, 2, 3)) for each in painted]
+    np.testing.assert_array_equal(told, np.stack(same, axis=1))
+    assert told.any() and not told.all()
+
+
+def test_square_leaves_out_only_what_changes_nothing(linear):
+    # Every query asked of the model, and the images that a plain loop would ask for.
+    logits_fn, _, images = linear
+    images, labels, threat = images[:1], zeros(1), LinfBall(0.1)
+    asked = []
+
+    def spied(points):
+        jax.debug.callback(lambda each: asked.append(np.array(each)), points)
+        return logits_fn(points)
+
+    found = square(threat, num_queries=200)(jax.random.key(2), spied, images, labels)
+    jax.block_until_ready(found)
+    best, loss = asked[0], margin(logits_fn(asked[0]), labels)
+    num_idle = 0
+    for points in asked[1:]:
+        num_idle += np.array_equal(points, best)
+        new = margin(logits_fn(points), labels)
+        if new[0] > loss[0]:
+            best, loss = points, new
+    np.testing.assert_array_equal(found.images, best)
+    assert 100 < len(asked) < 200
+    # Only where several idle ones followed each other.
+    assert num_idle < 0.1 * len(asked)
 
 
 @pytest.mark.parametrize(
