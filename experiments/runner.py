@@ -140,7 +140,10 @@ def device_name() -> str:
 
 
 def revision() -> str:
-    """The git revision of the checkout; with "+" if files differ from it."""
+    """The git revision of the checkout; with "+" if files differ from it.
+
+    Published results do not count: one experiment's must not mark the next one's.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", *arguments]
@@ -151,7 +154,8 @@ def revision() -> str:
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        is_dirty = git("status", "--porcelain", "--untracked-files=no")
+        counted = (":/", ":(top,exclude)experiments/*/results")
+        is_dirty = git("status", "--porcelain", "--untracked-files=no", "--", *counted)
     except OSError:
         return "unknown"
     return (head or "unknown") + ("+" if is_dirty else "")
