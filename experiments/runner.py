@@ -154,7 +154,7 @@ def revision() -> str:
 
     try:
         head = git("rev-parse", "--short=12", "HEAD")
-        counted = (":/", ":(top,exclude)experiments/*/results")
+        counted = (":/", ":(top,exclude)experiments/*/results/*")
         is_dirty = git("status", "--porcelain", "--untracked-files=no", "--", *counted)
     except OSError:
         return "unknown"
