@@ -5,9 +5,12 @@ import signal
 import tempfile
 from typing import NamedTuple
 
-# Many tests compile the same small programs, in this process and in others they start.
-_cache = tempfile.TemporaryDirectory(prefix="jaxrobust-tests-")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+# Many tests compile the same small programs, in this process and in others they start:
+# the workers of xdist, too, which inherit the directory.
+if "JAXROBUST_TESTS_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="jaxrobust-tests-")
+    os.environ["JAXROBUST_TESTS_CACHE"] = _cache.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["JAXROBUST_TESTS_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 # Programs here are compiled often and run briefly; at level 0 those that train would
 # take longer than they save.
