@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     "attacks": 2,
-    **dict.fromkeys(("losses", "threat", "models", "data"), 1),
+    **dict.fromkeys(("losses", "threat", "models", "data", "theory"), 1),
     **dict.fromkeys(("types", "compilation", "hosts"), 0),
 }
 FENCES = {
