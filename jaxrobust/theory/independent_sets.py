@@ -372,17 +372,17 @@ class _Component(NamedTuple):
 def _solve_component(
     units: np.ndarray, edges: np.ndarray, parts: np.ndarray, deadline: float
 ) -> _Component:
-    """An independent set of a connected graph, and a bound of the heaviest."""
+    """An independent set of a connected graph that the relaxation left open."""
     is_chosen = _good_choice(units, edges, parts, deadline)
     value = units[is_chosen].sum()
+    half = units.sum() // 2  # by the relaxation, which settled none of the vertices
     if len(units) > _LARGEST_DENSE:
-        half = units.sum() / 2  # that of the relaxation, which settled nothing here
         return _Component(is_chosen, half, np.zeros((0, 2), np.int64), np.zeros(0))
     adjacency = np.zeros((len(units), len(units)), bool)
     adjacency[edges[:, 0], edges[:, 1]] = True
     adjacency |= adjacency.T
     cliques, amounts = _greedy_cover(adjacency, units)
-    bound = _whole(_covered(cliques, amounts, units))
+    bound = min(half, _whole(_covered(cliques, amounts, units)))
     rows = None
     if bound > value:
         rows = _all_cliques(adjacency, deadline)
@@ -397,7 +397,7 @@ def _solve_component(
         )
         if relaxed.status == 0:
             prices = np.maximum(-relaxed.ineqlin.marginals, 0.0)
-            if (better := _whole(_covered(rows, prices, units))) < bound:
+            if (better := _whole(_covered(rows, prices, units))) <= bound:
                 bound, cliques, amounts = better, rows, prices
         left = deadline - time.monotonic()
         if bound > value and left > 0:

@@ -96,14 +96,14 @@ def test_the_error_on_a_line_is_that_of_all_labelings_of_it_tried(seed):
     assert found.robust_error == pytest.approx(is_lost.mean(axis=1).min())
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_an_adversary_on_the_support_is_that_of_all_labelings_tried(seed):
     rng = np.random.default_rng(seed)
     points = rng.integers(0, 4, (7, 2)).astype(float)
     labels = rng.integers(0, 3, 7)
     weights = rng.dirichlet(np.ones(7))
     norm, epsilon = list(ORDERS)[seed % 3], [1.0, 2.0][seed % 2]
-    places, where = np.unique(points, axis=0, return_inverse=True)
+    places = np.unique(points, axis=0)
     reach = cdist(points, places, METRICS[norm]) <= epsilon
     errors = [
         sum(
@@ -120,7 +120,6 @@ def test_an_adversary_on_the_support_is_that_of_all_labelings_tried(seed):
     answers = found.classifier(places)
     lost = [(answers[near] != y).any() for near, y in zip(reach, labels, strict=True)]
     assert weights @ lost <= found.robust_error + 1e-12
-    assert where.max() < len(places)
 
 
 @given(problem=problems(), norm=norms, seed=st.integers(0, 99))
