@@ -78,9 +78,7 @@ class NearestPointClassifier:
                 found = table.argmin(axis=1)
                 distance = table[np.arange(len(table)), found]
                 is_closer = distance < closest
-                nearest[here] = np.where(
-                    is_closer, found + there.start, nearest[here]
-                )
+                nearest[here] = np.where(is_closer, found + there.start, nearest[here])
                 closest = np.minimum(closest, distance)
         return self.labels[nearest]
 
@@ -176,7 +174,7 @@ def optimal_robust_classifier(
     error = float(weights[~is_robust].sum())
     return RobustOptimum(
         error,
-        min(error, max(0.0, float(weights.sum()) - found.upper_bound)),
+        max(0.0, error - (found.upper_bound - found.weight)),
         found.is_optimal,
         is_robust,
         len(conflicts),

@@ -3,9 +3,9 @@ r"""Heaviest independent sets, each with a bound that can be checked.
 An independent set holds no two neighbors of a graph, and what it leaves out is a vertex
 cover. With two classes the conflicts of robust classification make a bipartite graph,
 where a maximum flow gives the optimum (König, Egerváry). With more it is NP-hard, and
-three steps keep the hard part small: components are solved apart; the linear relaxation,
-which is a flow too, settles many vertices for good (Nemhauser and Trotter); the rest
-goes to an integer program whose constraints are cliques.
+three steps keep the hard part small: components are solved apart; the linear
+relaxation, which is a flow too, settles many vertices for good (Nemhauser and Trotter);
+the rest goes to an integer program whose constraints are cliques.
 
 The proof of a bound is a clique cover. At most one vertex of a clique is chosen, so any
 non-negative amounts on cliques bound every independent set: `certified_bound`.
@@ -119,7 +119,8 @@ def maximum_independent_set(
     hard = solve_flows(edges)
     if len(hard):
         # The relaxation: each vertex twice, each edge from either copy to the other.
-        twice = np.concatenate([hard + [0, count], hard[:, ::-1] + [0, count]])
+        shift = np.array([0, count])
+        twice = np.concatenate([hard + shift, hard[:, ::-1] + shift])
         cover, pairs, flow = _lightest_cover(
             np.concatenate([units, units]), np.arange(2 * count) < count, twice
         )
@@ -137,12 +138,15 @@ def maximum_independent_set(
         total = units[vertices].sum()
         members = np.where(found.cliques < 0, -1, vertices[found.cliques])
         proof.add(members, found.amounts, left_out=total - found.bound)
-    weight = float(weights[is_chosen].sum())
+    weight, total = float(weights[is_chosen].sum()), float(weights.sum())
+    bound = total - proof.left_out * unit
+    if bound < weight + 1e-12 * total:  # sums differ by rounding only
+        bound = weight
     gap = units[~is_chosen].sum() - proof.left_out
     return IndependentSet(
         is_chosen,
         weight,
-        max(weight, float(weights.sum()) - proof.left_out * unit),
+        bound,
         bool(gap <= 1e-6 * units.sum()),
         proof.certificate(unit),
     )
@@ -308,9 +312,7 @@ def _sides(
     return num_parts[component] <= 2, parts == lowest[component]
 
 
-def _components(
-    count: int, edges: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _components(count: int, edges: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Vertices and renumbered edges of each component with edges, small ones first."""
     if not len(edges):
         return []
@@ -484,8 +486,9 @@ def _greedy_cover(
             members = order[clique]
             amount = left[members].min()
             left[members] -= amount
-            cliques.append(members)
-            amounts.append(amount)
+            if len(members) > 1:
+                cliques.append(members)
+                amounts.append(amount)
     return _padded(cliques), np.array(amounts, float)
 
 

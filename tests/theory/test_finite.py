@@ -181,7 +181,9 @@ def test_the_certificate_proves_the_bound_by_itself(norm, num_classes):
     for clique, amount in zip(cliques, amounts, strict=True):
         members = clique[clique >= 0]
         assert len(members) > 1 and amount > 0
-        assert (table[np.ix_(members, members)] | np.eye(len(members), dtype=bool)).all()
+        assert (
+            table[np.ix_(members, members)] | np.eye(len(members), dtype=bool)
+        ).all()
         load[members] += amount
     # At most one of a clique is robust, and what no clique holds may be.
     robust = amounts.sum() + np.maximum(weights - load, 0).sum()
@@ -311,9 +313,7 @@ def test_images_on_a_grid_of_bytes_touch_in_spite_of_rounding():
     expected = np.argwhere(
         np.triu(
             (labels[:, None] != labels)
-            & (
-                np.abs(np.rint(images * 255)[:, None] - np.rint(images * 255)) <= 51
-            )
+            & (np.abs(np.rint(images * 255)[:, None] - np.rint(images * 255)) <= 51)
         )
     )
     np.testing.assert_array_equal(pairs, expected)
@@ -413,14 +413,14 @@ def test_inputs_of_another_size_are_refused():
 @pytest.mark.mnist
 def test_a_sample_of_mnist_can_be_robust_at_the_usual_radii():
     try:
-        train = subset(load_arrays("mnist", "train"), 200)
+        test = subset(load_arrays("mnist", "test"), 200)
     except DataError as error:
         pytest.skip(str(error))
-    images = train.images.astype(np.float32) / 255
+    images = test.images.astype(np.float32) / 255
     errors = []
     for norm, epsilons in (("linf", (0.1, 0.3, 0.499, 0.5)), ("l2", (1.5, 3.5))):
         found = [
-            optimal_robust_classifier(images, train.labels, norm=norm, epsilon=epsilon)
+            optimal_robust_classifier(images, test.labels, norm=norm, epsilon=epsilon)
             for epsilon in epsilons
         ]
         assert all(each.is_optimal for each in found)
@@ -429,6 +429,6 @@ def test_a_sample_of_mnist_can_be_robust_at_the_usual_radii():
         assert np.all(np.diff(errors[-1]) >= 0)
     assert errors[0][:2] == [0, 0] and errors[1][0] == 0
     # From 1/2 on a gray image lies in all balls, and one class is all that is left.
-    share = np.bincount(train.labels).max() / 200
+    share = np.bincount(test.labels).max() / 200
     assert errors[0][-1] == pytest.approx(1 - share)
     assert errors[1][-1] > 0
