@@ -101,43 +101,8 @@ def maximum_independent_set(
     """
     weights = np.asarray(weights, np.float64)
     edges, parts = _checked(edges, weights, parts, time_limit)
-    deadline = time.monotonic() + time_limit
-    count = len(weights)
     units, unit = _whole_units(weights)
-    is_chosen = np.ones(count, bool)
-    proof = _Proof()
-
-    def solve_flows(edges: np.ndarray) -> np.ndarray:
-        """Solves the components of two parts; returns the edges of the others."""
-        is_easy, is_left = _sides(count, edges, parts)
-        here = is_easy[edges[:, 0]]
-        cover, pairs, flow = _lightest_cover(units, is_left, edges[here])
-        is_chosen[cover] = False
-        proof.add(pairs, flow, left_out=flow.sum())
-        return edges[~here]
-
-    hard = solve_flows(edges)
-    if len(hard):
-        # The relaxation: each vertex twice, each edge from either copy to the other.
-        shift = np.array([0, count])
-        twice = np.concatenate([hard + shift, hard[:, ::-1] + shift])
-        cover, pairs, flow = _lightest_cover(
-            np.concatenate([units, units]), np.arange(2 * count) < count, twice
-        )
-        copies = cover[:count].astype(int) + cover[count:]
-        is_chosen[copies == 2] = False
-        is_open, pairs = copies == 1, pairs % count
-        # Flow either stays among the open vertices, or pays for those left out.
-        settled = ~is_open[pairs].all(axis=1)
-        paid = units[copies == 2].sum()
-        proof.add(pairs[settled], flow[settled] / 2, left_out=paid)
-        hard = solve_flows(hard[is_open[hard].all(axis=1)])
-    for vertices, inner in _components(count, hard):
-        found = _solve_component(units[vertices], inner, parts[vertices], deadline)
-        is_chosen[vertices] = found.is_chosen
-        total = units[vertices].sum()
-        members = np.where(found.cliques < 0, -1, vertices[found.cliques])
-        proof.add(members, found.amounts, left_out=total - found.bound)
+    is_chosen, proof = _solve(units, edges, parts, time.monotonic() + time_limit)
     weight, total = float(weights[is_chosen].sum()), float(weights.sum())
     bound = total - proof.left_out * unit
     if bound < weight + 1e-12 * total:  # sums differ by rounding only
@@ -307,7 +272,7 @@ def _sides(
     num_components, component = _labeled_components(count, edges)
     seen = np.unique(np.stack([component, parts]), axis=1)
     num_parts = np.bincount(seen[0], minlength=num_components)
-    lowest = np.full(num_components, count)
+    lowest = np.full(num_components, parts.max(initial=0))
     np.minimum.at(lowest, component, parts)
     return num_parts[component] <= 2, parts == lowest[component]
 
@@ -364,6 +329,48 @@ def _lightest_cover(
     return is_cover, pairs, flow.data[used].astype(np.int64)
 
 
+def _solve(
+    units: np.ndarray, edges: np.ndarray, parts: np.ndarray, deadline: float
+) -> tuple[np.ndarray, _Proof]:
+    """Which vertices to choose, and what shows that hardly more can be."""
+    count = len(units)
+    is_chosen = np.ones(count, bool)
+    proof = _Proof()
+
+    def solve_flows(edges: np.ndarray) -> np.ndarray:
+        """Solves the components of two parts; returns the edges of the others."""
+        is_easy, is_left = _sides(count, edges, parts)
+        here = is_easy[edges[:, 0]]
+        cover, pairs, flow = _lightest_cover(units, is_left, edges[here])
+        is_chosen[cover] = False
+        proof.add(pairs, flow, left_out=flow.sum())
+        return edges[~here]
+
+    hard = solve_flows(edges)
+    if len(hard):
+        # The relaxation: each vertex twice, each edge from either copy to the other.
+        shift = np.array([0, count])
+        twice = np.concatenate([hard + shift, hard[:, ::-1] + shift])
+        cover, pairs, flow = _lightest_cover(
+            np.concatenate([units, units]), np.arange(2 * count) < count, twice
+        )
+        copies = cover[:count].astype(int) + cover[count:]
+        is_chosen[copies == 2] = False
+        is_open, pairs = copies == 1, pairs % count
+        # Flow either stays among the open vertices, or pays for those left out.
+        settled = ~is_open[pairs].all(axis=1)
+        paid = units[copies == 2].sum()
+        proof.add(pairs[settled], flow[settled] / 2, left_out=paid)
+        hard = solve_flows(hard[is_open[hard].all(axis=1)])
+    for vertices, inner in _components(count, hard):
+        found = _solve_component(units[vertices], inner, parts[vertices], deadline)
+        is_chosen[vertices] = found.is_chosen
+        total = units[vertices].sum()
+        members = np.where(found.cliques < 0, -1, vertices[found.cliques])
+        proof.add(members, found.amounts, left_out=total - found.bound)
+    return is_chosen, proof
+
+
 class _Component(NamedTuple):
     is_chosen: np.ndarray
     bound: float
@@ -375,7 +382,8 @@ def _solve_component(
     units: np.ndarray, edges: np.ndarray, parts: np.ndarray, deadline: float
 ) -> _Component:
     """An independent set of a connected graph that the relaxation left open."""
-    is_chosen = _good_choice(units, edges, parts, deadline)
+    heaviest = np.bincount(parts, weights=units).argmax()
+    is_chosen = _exchanged(parts == heaviest, units, edges, parts, deadline)
     value = units[is_chosen].sum()
     half = units.sum() // 2  # by the relaxation, which settled none of the vertices
     if len(units) > _LARGEST_DENSE:
@@ -388,37 +396,58 @@ def _solve_component(
     rows = None
     if bound > value:
         rows = _all_cliques(adjacency, deadline)
-    if rows is not None and (left := deadline - time.monotonic()) > 0:
-        at_most_one = _incidence(rows, len(units))
-        relaxed = linprog(
+    if rows is None or (left := deadline - time.monotonic()) <= 0:
+        return _Component(is_chosen, bound, cliques, amounts)
+    at_most_one = _incidence(rows, len(units))
+    relaxed = linprog(
+        -units,
+        A_ub=at_most_one,
+        b_ub=np.ones(len(rows)),
+        bounds=(0, None),
+        options={"time_limit": left},
+    )
+    is_open = np.ones(len(units), bool)
+    if relaxed.status == 0:
+        prices = np.maximum(-relaxed.ineqlin.marginals, 0.0)
+        limit = _covered(rows, prices, units)
+        if _whole(limit) <= bound:
+            bound, cliques, amounts = _whole(limit), rows, prices
+        rounded = _rounded(relaxed.x, adjacency)
+        other = _exchanged(rounded, units, edges, parts, deadline)
+        if units[other].sum() > value:
+            is_chosen, value = other, units[other].sum()
+        # A set with a given vertex stays so far below the limit. Only vertices whose
+        # sets can still weigh a unit more than the one at hand, up to rounding, count.
+        below = np.maximum(at_most_one.T @ prices - units, 0.0)
+        is_open = limit - below >= value + 1 - 1e-6 - 1e-9 * limit
+        if not is_open.any():
+            bound = value
+    if bound > value and is_open.mean() < 0.9:
+        inner = edges[is_open[edges].all(axis=1)]
+        places = np.cumsum(is_open) - 1
+        chosen, proof = _solve(units[is_open], places[inner], parts[is_open], deadline)
+        other = np.zeros(len(units), bool)
+        other[is_open] = chosen
+        if units[other].sum() > value:
+            is_chosen, value = other, units[other].sum()
+        bound = min(bound, units[is_open].sum() - proof.left_out)
+    elif bound > value and (left := deadline - time.monotonic()) > 0:
+        exact = milp(
             -units,
-            A_ub=at_most_one,
-            b_ub=np.ones(len(rows)),
-            bounds=(0, None),
-            options={"time_limit": left},
+            integrality=np.ones(len(units)),
+            bounds=Bounds(0, 1),
+            constraints=LinearConstraint(at_most_one, -np.inf, 1),
+            options={"time_limit": left, "mip_rel_gap": 0.0},
         )
-        if relaxed.status == 0:
-            prices = np.maximum(-relaxed.ineqlin.marginals, 0.0)
-            if (better := _whole(_covered(rows, prices, units))) <= bound:
-                bound, cliques, amounts = better, rows, prices
-        left = deadline - time.monotonic()
-        if bound > value and left > 0:
-            exact = milp(
-                -units,
-                integrality=np.ones(len(units)),
-                bounds=Bounds(0, 1),
-                constraints=LinearConstraint(at_most_one, -np.inf, 1),
-                options={"time_limit": left, "mip_rel_gap": 0.0},
-            )
-            if exact.x is not None:
-                other = exact.x > 0.5
-                is_valid = not other[edges].all(axis=1).any()
-                if is_valid and units[other].sum() > value:
-                    is_chosen, value = other, units[other].sum()
-            # The solver's own tolerances are of this size.
-            if exact.mip_dual_bound is not None and exact.status in (0, 1):
-                proven = -exact.mip_dual_bound
-                bound = min(bound, math.floor(proven + 1e-6 + 1e-7 * abs(proven)))
+        if exact.x is not None:
+            other = exact.x > 0.5
+            is_valid = not other[edges].all(axis=1).any()
+            if is_valid and units[other].sum() > value:
+                is_chosen, value = other, units[other].sum()
+        # The solver's own tolerances are of this size.
+        if exact.mip_dual_bound is not None and exact.status in (0, 1):
+            proven = -exact.mip_dual_bound
+            bound = min(bound, math.floor(proven + 1e-6 + 1e-7 * abs(proven)))
     return _Component(is_chosen, max(bound, value), cliques, amounts)
 
 
@@ -444,16 +473,29 @@ def _incidence(cliques: np.ndarray, count: int) -> csr_array:
     return csr_array((ones, cliques[member], starts), shape=(len(cliques), count))
 
 
-def _good_choice(
-    units: np.ndarray, edges: np.ndarray, parts: np.ndarray, deadline: float
-) -> np.ndarray:
-    """An independent set to start from.
+def _rounded(values: np.ndarray, adjacency: np.ndarray) -> np.ndarray:
+    """A maximal independent set, those of large values first."""
+    is_chosen = np.zeros(len(values), bool)
+    is_free = np.ones(len(values), bool)
+    for vertex in np.argsort(-values, kind="stable"):
+        if is_free[vertex]:
+            is_chosen[vertex] = True
+            is_free &= ~adjacency[vertex]
+    return is_chosen
 
-    From the heaviest part on, the best exchange of chosen vertices against some of one
-    part, which is a flow; until no part gains.
+
+def _exchanged(
+    is_chosen: np.ndarray,
+    units: np.ndarray,
+    edges: np.ndarray,
+    parts: np.ndarray,
+    deadline: float,
+) -> np.ndarray:
+    """An independent set that no exchange against vertices of one part improves.
+
+    The best exchange of chosen vertices against some of one part is a flow; such steps
+    follow each other until no part gains.
     """
-    heaviest = np.bincount(parts, weights=units).argmax()
-    is_chosen = parts == heaviest
     first, second = edges.T
     waiting = list(np.unique(parts))
     while waiting and time.monotonic() < deadline:

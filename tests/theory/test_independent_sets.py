@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
 
 from jaxrobust.theory import CliqueCover, certified_bound, maximum_independent_set
 
@@ -47,6 +48,31 @@ def test_the_set_is_the_heaviest_of_all(seed, count, share, kind):
     assert found.weight <= found.upper_bound <= expected + 1e-6 * weights.sum()
     bound = certified_bound(found.certificate, edges, weights)
     assert bound >= expected - 1e-9
+
+
+@pytest.mark.parametrize("share", [0.03, 0.06, 0.1, 0.3])
+@pytest.mark.parametrize("kind", ["equal", "whole"])
+def test_larger_graphs_agree_with_an_integer_program_of_edges(share, kind):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        parts = rng.integers(0, 6, 90)
+        edges = random_graph(rng, 90, share)
+        edges = edges[parts[edges[:, 0]] != parts[edges[:, 1]]]
+        weights = np.ones(90) if kind == "equal" else rng.integers(1, 9, 90) / 8
+        rows = np.zeros((len(edges), 90))
+        rows[np.arange(len(edges))[:, None], edges] = 1
+        plain = optimize.milp(
+            -weights,
+            integrality=np.ones(90),
+            bounds=optimize.Bounds(0, 1),
+            constraints=optimize.LinearConstraint(rows, -np.inf, 1),
+            options={"mip_rel_gap": 0.0},
+        )
+        found = maximum_independent_set(edges, weights, parts)
+        assert found.is_optimal
+        assert found.weight == pytest.approx(-plain.fun)
+        assert found.upper_bound == pytest.approx(-plain.fun)
+        assert not found.is_chosen[edges].all(axis=1).any()
 
 
 @pytest.mark.parametrize("kind", ["equal", "any"])
