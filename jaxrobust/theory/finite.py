@@ -34,7 +34,11 @@ Norm = Literal["linf", "l2", "l1"]
 Reach = Literal["space", "support"]
 """Where the adversary may move a point: anywhere, or to other points only."""
 
-_METRICS = {"linf": "chebyshev", "l2": "euclidean", "l1": "cityblock"}
+_METRICS: dict[str, Literal["chebyshev", "euclidean", "cityblock"]] = {
+    "linf": "chebyshev",
+    "l2": "euclidean",
+    "l1": "cityblock",
+}
 _ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
 _BLOCK = 1024  # points on a side; a block of distances is 8 MiB
 _PREFIX = 64  # coordinates that a first look takes
@@ -216,20 +220,21 @@ def conflicting_pairs(
         ValueError: for an argument out of range.
     """
     points, labels = _checked(points, labels, norm, epsilon, reach, tolerance)
-    if tolerance is None:
+    margin = tolerance
+    if margin is None:
         dtype = points.dtype if points.dtype.kind == "f" else np.float64
         largest = float(np.abs(points).max(initial=0.0))
         growth = points.shape[1] ** (1 / _ORDERS[norm])
-        tolerance = 4 * float(np.finfo(dtype).eps) * largest * growth
+        margin = 4 * float(np.finfo(dtype).eps) * largest * growth
     if reach == "support":
-        return _meeting_on_support(points, labels, epsilon + tolerance, norm)
+        return _meeting_on_support(points, labels, epsilon + margin, norm)
     found = [np.zeros((0, 2), np.int64)]
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     for index, first in enumerate(members):
         # The others in one piece, so that many small classes make no small blocks.
         second = np.concatenate([*members[index + 1 :], np.zeros(0, np.int64)])
         for rows, columns in _near(
-            points[first], points[second], 2 * epsilon + tolerance, norm
+            points[first], points[second], 2 * epsilon + margin, norm
         ):
             found.append(np.stack([first[rows], second[columns]], axis=1))
     pairs = np.sort(np.concatenate(found), axis=1)

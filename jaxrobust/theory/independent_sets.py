@@ -172,11 +172,7 @@ class _Proof:
         self.left_out += float(left_out)
 
     def certificate(self, unit: float) -> CliqueCover:
-        width = max((rows.shape[1] for rows, _ in self.rows), default=2)
-        cliques = [
-            np.pad(rows, ((0, 0), (0, width - rows.shape[1])), constant_values=-1)
-            for rows, _ in self.rows
-        ]
+        cliques = _as_wide([rows for rows, _ in self.rows])
         amounts = np.concatenate([each for _, each in self.rows]) * unit
         used = amounts > 0
         return CliqueCover(np.concatenate(cliques)[used], amounts[used])
@@ -261,7 +257,7 @@ def _graph(
 
 
 def _labeled_components(count: int, edges: np.ndarray) -> tuple[int, np.ndarray]:
-    graph = _graph(count, *edges.T, np.ones(len(edges), np.int8))
+    graph = _graph(count, edges[:, 0], edges[:, 1], np.ones(len(edges), np.int8))
     return connected_components(graph, directed=False)
 
 
@@ -393,32 +389,21 @@ def _solve_component(
     adjacency |= adjacency.T
     cliques, amounts = _greedy_cover(adjacency, units)
     bound = min(half, _whole(_covered(cliques, amounts, units)))
-    rows = None
-    if bound > value:
-        rows = _all_cliques(adjacency, deadline)
-    if rows is None or (left := deadline - time.monotonic()) <= 0:
-        return _Component(is_chosen, bound, cliques, amounts)
-    at_most_one = _incidence(rows, len(units))
-    relaxed = linprog(
-        -units,
-        A_ub=at_most_one,
-        b_ub=np.ones(len(rows)),
-        bounds=(0, None),
-        options={"time_limit": left},
-    )
     is_open = np.ones(len(units), bool)
-    if relaxed.status == 0:
-        prices = np.maximum(-relaxed.ineqlin.marginals, 0.0)
-        limit = _covered(rows, prices, units)
+    if bound > value and (
+        relaxed := _relaxed(units, adjacency, cliques, value, deadline)
+    ):
+        limit = _covered(relaxed.cliques, relaxed.prices, units)
         if _whole(limit) <= bound:
-            bound, cliques, amounts = _whole(limit), rows, prices
-        rounded = _rounded(relaxed.x, adjacency)
+            bound, cliques, amounts = _whole(limit), relaxed.cliques, relaxed.prices
+        rounded = _rounded(relaxed.values, adjacency)
         other = _exchanged(rounded, units, edges, parts, deadline)
         if units[other].sum() > value:
             is_chosen, value = other, units[other].sum()
         # A set with a given vertex stays so far below the limit. Only vertices whose
         # sets can still weigh a unit more than the one at hand, up to rounding, count.
-        below = np.maximum(at_most_one.T @ prices - units, 0.0)
+        load = _incidence(relaxed.cliques, len(units)).T @ relaxed.prices
+        below = np.maximum(load - units, 0.0)
         is_open = limit - below >= value + 1 - 1e-6 - 1e-9 * limit
         if not is_open.any():
             bound = value
@@ -431,7 +416,11 @@ def _solve_component(
         if units[other].sum() > value:
             is_chosen, value = other, units[other].sum()
         bound = min(bound, units[is_open].sum() - proof.left_out)
-    elif bound > value and (left := deadline - time.monotonic()) > 0:
+    elif bound > value and (
+        (rows := _all_cliques(adjacency, deadline)) is not None
+        and (left := deadline - time.monotonic()) > 0
+    ):
+        at_most_one = _incidence(rows, len(units))
         exact = milp(
             -units,
             integrality=np.ones(len(units)),
@@ -444,11 +433,70 @@ def _solve_component(
             is_valid = not other[edges].all(axis=1).any()
             if is_valid and units[other].sum() > value:
                 is_chosen, value = other, units[other].sum()
-        # The solver's own tolerances are of this size.
-        if exact.mip_dual_bound is not None and exact.status in (0, 1):
-            proven = -exact.mip_dual_bound
+        proven = -math.inf if exact.mip_dual_bound is None else -exact.mip_dual_bound
+        if exact.status in (0, 1) and math.isfinite(proven):
+            # The solver's own tolerances are of this size.
             bound = min(bound, math.floor(proven + 1e-6 + 1e-7 * abs(proven)))
     return _Component(is_chosen, max(bound, value), cliques, amounts)
+
+
+class _Relaxed(NamedTuple):
+    values: np.ndarray
+    cliques: np.ndarray
+    prices: np.ndarray
+
+
+def _relaxed(
+    units: np.ndarray,
+    adjacency: np.ndarray,
+    cliques: np.ndarray,
+    enough: float,
+    deadline: float,
+) -> _Relaxed | None:
+    """The linear program of some cliques and of those that its solutions violate.
+
+    It ends when none is found, which means that all edges hold, when it proves that
+    nothing above `enough` exists, or when time runs out; each answer proves a bound.
+    """
+    found = None
+    while (left := deadline - time.monotonic()) > 0:
+        solution = linprog(
+            -units,
+            A_ub=_incidence(cliques, len(units)),
+            b_ub=np.ones(len(cliques)),
+            bounds=(0, 1),
+            options={"time_limit": left},
+        )
+        if solution.status != 0:
+            break
+        prices = np.maximum(-solution.ineqlin.marginals, 0.0)
+        found = _Relaxed(solution.x, cliques, prices)
+        if _whole(_covered(cliques, prices, units)) <= enough:
+            break
+        violated = _violated(solution.x, adjacency)
+        if not violated:
+            break
+        new = np.unique(_padded(violated), axis=0)
+        cliques = np.concatenate(_as_wide([cliques, new]))
+    return found
+
+
+def _violated(values: np.ndarray, adjacency: np.ndarray) -> list[np.ndarray]:
+    """Maximal cliques whose values sum to more than 1: one for each such edge's end."""
+    order = np.argsort(-values, kind="stable")
+    neighbors, values = adjacency[np.ix_(order, order)], values[order]
+    found = []
+    for start in range(int((values > 1e-6).sum())):
+        # The largest values first, so an edge with a sum above 1 is never missed.
+        for second in np.flatnonzero(neighbors[start])[:3]:
+            clique = [start, int(second)]
+            common = neighbors[start] & neighbors[second]
+            while common.any():
+                clique.append(int(common.argmax()))
+                common &= neighbors[clique[-1]]
+            if values[clique].sum() > 1 + 1e-6:
+                found.append(np.sort(order[clique]))
+    return found
 
 
 def _whole(bound: float) -> int:
@@ -552,6 +600,14 @@ def _all_cliques(adjacency: np.ndarray, deadline: float) -> np.ndarray | None:
             missing[np.ix_(members, members)] = False
             cliques.append(members)
     return _padded(cliques)
+
+
+def _as_wide(tables: list[np.ndarray]) -> list[np.ndarray]:
+    width = max(table.shape[1] for table in tables)
+    return [
+        np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=-1)
+        for table in tables
+    ]
 
 
 def _padded(cliques: list[np.ndarray]) -> np.ndarray:

@@ -50,20 +50,19 @@ def test_the_set_is_the_heaviest_of_all(seed, count, share, kind):
     assert bound >= expected - 1e-9
 
 
-@pytest.mark.parametrize("share", [0.03, 0.06, 0.1, 0.3])
 @pytest.mark.parametrize("kind", ["equal", "whole"])
-def test_larger_graphs_agree_with_an_integer_program_of_edges(share, kind):
-    for seed in range(3):
+def test_larger_graphs_agree_with_an_integer_program_of_edges(kind):
+    for seed, share in enumerate([0.04, 0.06, 0.08, 0.1, 0.15, 0.2]):
         rng = np.random.default_rng(seed)
-        parts = rng.integers(0, 6, 90)
-        edges = random_graph(rng, 90, share)
+        parts = rng.integers(0, 6, 60)
+        edges = random_graph(rng, 60, share)
         edges = edges[parts[edges[:, 0]] != parts[edges[:, 1]]]
-        weights = np.ones(90) if kind == "equal" else rng.integers(1, 9, 90) / 8
-        rows = np.zeros((len(edges), 90))
+        weights = np.ones(60) if kind == "equal" else rng.integers(1, 99, 60) / 8
+        rows = np.zeros((len(edges), 60))
         rows[np.arange(len(edges))[:, None], edges] = 1
         plain = optimize.milp(
             -weights,
-            integrality=np.ones(90),
+            integrality=np.ones(60),
             bounds=optimize.Bounds(0, 1),
             constraints=optimize.LinearConstraint(rows, -np.inf, 1),
             options={"mip_rel_gap": 0.0},
