@@ -89,8 +89,9 @@ def maximum_independent_set(
         parts: `(vertices,)` of integers; vertices of the same part must not be
             neighbors. Two parts in a component make it a flow. None puts each vertex
             in a part of its own.
-        time_limit: seconds for the integer programs, all together; the flows, which
-            come first, are not stopped.
+        time_limit: seconds for the linear and integer programs, all together; the
+            flows, which come first, are not stopped. The solver looks at the clock
+            between its steps, so long ones end later.
 
     Raises:
         ValueError: for an argument out of range.
@@ -405,27 +406,16 @@ def _solve_component(
         load = _incidence(relaxed.cliques, len(units)).T @ relaxed.prices
         below = np.maximum(load - units, 0.0)
         is_open = limit - below >= value + 1 - 1e-6 - 1e-9 * limit
-        if not is_open.any():
-            bound = value
-    if bound > value and is_open.mean() < 0.9:
-        inner = edges[is_open[edges].all(axis=1)]
-        places = np.cumsum(is_open) - 1
-        chosen, proof = _solve(units[is_open], places[inner], parts[is_open], deadline)
-        other = np.zeros(len(units), bool)
-        other[is_open] = chosen
-        if units[other].sum() > value:
-            is_chosen, value = other, units[other].sum()
-        bound = min(bound, units[is_open].sum() - proof.left_out)
-    elif bound > value and (
-        (rows := _all_cliques(adjacency, deadline)) is not None
+    if (
+        bound > value
+        and (rows := _all_cliques(adjacency, deadline)) is not None
         and (left := deadline - time.monotonic()) > 0
     ):
-        at_most_one = _incidence(rows, len(units))
         exact = milp(
             -units,
             integrality=np.ones(len(units)),
-            bounds=Bounds(0, 1),
-            constraints=LinearConstraint(at_most_one, -np.inf, 1),
+            bounds=Bounds(0, is_open.astype(float)),
+            constraints=LinearConstraint(_incidence(rows, len(units)), -np.inf, 1),
             options={"time_limit": left, "mip_rel_gap": 0.0},
         )
         if exact.x is not None:
