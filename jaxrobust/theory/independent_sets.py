@@ -16,7 +16,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+from scipy.optimize import LinearConstraint, linprog, milp
 from scipy.sparse import coo_array, csr_array
 from scipy.sparse.csgraph import (
     breadth_first_order,
@@ -109,6 +109,7 @@ def maximum_independent_set(
     if bound < weight + 1e-12 * total:  # sums differ by rounding only
         bound = weight
     gap = units[~is_chosen].sum() - proof.left_out
+    assert gap >= 0, "a set is heavier than its bound"
     return IndependentSet(
         is_chosen,
         weight,
@@ -414,7 +415,7 @@ def _solve_component(
         exact = milp(
             -units,
             integrality=np.ones(len(units)),
-            bounds=Bounds(0, is_open.astype(float)),
+            bounds=(0.0, is_open.astype(float)),
             constraints=LinearConstraint(_incidence(rows, len(units)), -np.inf, 1),
             options={"time_limit": left, "mip_rel_gap": 0.0},
         )

@@ -199,6 +199,18 @@ def test_the_certificate_proves_the_bound_by_itself(norm, num_classes):
         assert np.all(labels[cliques[:, 0]] != labels[cliques[:, 1]])
 
 
+def test_out_of_time_the_error_is_not_claimed_to_be_the_least():
+    rng = np.random.default_rng(3)
+    points, labels = rng.uniform(size=(200, 3)), rng.integers(0, 5, 200)
+    problem = points, labels, np.full(200, 1 / 200), 0.1
+    short, full = solve(problem, "l2", time_limit=1e-6), solve(problem, "l2")
+    assert full.is_optimal and full.lower_bound == full.robust_error
+    assert not short.is_optimal
+    assert short.lower_bound <= full.robust_error <= short.robust_error
+    assert 0.1 < short.lower_bound < short.robust_error - 0.01
+    assert short.robust_error == pytest.approx(np.mean(~short.is_robust))
+
+
 def corners(rng, points, epsilon, norm, targets):
     """Points of each ball's surface: random ones, and those toward the targets."""
     count, size = points.shape
