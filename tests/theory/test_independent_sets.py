@@ -1,0 +1,171 @@
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import optimize
+
+from jaxrobust.theory import CliqueCover, certified_bound, maximum_independent_set
+
+
+def heaviest(count, edges, weights):
+    """Over all sets of vertices."""
+    chosen = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+    is_free = np.ones(len(chosen), bool)
+    for first, second in edges:
+        is_free &= chosen[:, first] + chosen[:, second] < 2
+    return (chosen[is_free] @ weights).max()
+
+
+def random_graph(rng, count, share):
+    first, second = np.triu_indices(count, 1)
+    kept = rng.uniform(size=len(first)) < share
+    return np.stack([first[kept], second[kept]], axis=1)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    count=st.integers(1, 12),
+    share=st.floats(0, 1),
+    kind=st.sampled_from(["equal", "whole", "any"]),
+)
+def test_the_set_is_the_heaviest_of_all(seed, count, share, kind):
+    rng = np.random.default_rng(seed)
+    edges = random_graph(rng, count, share)
+    weights = {
+        "equal": np.full(count, 0.3),
+        "whole": rng.integers(0, 5, count) / 7,
+        "any": rng.exponential(size=count),
+    }[kind]
+    found = maximum_independent_set(rng.permuted(edges, axis=1), weights)
+    expected = heaviest(count, edges, weights)
+    assert found.is_optimal
+    assert found.weight == pytest.approx(expected, rel=1e-6)
+    assert found.weight == pytest.approx(weights[found.is_chosen].sum())
+    assert not found.is_chosen[edges].all(axis=1).any()
+    assert found.weight <= found.upper_bound <= expected + 1e-6 * weights.sum()
+    bound = certified_bound(found.certificate, edges, weights)
+    assert bound >= expected - 1e-9
+
+
+@pytest.mark.parametrize("kind", ["equal", "whole"])
+def test_larger_graphs_agree_with_an_integer_program_of_edges(kind):
+    for seed, share in enumerate([0.04, 0.06, 0.08, 0.1, 0.15, 0.2]):
+        rng = np.random.default_rng(seed)
+        parts = rng.integers(0, 6, 60)
+        edges = random_graph(rng, 60, share)
+        edges = edges[parts[edges[:, 0]] != parts[edges[:, 1]]]
+        weights = np.ones(60) if kind == "equal" else rng.integers(1, 99, 60) / 8
+        rows = np.zeros((len(edges), 60))
+        rows[np.arange(len(edges))[:, None], edges] = 1
+        plain = optimize.milp(
+            -weights,
+            integrality=np.ones(60),
+            bounds=optimize.Bounds(0, 1),
+            constraints=optimize.LinearConstraint(rows, -np.inf, 1),
+            options={"mip_rel_gap": 0.0},
+        )
+        found = maximum_independent_set(edges, weights, parts)
+        assert found.is_optimal
+        assert found.weight == pytest.approx(-plain.fun)
+        assert found.upper_bound == pytest.approx(-plain.fun)
+        assert not found.is_chosen[edges].all(axis=1).any()
+
+
+@pytest.mark.parametrize("kind", ["equal", "any"])
+def test_two_parts_or_no_parts_named_agree(kind):
+    # With parts it is a flow, without them an integer program.
+    rng = np.random.default_rng(5)
+    for share in (0.05, 0.15, 0.4):
+        sides = np.arange(60) % 2
+        edges = random_graph(rng, 60, share)
+        edges = edges[sides[edges[:, 0]] != sides[edges[:, 1]]]
+        weights = np.ones(60) if kind == "equal" else rng.exponential(size=60)
+        flow = maximum_independent_set(edges, weights, sides)
+        program = maximum_independent_set(edges, weights)
+        assert flow.is_optimal and program.is_optimal
+        assert flow.weight == pytest.approx(program.weight, rel=1e-6)
+        bound = certified_bound(flow.certificate, edges, weights)
+        assert bound == pytest.approx(flow.weight, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "edges", "size"),
+    [
+        # The linear program alone proves 5/2 for a pentagon, and 5 for Petersen's.
+        ("pentagon", [(i, (i + 1) % 5) for i in range(5)], 2),
+        (
+            "petersen",
+            [(i, (i + 1) % 5) for i in range(5)]
+            + [(i, i + 5) for i in range(5)]
+            + [(5 + i, 5 + (i + 2) % 5) for i in range(5)],
+            4,
+        ),
+        ("complete", [(i, j) for j in range(7) for i in range(j)], 1),
+    ],
+)
+def test_graphs_of_a_textbook(name, edges, size):
+    edges = np.array(edges)
+    found = maximum_independent_set(edges, np.ones(edges.max() + 1))
+    assert found.weight == found.upper_bound == size
+    assert found.is_optimal
+    if name == "complete":
+        cliques, amounts = found.certificate
+        assert np.sort(cliques).tolist() == [[*range(7)]] and amounts.tolist() == [1]
+
+
+def test_several_components_are_solved_together():
+    pentagon = np.array([(i, (i + 1) % 5) for i in range(5)])
+    edges = np.concatenate([pentagon, pentagon + 5, [[10, 11]], [[12, 13], [13, 14]]])
+    found = maximum_independent_set(edges, np.ones(16))
+    assert found.weight == found.upper_bound == 2 + 2 + 1 + 2 + 1
+    assert found.is_chosen[[12, 14, 15]].all()
+
+
+def test_out_of_time_it_still_bounds_and_claims_no_optimum():
+    rng = np.random.default_rng(0)
+    parts = np.arange(400) % 20
+    edges = random_graph(rng, 400, 0.1)
+    edges = edges[parts[edges[:, 0]] != parts[edges[:, 1]]]
+    started = time.monotonic()
+    found = maximum_independent_set(edges, np.ones(400), parts, time_limit=0.5)
+    assert time.monotonic() - started < 5
+    assert not found.is_optimal
+    assert 20 <= found.weight < found.upper_bound <= 200
+    assert found.weight == found.is_chosen.sum()
+    assert not found.is_chosen[edges].all(axis=1).any()
+    assert certified_bound(found.certificate, edges, np.ones(400)) >= found.weight
+
+
+def test_a_proof_of_nothing_is_refused():
+    edges, weights = np.array([[0, 1], [2, 1]]), np.ones(3)
+    good = CliqueCover(np.array([[1, 2, -1]]), np.array([1.0]))
+    assert certified_bound(good, edges, weights) == 2
+    stranger = CliqueCover(np.array([[0, 1, 2]]), np.array([1.0]))
+    with pytest.raises(ValueError, match=r"got \(0, 2\), which is no edge"):
+        certified_bound(stranger, edges, weights)
+    with pytest.raises(ValueError, match="`amounts` must be finite and non-negative"):
+        certified_bound(good._replace(amounts=np.array([-1.0])), edges, weights)
+
+
+@pytest.mark.parametrize(
+    ("edges", "weights", "settings", "message"),
+    [
+        ([[0, 0]], [1, 1], {}, r"two different vertices, got \(0, 0\)"),
+        ([[0, 2]], [1, 1], {}, r"in \[0, 2\), got \[0, 2\]"),
+        ([[-1, 0]], [1, 1], {}, r"in \[0, 2\), got \[-1, 0\]"),
+        ([[0.0, 1.0]], [1, 1], {}, "must be integers of shape .*got float64"),
+        ([[0, 1, 1]], [1, 1], {}, r"of shape \(1, 3\)"),
+        ([[0, 1]], [1, -1], {}, "`weights` must be finite, non-negative"),
+        ([[0, 1]], [1, math.nan], {}, "`weights` must be finite, non-negative"),
+        ([], [], {}, "one or more vertices"),
+        ([[0, 1]], [1, 1], {"parts": np.array([4, 4])}, r"the same for \(0, 1\)"),
+        ([[0, 1]], [1, 1], {"parts": np.array([4])}, r"of shape \(2,\), got \(1,\)"),
+        ([[0, 1]], [1, 1], {"time_limit": -3}, "above 0, got -3"),
+    ],
+)
+def test_graphs_that_are_none_are_refused(edges, weights, settings, message):
+    with pytest.raises(ValueError, match=message):
+        maximum_independent_set(np.array(edges), np.array(weights), **settings)
