@@ -444,7 +444,7 @@ class Evaluate:
     num_targets: int | None = None
     """standard: target classes of each example; by default 9."""
     num_queries: int | None = None
-    """standard: forward passes of Square; by default 5000."""
+    """standard: squares that Square tries; by default 5000."""
     stages: tuple[str, ...] | None = None
     """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
 

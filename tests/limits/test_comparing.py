@@ -1,4 +1,4 @@
-"""A model beside the limits: every number from where it comes, and the rules between."""
+"""A model beside the limits: where each number comes from, and the rules between."""
 
 import dataclasses
 
