@@ -121,7 +121,7 @@ def test_an_interrupted_evaluation_goes_on(
             # As a scheduler does, ahead of the end of an allocation.
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli.EvaluationLine, "show", show)
+    monkeypatch.setattr(cli.commands.EvaluationLine, "show", show)
     stop_at = None
     assert main([*command, "--output", str(expected)]) == 0
     num_buckets = len(seen)
@@ -153,7 +153,7 @@ def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
     def show(self, names, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.EvaluationLine, "show", show)
+    monkeypatch.setattr(cli.commands.EvaluationLine, "show", show)
     # Finished, it attacks nothing more.
     assert main([*command, "--journal", str(kept)]) == 0
     assert capsys.readouterr().out == first

@@ -14,7 +14,7 @@ MODULES = sorted(path for path in ROOT.rglob("*.py"))
 LAYERS = {
     "__main__": 7,
     "cli": 6,
-    **dict.fromkeys(("report", "launching", "interop"), 5),
+    **dict.fromkeys(("report", "launching", "interop", "limits"), 5),
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     **dict.fromkeys(("attacks", "concentration"), 2),
@@ -29,7 +29,7 @@ FENCES = {
     "sklearn": ("data",),
     "matplotlib": ("plots",),
     "rich": ("training/progress.py",),
-    "tyro": ("cli.py",),
+    "tyro": ("cli",),
     "jinja2": ("launching",),
     "torch": ("interop",),
 }

@@ -62,7 +62,7 @@ class EnsembleConfig:
     """Target classes of apgd-t and fab-t, the likeliest first; at most all wrong ones
     are taken."""
     num_queries: int = 5000
-    """Forward passes of Square."""
+    """Squares that Square tries; those that would change nothing cost no pass."""
     num_restarts: int = 1
     """Runs of each attack, for each target."""
     batch_size: int | None = None

@@ -1,6 +1,6 @@
 """Figures of the library; the only place that imports matplotlib."""
 
-from jaxrobust.plots.bars import accuracy_bars
+from jaxrobust.plots.bars import accuracy_bars, risk_bars
 from jaxrobust.plots.lines import Curve, curves
 from jaxrobust.plots.maps import Panel, accuracy_maps, surfaces
 from jaxrobust.plots.pictures import ImageRow, image_grid
@@ -15,6 +15,7 @@ __all__ = [
     "accuracy_maps",
     "curves",
     "image_grid",
+    "risk_bars",
     "save",
     "surfaces",
 ]

@@ -1,15 +1,10 @@
-"""The command `jaxrobust`: each subcommand is a dataclass with a `run` method.
-
-Exit codes: 0 done, 1 failed, 2 wrong usage, 75 interrupted with the state saved (the
-same command goes on, for training with --resume; schedulers take 75 for "start me
-again").
-"""
+"""The commands that train, evaluate, report and export: dataclasses with `run`."""
 
 import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,7 +12,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import data, hosts, launching
-from jaxrobust.compilation import keep_compilations
 from jaxrobust.evaluation import (
     EnsembleConfig,
     Evaluation,
@@ -41,11 +35,9 @@ from jaxrobust.report import (
 from jaxrobust.training import (
     AttackConfig,
     Carry,
-    CheckpointError,
     Interrupted,
     JumpRule,
     MeshConfig,
-    NonFiniteLossError,
     OptimizerConfig,
     Phase,
     Placement,
@@ -71,10 +63,17 @@ from jaxrobust.training import (
 )
 from jaxrobust.training.signals import interrupt_on_signals
 
-__all__ = ["main"]
-
-INTERRUPTED = 75
-"""Exit code of EX_TEMPFAIL (sysexits.h): try again."""
+__all__ = [
+    "DataList",
+    "DataPrepare",
+    "Evaluate",
+    "Export",
+    "Extend",
+    "Launch",
+    "Report",
+    "Sweep",
+    "Train",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -445,7 +444,7 @@ class Evaluate:
     num_targets: int | None = None
     """standard: target classes of each example; by default 9."""
     num_queries: int | None = None
-    """standard: forward passes of Square; by default 5000."""
+    """standard: squares that Square tries; by default 5000."""
     stages: tuple[str, ...] | None = None
     """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
 
@@ -784,45 +783,3 @@ def load_evaluation_data(
     """The split of a run's data set, transformed as in training."""
     dataset = data.load_arrays(run.config.dataset, split, data_dir=data_dir)
     return data.apply_variant(dataset, run.config.variant)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
-    chosen = tyro.cli(
-        Annotated[Train, tyro.conf.subcommand("train")]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-        | Annotated[Extend, tyro.conf.subcommand("extend")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Launch, tyro.conf.subcommand("launch")]
-        | Annotated[
-            Annotated[DataList, tyro.conf.subcommand("list")]
-            | Annotated[DataPrepare, tyro.conf.subcommand("prepare")],
-            tyro.conf.subcommand("data", description="Data sets: list or prepare."),
-        ],
-        prog="jaxrobust",
-        description="Adversarial training and evaluation at large perturbations.",
-        args=arguments,
-    )
-    keep_compilations()
-    return hosts.leave(_execute(chosen.run))
-
-
-def _execute(command: Callable[[], int]) -> int:
-    """The exit code of a command; what users can mend is said in one line."""
-    try:
-        with hosts.lost_hosts_as_errors():
-            return command()
-    except (ValueError, ImportError) as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except (NonFiniteLossError, CheckpointError, hosts.HostLostError) as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("jaxrobust: interrupted", file=sys.stderr)
-        return 1

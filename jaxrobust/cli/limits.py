@@ -1,0 +1,460 @@
+"""The command `jaxrobust limits`: what was possible, in theory and on data."""
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from jaxrobust import plots
+from jaxrobust.cli.commands import load_evaluation_data
+from jaxrobust.concentration import (
+    Estimate,
+    estimate_half_space,
+    estimate_l2,
+    estimate_linf,
+)
+from jaxrobust.data import Dataset, Split, load_arrays, subset
+from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.limits import best_possible, compare, formulas
+from jaxrobust.report import markdown_table, percent
+from jaxrobust.training import Interrupted, load_run, versions
+from jaxrobust.training.signals import interrupt_on_signals
+
+__all__ = ["LIMITS"]
+
+RESULTS = "results.json"
+
+
+def _require_new(output: Path) -> None:
+    if (output / RESULTS).exists():
+        raise ValueError(
+            f"`output` must be a directory without {RESULTS}, got {str(output)!r}, "
+            "which has one; choose another."
+        )
+
+
+def _write(output: Path, record: Mapping[str, Any]) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    part = output / (RESULTS + ".part")
+    part.write_text(json.dumps({**record, "versions": versions()}, indent=2) + "\n")
+    part.replace(output / RESULTS)
+    print(f"written: {output / RESULTS}")
+
+
+def _draw(figure: plots.Figure, output: Path, name: str) -> None:
+    output.mkdir(parents=True, exist_ok=True)
+    plots.save(figure, output / f"{name}.svg")
+
+
+class NeighborLine:
+    """A line on a terminal that says how many neighbors are found."""
+
+    def __init__(self) -> None:
+        self.is_shown = sys.stderr.isatty()
+
+    def __call__(self, num_done: int, num_all: int) -> None:
+        """Write over the line, and take it away at the end."""
+        if not self.is_shown:
+            return
+        share = percent(num_done / max(num_all, 1))
+        text = f"nearest neighbors: {num_done:,} of {num_all:,} ({share})"
+        text = "" if num_done >= num_all else text
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _finish(compute: Callable[[], Any], kept: Path) -> Any:
+    """Compute, and say where the work is kept if it is interrupted."""
+    try:
+        with interrupt_on_signals():
+            return compute()
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted; the same command goes on from what is kept in {kept}"
+        ) from error
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Written:
+    output: Path = Path("limits")
+    """Directory for results.json and the figure; it must hold no other results."""
+
+    def table(self) -> formulas.FormulaTable:
+        """What the formula gives."""
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Print the table and write it."""
+        _require_new(self.output)
+        table = self.table()
+        print(f"{table.title} ({table.source})\n")
+        print(markdown_table(table.cells()), end="")
+        for note in table.notes:
+            print(f"\n{note}")
+        lines = [
+            plots.Curve(name, table.values, column)
+            for name, column in table.columns.items()
+        ]
+        figure = plots.curves(lines, xlabel=table.axis, ylabel="", title=table.title)
+        _draw(figure, self.output, "theory")
+        _write(self.output, {"config": _flags(self), **table.as_record()})
+        return 0
+
+
+def _flags(command: Any) -> dict[str, Any]:
+    """The flags of a command, as plain values."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(command).items()
+    }
+
+
+def _written(formula: type) -> type:
+    """The command that writes the table of a formula."""
+    command = dataclasses.make_dataclass(
+        formula.__name__, [], bases=(formula, _Written), frozen=True, kw_only=True
+    )
+    command.__doc__ = formula.__doc__
+    return command
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _OnData:
+    data: str = "digits"
+    """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, or a
+    directory with train.npz and test.npz."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    train_size: int | None = None
+    """Number of training examples; by default all."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie."""
+    seed: int = 0
+    """Of everything random."""
+    output: Path = Path("limits")
+    """Directory for results.json, the figure and what is kept on the way; it must hold
+    no other results."""
+
+    def load(self, split: Split) -> Dataset:
+        """A split, the training one cut short."""
+        dataset = load_arrays(self.data, split, data_dir=self.data_dir)
+        if split == "test" or self.train_size is None:
+            return dataset
+        if not 1 <= self.train_size <= len(dataset):
+            raise ValueError(
+                f"`--train-size` must be in [1, {len(dataset)}] for {dataset.title}, "
+                f"got {self.train_size}; leave it out for all."
+            )
+        return subset(dataset, self.train_size)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Concentration(_OnData):
+    """How little a set of given measure grows on a data set (Mahloujifar et al.).
+
+    linf: complements of rectangles; l2: unions of balls, beside half-spaces. A search
+    that was interrupted goes on when the same command is given again.
+    """
+
+    epsilon: float = 0.3
+    """Radius, in units of [0, 1] pixels."""
+    alpha: float = 0.01
+    """Least measure of the set: the risk of a model, say."""
+    num_regions: tuple[int, ...] = ()
+    """Rectangles or balls, or several to choose from; by default 10 rectangles, 20
+    balls."""
+    num_restarts: int = 10
+    """linf: of k-means."""
+    rule: Literal["train", "train and test"] = "train"
+    """linf: what selects the set; "train and test" is the rule of the authors' code."""
+    slack: float = 0.0
+    """l2: how much more than alpha the training risk is to be, relatively; the
+    published numbers have .25 on MNIST."""
+    max_centers: int | None = None
+    """l2: centers drawn at random; by default all."""
+
+    def run(self) -> int:
+        """Estimate, print and write."""
+        _require_new(self.output)
+        train, test = self.load("train"), self.load("test")
+        kept = self.output / "neighbors"
+        began = time.perf_counter()
+        shared: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "alpha": self.alpha,
+            "seed": self.seed,
+        }
+        searched = shared | {"cache": kept, "progress": NeighborLine()}
+
+        def rectangles() -> list[Estimate]:
+            found = estimate_linf(
+                train.images,
+                test.images,
+                num_rectangles=self.num_regions or 10,
+                num_restarts=self.num_restarts,
+                rule=self.rule,
+                **searched,
+            )
+            return [found]
+
+        def balls() -> list[Estimate]:
+            found = estimate_l2(
+                train.images,
+                test.images,
+                num_balls=self.num_regions or 20,
+                slack=self.slack,
+                max_centers=self.max_centers,
+                **searched,
+            )
+            splits = train.images, test.images
+            return [
+                found,
+                estimate_half_space(*splits, **shared),
+                estimate_half_space(*splits, search="best", **shared),
+            ]
+
+        estimates = _finish(rectangles if self.norm == "linf" else balls, kept)
+        rows = [estimate.as_row() for estimate in estimates]
+        print(f"{train.title}, {len(train):,} training and {len(test):,} test images\n")
+        print(markdown_table(_estimate_cells(estimates)), end="")
+        for estimate in estimates:
+            if estimate.guarantee is not None:
+                print(f"\n{estimate.method}: {estimate.guarantee.describe()}")
+        _draw(_estimate_figure(estimates), self.output, "concentration")
+        record = {
+            "config": _flags(self),
+            "data": train.title,
+            "num_train": len(train),
+            "num_test": len(test),
+            "seconds": round(time.perf_counter() - began, 1),
+            "rows": rows,
+        }
+        _write(self.output, record)
+        return 0
+
+
+def _share(mean: float, sd: float) -> str:
+    return f"{percent(mean, 2)} ± {100 * sd:.2f}"
+
+
+def _estimate_cells(estimates: Sequence[Estimate]) -> list[list[str]]:
+    header = ["method", "T", "q", "risk, train", "risk, test"]
+    cells = [[*header, "adversarial risk, train", "adversarial risk, test"]]
+    for each in estimates:
+        risks = [
+            _share(getattr(each.mean(split), name), getattr(each.sd(split), name))
+            for name in ("risk", "adversarial_risk")
+            for split in ("train", "test")
+        ]
+        quantile = "-" if each.quantile is None else f"{each.quantile:.3f}"
+        cells.append([each.method, str(each.num_regions), quantile, *risks])
+    return cells
+
+
+def _estimate_figure(estimates: Sequence[Estimate]) -> plots.Figure:
+    rows = [
+        {
+            "name": each.method if number < 2 else f"{each.method}, best",
+            "risk": each.mean("test").risk,
+            "adversarial_risk": each.mean("test").adversarial_risk,
+        }
+        for number, each in enumerate(estimates)
+    ]
+    first = estimates[0]
+    title = f"{first.norm}, epsilon {first.epsilon:g}, on test images"
+    return plots.risk_bars(rows, title=title)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Optimum(_OnData):
+    """The best robust error that any function reaches on training examples."""
+
+    epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
+    """Radii, in units of [0, 1] pixels."""
+    train_size: int | None = 2000
+    """Number of training examples; None for all."""
+    time_limit: float = 60.0
+    """Seconds for the integer program at each radius, of more than two classes."""
+
+    def run(self) -> int:
+        """Solve, print and write."""
+        _require_new(self.output)
+        train = self.load("train")
+        rows = []
+        for epsilon in self.epsilons:
+            began = time.perf_counter()
+            found = best_possible(
+                train,
+                epsilon=epsilon,
+                norm=self.norm,
+                num_examples=len(train),
+                time_limit=self.time_limit,
+            )
+            rows.append(
+                {
+                    "epsilon": epsilon,
+                    "robust_error": found.robust_error,
+                    "lower_bound": found.lower_bound,
+                    "is_optimal": found.is_optimal,
+                    "num_conflicts": found.num_conflicts,
+                    "seconds": round(time.perf_counter() - began, 2),
+                }
+            )
+        print(f"{train.title}, {len(train):,} training images\n")
+        cells = [["ε", "least robust error", "proven at least", "conflicts", "seconds"]]
+        cells += [
+            [
+                f"{row['epsilon']:g}",
+                percent(row["robust_error"], 2),
+                percent(row["lower_bound"], 2),
+                f"{row['num_conflicts']:,}",
+                f"{row['seconds']:.1f}",
+            ]
+            for row in rows
+        ]
+        print(markdown_table(cells), end="")
+        if not all(row["is_optimal"] for row in rows):
+            print("\nWhere the two differ the time limit came first.")
+        columns = {
+            "least error": [row["robust_error"] for row in rows],
+            "proven at least": [row["lower_bound"] for row in rows],
+        }
+        lines = [
+            plots.Curve(name, self.epsilons, column) for name, column in columns.items()
+        ]
+        figure = plots.curves(
+            lines,
+            xlabel=f"epsilon ({self.norm})",
+            ylabel="robust error",
+            title=f"Any function, {train.title}, {len(train):,} examples",
+        )
+        _draw(figure, self.output, "optimum")
+        record = {"config": _flags(self), "data": train.title, "rows": rows}
+        _write(self.output, record)
+        return 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Compare:
+    """A trained model beside the limits on its own data, at its own clean error."""
+
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
+    """Directory of the run."""
+    epsilon: float = 0.3
+    """Radius, in units of [0, 1] pixels."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    num_steps: int = 200
+    """Steps of PGD, which evaluates the model."""
+    step_size: float = 0.01
+    """Length of a step, in units of [0, 1] pixels."""
+    num_restarts: int = 5
+    """Random starts of PGD."""
+    num_images: int | None = None
+    """Test images that the model is attacked on; by default all."""
+    train_size: int | None = None
+    """Training examples of the estimate; by default all."""
+    num_regions: int | None = None
+    """Rectangles or balls; by default 10 or 20."""
+    num_optimum: int = 2000
+    """Training examples of the finite optimum; 0 for none."""
+    time_limit: float = 60.0
+    """Seconds for the integer program of the finite optimum."""
+    data_dir: Path | None = None
+    """Where prepared data sets lie."""
+    seed: int = 0
+    """Of everything random."""
+    output: Path = Path("limits")
+    """Directory for results.json, the figure and what is kept on the way; it must hold
+    no other results."""
+
+    def run(self) -> int:
+        """Evaluate, estimate, print and write."""
+        _require_new(self.output)
+        run = load_run(self.source)
+        train = load_evaluation_data(run, "train", self.data_dir)
+        test = load_evaluation_data(run, "test", self.data_dir)
+        sizes = {"--num-images": (self.num_images, test)}
+        sizes["--train-size"] = (self.train_size, train)
+        for flag, (size, dataset) in sizes.items():
+            if size is not None and not 1 <= size <= len(dataset):
+                raise ValueError(
+                    f"`{flag}` must be in [1, {len(dataset)}] for {dataset.title}, got "
+                    f"{size}; leave it out for all."
+                )
+        test = subset(test, self.num_images or len(test))
+        train = subset(train, self.train_size or len(train))
+        config = EvaluationConfig(
+            epsilons=(self.epsilon,),
+            norm=self.norm,
+            num_steps=self.num_steps,
+            step_size=self.step_size,
+            num_restarts=self.num_restarts,
+            seed=self.seed,
+        )
+        kept = self.output / "neighbors"
+        found = _finish(
+            lambda: compare(
+                evaluate(run.logits_fn, test, config),
+                train,
+                test,
+                epsilon=self.epsilon,
+                norm=self.norm,
+                num_regions=self.num_regions,
+                num_optimum=self.num_optimum,
+                time_limit=self.time_limit,
+                seed=self.seed,
+                cache=kept,
+                progress=NeighborLine(),
+            ),
+            kept,
+        )
+        rows = found.as_rows()
+        cells = [["", "risk", "adversarial risk", "meaning"]]
+        cells += [
+            [
+                row["name"],
+                percent(row["risk"], 2),
+                percent(row["adversarial_risk"], 2),
+                row["meaning"],
+            ]
+            for row in rows
+        ]
+        print(f"{self.source}, {self.norm}, epsilon {self.epsilon:g}\n")
+        print(markdown_table(cells), end="")
+        title = f"{test.title}, {self.norm}, epsilon {self.epsilon:g}"
+        _draw(plots.risk_bars(rows, title=title), self.output, "comparison")
+        record = {"config": _flags(self), "data": test.title, "rows": rows}
+        _write(self.output, record | {"estimate": found.estimate.as_row()})
+        return 0
+
+
+_THEORY = (
+    Annotated[_written(formulas.Gaussians), tyro.conf.subcommand("gaussians")]
+    | Annotated[_written(formulas.Bernoulli), tyro.conf.subcommand("bernoulli")]
+    | Annotated[_written(formulas.NoFreeLunch), tyro.conf.subcommand("no-free-lunch")]
+    | Annotated[_written(formulas.Cube), tyro.conf.subcommand("cube")]
+    | Annotated[_written(formulas.Ball), tyro.conf.subcommand("ball")]
+    | Annotated[_written(formulas.Facets), tyro.conf.subcommand("facets")]
+    | Annotated[_written(formulas.Graph), tyro.conf.subcommand("graph")]
+)
+
+LIMITS = Annotated[
+    Annotated[
+        _THEORY,
+        tyro.conf.subcommand(
+            "theory", description="One of the closed forms of the papers."
+        ),
+    ]
+    | Annotated[Concentration, tyro.conf.subcommand("concentration")]
+    | Annotated[Optimum, tyro.conf.subcommand("optimum")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")],
+    tyro.conf.subcommand(
+        "limits", description="What no classifier can do: in theory, and on data."
+    ),
+]
+"""For the union of all commands."""

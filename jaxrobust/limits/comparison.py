@@ -1,0 +1,199 @@
+"""A model's errors beside what concentration, and what any function at all, allows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxrobust.concentration import Estimate, estimate_l2, estimate_linf
+from jaxrobust.data import Dataset, as_float, subset
+from jaxrobust.evaluation import Evaluation
+from jaxrobust.theory import RobustOptimum, optimal_robust_classifier
+from jaxrobust.threat import THREATS
+
+__all__ = ["Comparison", "best_possible", "compare"]
+
+
+class Comparison(NamedTuple):
+    """Errors of a model, and limits at the same risk and radius.
+
+    Attributes:
+        norm: of the ball.
+        epsilon: its radius, in units of [0, 1] pixels.
+        clean_error: of the model, in [0, 1].
+        adversarial_error: of the model under the attack that it was evaluated by; its
+            true one is at least that.
+        num_examples: that the model was evaluated on.
+        estimate: of concentration, at a risk of at least the clean error.
+        optimum: the best that any function reaches on a finite part of the data, which
+            bounds every model's error on that part; None if it was not asked for.
+        num_optimum: examples of that part.
+    """
+
+    norm: str
+    epsilon: float
+    clean_error: float
+    adversarial_error: float
+    num_examples: int
+    estimate: Estimate
+    optimum: RobustOptimum | None
+    num_optimum: int
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """One row for each: name, risk, adversarial risk (shares), and its meaning."""
+        mean, sd = self.estimate.mean("test"), self.estimate.sd("test")
+        rows = [
+            {
+                "name": "model",
+                "risk": self.clean_error,
+                "adversarial_risk": self.adversarial_error,
+                "sd": None,
+                "meaning": f"errors on {self.num_examples} test examples; attacks "
+                "bound the adversarial one from below",
+            },
+            {
+                "name": "concentration",
+                "risk": mean.risk,
+                "adversarial_risk": mean.adversarial_risk,
+                "sd": sd.adversarial_risk,
+                "meaning": "an error region that grows only so much: concentration of "
+                "measure forces no more adversarial risk than that",
+            },
+        ]
+        if self.optimum is not None:
+            rows.append(
+                {
+                    "name": "finite optimum",
+                    "risk": 0.0,
+                    "adversarial_risk": self.optimum.lower_bound,
+                    "sd": None,
+                    "meaning": f"every function errs on as much of {self.num_optimum} "
+                    "training examples; not transferable to others",
+                }
+            )
+        return rows
+
+
+def best_possible(
+    dataset: Dataset,
+    *,
+    epsilon: float,
+    norm: str = "linf",
+    num_examples: int = 2000,
+    time_limit: float = 60.0,
+) -> RobustOptimum:
+    """The best robust error that any function reaches on examples of a data set.
+
+    Args:
+        dataset: images in [0, 1] once they are floats, and labels.
+        epsilon: radius, in units of [0, 1] pixels.
+        norm: linf or l2.
+        num_examples: the first of each class, in proportion; at most all.
+        time_limit: seconds for the integer program, of more than two classes.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+    if norm not in THREATS:
+        raise ValueError(
+            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; choose one of "
+            "these."
+        )
+    if num_examples < 1:
+        raise ValueError(
+            f"`num_examples` must be at least 1, got {num_examples!r}; 2000 is usual."
+        )
+    part = subset(dataset, min(num_examples, len(dataset)))
+    points = np.asarray(as_float(part.images)).reshape(len(part), -1)
+    return optimal_robust_classifier(
+        points, np.asarray(part.labels), norm=norm, epsilon=epsilon,
+        time_limit=time_limit,
+    )  # fmt: skip
+
+
+def compare(
+    evaluation: Evaluation,
+    train: Dataset,
+    test: Dataset,
+    *,
+    epsilon: float,
+    norm: str = "linf",
+    num_regions: int | None = None,
+    num_restarts: int = 10,
+    num_optimum: int = 2000,
+    time_limit: float = 60.0,
+    seed: int = 0,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Comparison:
+    """Lay a model beside the limits, at its own clean error, as MC-T2 does.
+
+    Args:
+        evaluation: of the model on `test`, at `epsilon` among others.
+        train: examples that the error region is selected on.
+        test: examples that it is reported on.
+        epsilon: radius, in units of [0, 1] pixels.
+        norm: linf (rectangles) or l2 (balls); that of the evaluation.
+        num_regions: rectangles or balls; None for 10 or 20, as MC-T2 has on MNIST.
+        num_restarts: of the rectangles.
+        num_optimum: training examples for the finite optimum; 0 for none.
+        time_limit: seconds for the integer program of the finite optimum.
+        seed: of everything random.
+        cache: directory that keeps the neighbors, so that a killed search goes on.
+        progress: told how many neighbors are done, and of how many.
+
+    Raises:
+        ValueError: for a radius that was not evaluated, or an argument out of range.
+
+    References:
+        Mahloujifar et al., 2019, arXiv:1905.12202, Table 2; MC-T2.
+    """
+    if epsilon not in evaluation.is_robust:
+        radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
+        raise ValueError(
+            f"`epsilon` must be a radius of the evaluation ({radii}), got {epsilon!r}; "
+            "evaluate the model there."
+        )
+    clean_error = 1 - evaluation.clean_accuracy
+    # No region has a measure of 0, so a faultless model is taken for the least fault.
+    alpha = max(clean_error, 1 / evaluation.num_examples)
+    shared: dict[str, Any] = {
+        "epsilon": epsilon,
+        "alpha": alpha,
+        "seed": seed,
+        "cache": cache,
+        "progress": progress,
+    }
+    if norm == "linf":
+        estimate = estimate_linf(
+            train.images,
+            test.images,
+            num_rectangles=num_regions or 10,
+            num_restarts=num_restarts,
+            **shared,
+        )
+    else:
+        estimate = estimate_l2(
+            train.images, test.images, num_balls=num_regions or 20, **shared
+        )
+    optimum = None
+    num_optimum = min(num_optimum, len(train))
+    if num_optimum:
+        optimum = best_possible(
+            train,
+            epsilon=epsilon,
+            norm=norm,
+            num_examples=num_optimum,
+            time_limit=time_limit,
+        )
+    return Comparison(
+        norm,
+        epsilon,
+        clean_error,
+        1 - evaluation.robust_accuracy[epsilon],
+        evaluation.num_examples,
+        estimate,
+        optimum,
+        num_optimum,
+    )

@@ -1,0 +1,342 @@
+"""The closed forms along an axis, mostly the radius, as tables that can be drawn.
+
+Each formula is a frozen configuration with a method `table`; bad numbers are refused by
+the functions of `jaxrobust.theory`, which name the range.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jaxrobust.theory import (
+    bernoulli,
+    bounds,
+    gaussian,
+    no_free_lunch,
+    optimal_robust_classifier,
+)
+from jaxrobust.theory.hardness import hardness_gadget
+
+__all__ = [
+    "Ball",
+    "Bernoulli",
+    "Cube",
+    "Facets",
+    "FormulaTable",
+    "Gaussians",
+    "Graph",
+    "NoFreeLunch",
+]
+
+
+class FormulaTable(NamedTuple):
+    """Quantities along an axis.
+
+    Attributes:
+        title: what they are about.
+        source: paper items.
+        axis: name of the axis.
+        values: on the axis.
+        columns: by name as many numbers.
+        notes: sentences for the reader.
+    """
+
+    title: str
+    source: str
+    axis: str
+    values: tuple[float, ...]
+    columns: dict[str, tuple[float, ...]]
+    notes: tuple[str, ...] = ()
+
+    def cells(self) -> list[list[str]]:
+        """Texts of a table; the first row is the header."""
+        rows = zip(self.values, *self.columns.values(), strict=True)
+        body = [[f"{number:.6g}" for number in row] for row in rows]
+        return [[self.axis, *self.columns], *body]
+
+    def as_record(self) -> dict[str, Any]:
+        """Plain values, for a results file."""
+        return self._asdict()
+
+
+def _column(values: Any) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.asarray(values).reshape(-1))
+
+
+def _along(
+    function: Callable[[float], Any], values: Sequence[float]
+) -> tuple[float, ...]:
+    """A column, number by number, so that each is checked."""
+    return _column([function(value) for value in values])
+
+
+_TENTHS = tuple(index / 10 for index in range(11))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Gaussians:
+    """Two Gaussian classes: the least l_2-robust error of any classifier (LP-V1)."""
+
+    distance: float = 2.0
+    """Between the means."""
+    sigma: float = 1.0
+    """Standard deviation along every axis."""
+    epsilons: tuple[float, ...] = _TENTHS
+    """Radii, in the unit of the distance."""
+
+    def table(self) -> FormulaTable:
+        """The error by radius."""
+        columns = {
+            "robust error": _along(
+                lambda epsilon: gaussian.optimal_error(
+                    self.distance, self.sigma, epsilon
+                ),
+                self.epsilons,
+            )
+        }
+        return FormulaTable("Two Gaussians", "LP-V1", "epsilon", self.epsilons, columns)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bernoulli:
+    """Product Bernoulli classes: the least robust error of any one (LP-V2 to LP-V4)."""
+
+    num_features: int = 50
+    """Coordinates in which the classes differ, k."""
+    advantage: float = 0.3
+    """Each agrees with the label with probability 1/2 plus this, t."""
+    norm: Literal["l0", "linf"] = "l0"
+    """l0: the adversary flips coordinates; linf: it moves all of them."""
+    epsilons: tuple[float, ...] = tuple(float(count) for count in range(0, 21, 2))
+    """Coordinates that are flipped, or radii for coordinates -1 and 1."""
+
+    def table(self) -> FormulaTable:
+        """The Bayes error and the robust error by radius."""
+        settings = self.num_features, self.advantage
+        if self.norm == "linf":
+            errors = _along(
+                lambda epsilon: bernoulli.linf_error(*settings, epsilon), self.epsilons
+            )
+        else:
+            for epsilon in self.epsilons:
+                if epsilon != int(epsilon):
+                    raise ValueError(
+                        "`epsilons` must be whole numbers with norm l0, got "
+                        f"{epsilon!r}; they count flipped coordinates."
+                    )
+            errors = _along(
+                lambda epsilon: bernoulli.l0_error(*settings, int(epsilon)),
+                self.epsilons,
+            )
+        bayes = float(bernoulli.bayes_error(*settings))
+        columns = {
+            "robust error": errors,
+            "Bayes error": (bayes,) * len(self.epsilons),
+        }
+        return FormulaTable(
+            f"Product Bernoulli, {self.norm}",
+            "LP-V2, LP-V3" if self.norm == "linf" else "LP-V2, LP-V4",
+            "epsilon",
+            self.epsilons,
+            columns,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoFreeLunch:
+    """One strong and many weak features: accuracies of linear ones (NF-V1 to NF-V3)."""
+
+    dimension: int = 100
+    """Number of weak features, d."""
+    strength: float = 4.0
+    """h, their mean times the root of d."""
+    reliability: float = 0.7
+    """Probability that the strong feature is the label."""
+    ratios: tuple[float, ...] = tuple(index / 4 for index in range(13))
+    """Radii, in units of the mean of a weak feature."""
+
+    def table(self) -> FormulaTable:
+        """Robust accuracies of the classifiers of least standard and robust loss."""
+        eta = self.strength / self.dimension**0.5
+        shared = {"eta": eta, "reliability": self.reliability}
+        plain = no_free_lunch.optimal_weights(self.dimension, **shared)
+
+        def robust(ratio: float) -> Any:
+            epsilon = ratio * eta
+            weights = no_free_lunch.optimal_weights(
+                self.dimension, epsilon=epsilon, **shared
+            )
+            return no_free_lunch.accuracy(weights, epsilon=epsilon, **shared)
+
+        columns = {
+            "averaging": _along(
+                lambda ratio: no_free_lunch.averaging_accuracy(
+                    self.dimension, eta, ratio * eta
+                ),
+                self.ratios,
+            ),
+            "least standard loss": _along(
+                lambda ratio: no_free_lunch.accuracy(
+                    plain, epsilon=ratio * eta, **shared
+                ),
+                self.ratios,
+            ),
+            "least robust loss": _along(robust, self.ratios),
+        }
+        error = 1 - float(no_free_lunch.accuracy(plain, **shared))
+        bound = no_free_lunch.adversarial_accuracy_bound(error, self.reliability)
+        return FormulaTable(
+            "Robust accuracy with a robust and many weak features",
+            "NF-V1, NF-V2, NF-V3",
+            "epsilon / eta",
+            self.ratios,
+            columns,
+            (
+                f"A classifier of standard error {error:.3g} has an adversarial "
+                f"accuracy of at most {float(bound):.3g} at epsilon = 2 eta (NF-V2).",
+            ),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cube:
+    """Uniform data on the cube: the share that is vulnerable (SN-V1 to SN-V3)."""
+
+    num_classes: int = 10
+    """Classes of equal volume."""
+    dimension: int = 784
+    """For labels by the sum of all coordinates."""
+    epsilons: tuple[float, ...] = _TENTHS
+    """Radii: l_2 for the classes of any shape, l_inf for the two examples."""
+
+    def table(self) -> FormulaTable:
+        """Lower bounds, and two classifications with known shares."""
+        columns = {
+            "any classes, l_2, at least": _along(
+                lambda epsilon: bounds.cube_vulnerable_fraction(
+                    self.num_classes, epsilon
+                ),
+                self.epsilons,
+            ),
+            "by one coordinate, l_inf": _along(
+                bounds.coordinate_robust_error, self.epsilons
+            ),
+            "by the sum, l_inf, at least": _along(
+                lambda epsilon: bounds.sum_vulnerable_fraction(self.dimension, epsilon),
+                self.epsilons,
+            ),
+        }
+        return FormulaTable(
+            "Vulnerable share of the unit cube",
+            "SN-V1, SN-V2, SN-V3",
+            "epsilon",
+            self.epsilons,
+            columns,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ball:
+    """Uniform data on the ball: the share that is vulnerable (SN-V3)."""
+
+    num_classes: int = 10
+    """Classes of equal volume."""
+    dimension: int = 784
+    """Of the ball."""
+    epsilons: tuple[float, ...] = _TENTHS
+    """l_2 radii, at most 2."""
+
+    def table(self) -> FormulaTable:
+        """The lower bound by radius."""
+        columns = {
+            "any classes, l_2, at least": _along(
+                lambda epsilon: bounds.ball_vulnerable_fraction(
+                    self.num_classes, epsilon, self.dimension
+                ),
+                self.epsilons,
+            )
+        }
+        return FormulaTable(
+            "Vulnerable share of the unit ball",
+            "SN-V3",
+            "epsilon",
+            self.epsilons,
+            columns,
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Facets:
+    """How many linear pieces a polytope near the ball has at least (SN-V6)."""
+
+    dimension: int = 784
+    """Of the ball."""
+    distances: tuple[float, ...] = (1.5, 2.0, 3.0, 5.0, 10.0)
+    """Radius of the outer ball over that of the inner one, at least 1."""
+
+    def table(self) -> FormulaTable:
+        """The natural logarithm of the number, which itself would overflow."""
+        columns = {
+            "log of facets, at least": _along(
+                lambda distance: bounds.log_facets_bound(self.dimension, distance),
+                self.distances,
+            )
+        }
+        return FormulaTable(
+            "Facets of polytopes", "SN-V6", "distance", self.distances, columns
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Graph:
+    """A graph as a distribution that is hard to classify robustly (LP-V5)."""
+
+    num_vertices: int = 5
+    """Vertices are numbered from 0."""
+    edges: tuple[str, ...] = ("0-1", "1-2", "2-3", "3-4")
+    """Pairs of vertices, such as 0-1 1-2."""
+    time_limit: float = 60.0
+    """Seconds for the integer program."""
+
+    def _pairs(self) -> np.ndarray:
+        pairs = []
+        for text in self.edges:
+            first, dash, second = text.partition("-")
+            if not (dash and first.isdigit() and second.isdigit()):
+                raise ValueError(
+                    f"`edges` must be pairs of vertices such as 0-1, got {text!r}; "
+                    "vertices are numbered from 0."
+                )
+            pairs.append((int(first), int(second)))
+        return np.array(pairs, int).reshape(-1, 2)
+
+    def table(self) -> FormulaTable:
+        """The least robust error of the graph's distribution, and the packing."""
+        gadget = hardness_gadget(self.num_vertices, self._pairs())
+        found = optimal_robust_classifier(
+            gadget.points,
+            gadget.labels,
+            norm=gadget.norm,
+            epsilon=gadget.epsilon,
+            reach="support",
+            time_limit=self.time_limit,
+        )
+        packed = np.flatnonzero(found.is_robust).tolist()
+        columns = {
+            "least robust error": (found.robust_error,),
+            "proven at least": (found.lower_bound,),
+            "packed vertices": (float(len(packed)),),
+        }
+        notes = (f"Vertices classified robustly: {', '.join(map(str, packed))}.",)
+        if not found.is_optimal:
+            notes += ("The time limit came first: the error may be lower.",)
+        return FormulaTable(
+            "Robust classification of a graph",
+            "LP-V5",
+            "vertices",
+            (float(self.num_vertices),),
+            columns,
+            notes,
+        )

@@ -1,0 +1,80 @@
+"""The tables of the closed forms: the numbers by hand, the axis as it was asked for."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, norm
+
+from jaxrobust.limits import formulas
+
+
+def test_gaussians():
+    table = formulas.Gaussians(distance=3.0, sigma=0.5, epsilons=(0.0, 1.0, 2.0))
+    (errors,) = table.table().columns.values()
+    np.testing.assert_allclose(errors, [norm.cdf(-3), norm.cdf(-1), 0.5], rtol=1e-4)
+
+
+def test_bernoulli():
+    settings = {"num_features": 11, "advantage": 0.2}
+    flips = formulas.Bernoulli(**settings, epsilons=(0.0, 1.0, 6.0)).table()
+    bayes = binom.cdf(5, 11, 0.7)
+    # One flip: at most 6 of 11 agree; of the thresholds the middle one, by symmetry
+    # one of its two neighbors.
+    robust = min(
+        0.5 * (binom.cdf(s + 1, 11, 0.7) + binom.cdf(11 - s + 1 - 1, 11, 0.7))
+        for s in range(11)
+    )
+    expected = [bayes, robust, 0.5]
+    np.testing.assert_allclose(flips.columns["robust error"], expected, rtol=1e-4)
+    moves = formulas.Bernoulli(**settings, norm="linf", epsilons=(0.5, 1.0)).table()
+    np.testing.assert_allclose(moves.columns["robust error"], [bayes, 0.5], rtol=1e-4)
+    assert moves.source == "LP-V2, LP-V3" and flips.source == "LP-V2, LP-V4"
+
+
+def test_no_free_lunch():
+    table = formulas.NoFreeLunch(dimension=100, ratios=(0.0, 1.0, 2.0)).table()
+    averaging = norm.cdf([4, 0, -4])
+    np.testing.assert_allclose(table.columns["averaging"], averaging, rtol=1e-3)
+    # From eta on the first feature alone, which is the label 7 times in 10.
+    np.testing.assert_allclose(table.columns["least robust loss"][1:], 0.7, rtol=1e-5)
+
+
+def test_cube_ball_and_facets():
+    cube = formulas.Cube(num_classes=2, dimension=100, epsilons=(0.1, 0.6)).table()
+    any_classes, one, of_sum = cube.columns.values()
+    shares = 2 * norm.cdf(np.array([0.1, 0.6]) * math.sqrt(2 * math.pi)) - 1
+    np.testing.assert_allclose(any_classes, shares, rtol=1e-4)
+    np.testing.assert_allclose(one, [0.2, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(of_sum, [1 - 1 / 12, 1 - 1 / 12 / 36], rtol=1e-5)
+    ball = formulas.Ball(num_classes=2, dimension=10, epsilons=(1.0,)).table()
+    (shares,) = ball.columns.values()
+    # Of either half of the ball at most 2 * (1 - 1/4)^10 of it all stands.
+    np.testing.assert_allclose(shares, [1 - 2 * 2 * 0.75**10], rtol=1e-4)
+    facets = formulas.Facets(dimension=8, distances=(2.0,)).table()
+    np.testing.assert_allclose(facets.columns["log of facets, at least"], [1.0])
+
+
+def test_graph():
+    # A path of 5 vertices packs two: its ends, or vertices three steps apart.
+    table = formulas.Graph().table()
+    assert table.columns["least robust error"] == (pytest.approx(0.6),)
+    assert table.columns["packed vertices"] == (2.0,)
+    assert table.cells()[0][0] == "vertices"
+
+
+@pytest.mark.parametrize(
+    ("formula", "message"),
+    [
+        (formulas.Graph(edges=("0-0",)), "`edges` must join two different vertices"),
+        (formulas.Graph(edges=("zero-1",)), "`edges` must be pairs of vertices"),
+        (formulas.Graph(edges=("0-9",)), "9"),
+        (formulas.Bernoulli(advantage=0.5), r"`advantage` must be in \(0, 0.5\)"),
+        (formulas.Bernoulli(epsilons=(0.5,)), "`epsilons` must be whole numbers"),
+        (formulas.Gaussians(epsilons=(-0.1,)), "`epsilon` must be in"),
+        (formulas.Ball(epsilons=(3.0,)), "`epsilon` must be in"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(formula, message):
+    with pytest.raises(ValueError, match=message):
+        formula.table()
