@@ -91,7 +91,7 @@ CASES = [
     ),
     Case(
         "bernoulli.bayes_error",
-        lambda x: bernoulli.bayes_error(12, x),
+        jax.jit(partial(bernoulli.bayes_error, 12)),
         {},
         (0.01, 0.49),
         HALF,
@@ -99,7 +99,7 @@ CASES = [
     ),
     Case(
         "bernoulli.l0_error",
-        lambda x, budget: bernoulli.l0_error(12, x, budget),
+        jax.jit(lambda x, budget: bernoulli.l0_error(12, x, budget)),
         {"budget": st.integers(0, 5)},
         (0.01, 0.49),
         HALF,
@@ -290,7 +290,7 @@ def points_of(case):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_values_are_in_range_and_monotone_and_have_their_slope(case, data):
     others = data.draw(st.fixed_dictionaries(case.others))
