@@ -7,8 +7,8 @@ turns every weak feature against the label, while the first one stands.
 
 A linear classifier :math:`\mathrm{sign}(w \cdot x)` is a vector of `dimension` + 1
 weights, here of norm 1; the worst perturbation of it lowers the margin by `epsilon`
-times the l1 norm, so that all is known in closed form. By symmetry the best weights of
-the weak features are equal: the classifiers of interest lie on a circle.
+times the l1 norm, so that all is known in closed form. Classifiers with equal weights
+for all weak features lie on a circle, and the best one without an adversary is there.
 """
 
 import math
@@ -302,9 +302,9 @@ def optimal_weights(
 ) -> jax.Array:
     """The classifier on the circle with the smallest expected hinge loss.
 
-    Without an adversary nearly all weight is on the weak features. From the radius
-    `eta` on none is, and the accuracy is that of the first feature with and without an
-    adversary, as long as the radius is below 1.
+    Without an adversary nearly all weight is on the weak features, and no other weights
+    of norm 1 are better. From the radius `eta` on none is, and the accuracy is that of
+    the first feature with and without an adversary, as long as the radius is below 1.
 
     Args:
         dimension: number of weak features, at least 1; static.
@@ -325,7 +325,9 @@ def optimal_weights(
 
     Differs from the paper: at an adversary of radius epsilon a weak weight adds
     w_i (epsilon - eta) to the loss, at least 0, printed as 2 eta - epsilon, at most 0;
-    the conclusion is the same.
+    the conclusion is the same. If the adversary moves the first feature too, a radius
+    near 1 makes that feature so bad that all weight on one weak feature, which is not
+    on the circle, can have a smaller loss.
     """
     loss = partial(
         hinge_loss,
@@ -360,11 +362,12 @@ def descend(
 
     Each step goes down the logarithm of the loss and back to the sphere; steps shrink
     linearly to 0, or the kinks of an adversarial loss would never let it settle. The
-    logarithm has the same minimum, and a slope also where the loss is small.
+    logarithm has the same minimum, and a slope also where the loss is small. At a loss
+    of 0, which a sample may have, nothing moves.
 
     Args:
-        loss: from weights to a number above 0, such as `hinge_loss` or the mean loss
-            of a sample.
+        loss: from weights to a number of at least 0, such as `hinge_loss` or the mean
+            loss of a sample.
         weights: to start from, not 0.
         num_steps: gradient steps, at least 1.
         step_size: of the first step, above 0.
@@ -384,7 +387,8 @@ def descend(
         return weights / jnp.linalg.norm(weights)
 
     def step(index: jax.Array, weights: jax.Array) -> jax.Array:
-        gradient = jax.grad(lambda each: jnp.log(loss(each)))(weights)
+        value, gradient = jax.value_and_grad(loss)(weights)
+        gradient = gradient / jnp.where(value > 0, value, 1.0)
         along = gradient - jnp.sum(gradient * weights) * weights
         rate = step_size * (1 - index / num_steps)
         return normalize(weights - rate * along)

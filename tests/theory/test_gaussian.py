@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,12 +23,19 @@ def attacked(points, labels, weights, norm, epsilon):
     return points - epsilon * labels[:, None] * direction
 
 
+@pytest.fixture(scope="module")
+def drawn():
+    draw = jax.jit(partial(sample, num_examples=20_000, mean=MEAN, sigma=0.75))
+    points, labels = draw(jax.random.key(20))
+    return np.asarray(points), np.asarray(labels)
+
+
 @pytest.mark.parametrize("norm", ["l2", "linf"])
 @pytest.mark.parametrize(("bias", "epsilon"), [(0.0, 0.0), (0.75, 0.0), (0.75, 0.5)])
 def test_the_error_of_a_linear_classifier_is_that_of_a_sample(
-    norm, bias, epsilon, key, assert_share
+    norm, bias, epsilon, drawn, assert_share
 ):
-    points, labels = map(np.asarray, sample(key, 20_000, mean=MEAN, sigma=0.75))
+    points, labels = drawn
     moved = attacked(points, labels, WEIGHTS, norm, epsilon)
     is_wrong = labels * (moved @ WEIGHTS + bias) <= 0
     settings = {"mean": MEAN, "sigma": 0.75, "epsilon": epsilon, "norm": norm}
@@ -42,8 +51,10 @@ def test_the_error_is_the_mean_of_two_normal_tails():
     assert float(found) == pytest.approx(expected, rel=1e-5)
 
 
-def test_classes_are_equally_likely_and_have_the_mean_and_deviation(key, assert_share):
-    points, labels = map(np.asarray, sample(key, 20_000, mean=MEAN, sigma=0.75))
+def test_classes_are_equally_likely_and_have_the_mean_and_deviation(
+    drawn, assert_share
+):
+    points, labels = drawn
     assert set(labels) == {-1, 1} and points.shape == (20_000, 3)
     assert_share(labels == 1, 0.5)
     centered = points - labels[:, None] * MEAN

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from jaxrobust.losses import cross_entropy, margin
-from jaxrobust.theory.ramp import (
-    logistic_loss,
-    logistic_slopes,
-    ramp_loss,
-    ramp_width,
+from jaxrobust.theory import ramp
+
+ramp_loss, ramp_width = jax.jit(ramp.ramp_loss), jax.jit(ramp.ramp_width)
+logistic_loss, logistic_slopes = (
+    jax.jit(function) for function in (ramp.logistic_loss, ramp.logistic_slopes)
 )
 
 LOGITS = jnp.asarray([[3.0, 1.0, -1.0], [0.0, 0.5, 3.0], [2.0, 2.5, 0.0]])
@@ -49,15 +49,16 @@ def test_it_takes_the_margin_of_the_library():
 
 
 def test_the_loss_of_margins_is_the_cross_entropy():
-    for logits, label in zip(np.asarray(LOGITS), np.asarray(LABELS), strict=True):
+    expected = cross_entropy(LOGITS, LABELS)
+    rows = zip(np.asarray(LOGITS), np.asarray(LABELS), expected, strict=True)
+    for logits, label, value in rows:
         margins = np.delete(logits[label] - logits, label)
-        expected = cross_entropy(logits[None], jnp.asarray([label]))[0]
-        np.testing.assert_allclose(logistic_loss(margins), expected, rtol=1e-5)
+        np.testing.assert_allclose(logistic_loss(margins), value, rtol=1e-5)
 
 
 @given(nps.arrays(np.float32, 3, elements=st.floats(-8, 8, width=32)))
 def test_slopes_are_the_derivative_and_the_printed_expression_is_not(margins):
-    slopes = np.asarray(SLOPES(margins))
+    slopes = np.asarray(logistic_slopes(margins))
     np.testing.assert_allclose(slopes, GRADIENT(margins), rtol=1e-4, atol=1e-7)
     # Central differences in float64, of the loss by NumPy.
     step = 1e-5 * np.eye(3)
@@ -68,7 +69,7 @@ def test_slopes_are_the_derivative_and_the_printed_expression_is_not(margins):
     assert np.all(np.abs(slopes) < 1) and printed > 1
 
 
-SLOPES, GRADIENT = jax.jit(logistic_slopes), jax.jit(jax.grad(logistic_loss))
+GRADIENT = jax.jit(jax.grad(ramp.logistic_loss))
 
 
 def test_the_printed_slope_is_the_exponential_of_the_loss():

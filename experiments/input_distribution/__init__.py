@@ -1,0 +1,1 @@
+"""SN: robustness and the distribution of the inputs."""

@@ -1,0 +1,1 @@
+"""NF: no free lunch, accuracy against robustness."""
