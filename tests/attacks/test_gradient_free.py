@@ -122,19 +122,19 @@ def squared(linear):
     }
 
 
-@pytest.mark.parametrize("shape", [(6, 6, 1), (5, 9, 2), (3, 40, 1), (2, 64, 1)])
+@pytest.mark.parametrize("shape", [(5, 9, 2), (2, 40, 1)])
 def test_squares_that_change_nothing_are_told_as_such(shape, key):
     images = jax.random.uniform(key, (3, *shape))
     squares = _linf_squares(LinfBall(0.2), images, 0.3)
-    ahead = 60
-    words = jax.random.bits(key, (3, ahead, squares.num_words), jnp.uint32)
-    stages = jax.random.randint(key, (3, ahead), 0, 10)
+    words = jax.random.bits(key, (3, 40, squares.num_words), jnp.uint32)
+    stages = jax.random.randint(key, (3, 40), 0, 10)
+    propose = jax.jit(squares.propose)
     # Large areas of one color, as a search leaves them.
     best = squares.start(key)
     for number in range(20):
-        best = squares.propose(words[:, number], jnp.zeros(3, int), best)
-    told = np.asarray(squares.is_idle(words, stages, best))
-    painted = [squares.propose(words[:, k], stages[:, k], best) for k in range(ahead)]
+        best = propose(words[:, number], jnp.zeros(3, int), best)
+    told = np.asarray(jax.jit(squares.is_idle)(words, stages, best))
+    painted = [propose(words[:, k], stages[:, k], best) for k in range(40)]
     same = [np.all(np.asarray(each == best), axis=(1, 2, 3)) for each in painted]
     np.testing.assert_array_equal(told, np.stack(same, axis=1))
     assert told.any() and not told.all()
