@@ -16,7 +16,7 @@ LAYERS = {
     **dict.fromkeys(("report", "launching", "interop"), 5),
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
-    "attacks": 2,
+    **dict.fromkeys(("attacks", "concentration"), 2),
     **dict.fromkeys(("losses", "threat", "models", "data"), 1),
     **dict.fromkeys(("types", "compilation", "hosts"), 0),
 }
@@ -32,8 +32,9 @@ FENCES = {
     "jinja2": ("launching",),
     "torch": ("interop",),
 }
-# The attack and the evaluation know a model only as a function.
-FORBIDDEN = {"attacks": "models", "evaluation": "models"}
+# The attack and the evaluation know a model only as a function, and concentration
+# knows none.
+FORBIDDEN = dict.fromkeys(("attacks", "evaluation", "concentration"), "models")
 
 
 def imports(path: Path) -> set[str]:
