@@ -48,7 +48,7 @@ FASHION = cases("fashion_mnist", 0.05, dict.fromkeys(("0.1", "0.2", "0.3"), 10))
 SVHN = cases("svhn_cropped", 0.05, dict.fromkeys(("0.01", "0.02", "0.03"), 10))
 
 PRESETS = {
-    "smoke": Config(cases=cases("digits", 0.05, {"0.1": 3}), train_size=300),
+    "smoke": Config(cases=cases("digits", 0.05, {"0.1": 3, "0.3": 10})),
     "cpu": Config(cases=MNIST),
     "cifar10": Config(cases=CIFAR10),
     "paper": Config(cases=(*MNIST, *CIFAR10, *FASHION, *SVHN)),

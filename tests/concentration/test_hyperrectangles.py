@@ -154,7 +154,7 @@ def test_the_known_answer_of_separated_cubes():
         risk, adversarial_risk = np.median(getattr(found, split), axis=0)
         assert risk == pytest.approx(0.1, abs=0.003)
         assert adversarial_risk == pytest.approx(0.1, abs=0.006)
-    assert found.quantile == pytest.approx(0.9, abs=0.03)
+    assert 0.8 < found.quantile <= 0.9
     # One box round two of the cubes holds most of what is far, so none leaves enough.
     with pytest.raises(ValueError, match="the largest found on the training points is"):
         estimate_linf(TRAIN, TEST, num_rectangles=1, **settings)
@@ -210,11 +210,9 @@ def test_the_rule_of_the_code_asks_for_the_risk_on_both_splits(points, monkeypat
 
 
 def test_means_and_deviations_are_those_of_the_restarts(points):
-    found = estimate_linf(
-        *(points,), epsilon=0.05, alpha=0.05, num_rectangles=3, num_restarts=3, seed=7
-    )
-    assert len(found.train) == len(found.test) == len(found.regions) == 3
-    risks = [each.risks(TEST, 0.05) for each in found.regions]
+    found = estimate_linf(points, epsilon=0.1, alpha=0.09, num_rectangles=3)
+    assert len(found.train) == len(found.test) == len(found.regions) == 10
+    risks = [each.risks(TEST, 0.1) for each in found.regions]
     assert tuple(risks) == found.test
     values = np.array(risks)
     assert values[:, 1].std() > 0
@@ -223,10 +221,10 @@ def test_means_and_deviations_are_those_of_the_restarts(points):
     row = json.loads(json.dumps(found.as_row()))
     assert row["test"]["mean"]["adversarial_risk"] == found.mean("test")[1]
     assert row["train"]["sd"]["risk"] == found.sd("train")[0]
-    assert len(row["test"]["restarts"]) == 3
+    assert len(row["test"]["restarts"]) == 10
     assert row["quantile"] == found.quantile and row["num_regions"] == 3
     assert row["guarantee"]["is_vacuous"] and row["guarantee"]["min_samples"] == 81
-    assert found.regions[0].contains(TEST, 0.05).mean() == 1 - found.test[0].risk
+    assert found.regions[0].contains(TEST, 0.1).mean() == 1 - found.test[0].risk
 
 
 def test_labels_bytes_and_shapes_do_not_matter():
@@ -254,10 +252,6 @@ def test_labels_bytes_and_shapes_do_not_matter():
         ({"rule": "test"}, "`rule` must be one of train, train and test, got 'test'"),
         ({"test": None}, "`test` must hold the test images"),
         ({"test": TEST[:, :2]}, "got 2 and 3 dimensions"),
-        (
-            {"alpha": 0.99},
-            "`alpha` must be a risk that some rectangles leave, got 0.99",
-        ),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(changes, message):
@@ -265,6 +259,12 @@ def test_what_cannot_be_estimated_is_refused(changes, message):
     arguments |= {"num_neighbors": 10, "num_restarts": 1} | changes
     with pytest.raises(ValueError, match=message):
         estimate_linf(**arguments)
+
+
+def test_a_risk_that_nothing_leaves_is_refused(points):
+    message = "`alpha` must be a risk that some rectangles leave, got 0.99"
+    with pytest.raises(ValueError, match=message):
+        estimate_linf(points, epsilon=0.1, alpha=0.99, num_rectangles=3)
 
 
 def test_a_visit_says_all_about_itself(points):
