@@ -62,7 +62,6 @@ def _measured(
     case: Case, config: Config, splits: table1.Splits, workspace: Workspace, kind: str
 ) -> list[dict[str, Any]]:
     """The points of a panel, computed once."""
-    settings = {"epsilon": case.radius, "alpha": case.alpha}
 
     def by_quantile() -> list[dict[str, Any]]:
         points = splits.sorted(case.dataset)
@@ -71,14 +70,20 @@ def _measured(
         for quantile in config.quantiles:
             (region,) = cover(points, quantile, number, seed=workspace.seed)
             about = {"quantile": quantile, "num_rectangles": number}
-            found.append(visit(points, region, **settings, **about))
+            found.append(visit(points, region, case.radius, case.alpha, **about))
         return list(map(dataclasses.asdict, found))
 
     def by_number() -> list[dict[str, Any]]:
         points = splits.sorted(case.dataset)
         found = []
         for number in case.num_regions:
-            visits = search_quantile(points, number, **settings, seed=workspace.seed)
+            visits = search_quantile(
+                points,
+                number,
+                epsilon=case.radius,
+                alpha=case.alpha,
+                seed=workspace.seed,
+            )
             feasible = [each for each in visits if each.is_feasible]
             found += sorted(feasible, key=lambda each: each.train.adversarial_risk)[:1]
         return list(map(dataclasses.asdict, found))

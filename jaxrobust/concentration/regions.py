@@ -101,11 +101,13 @@ class Hyperrectangles(NamedTuple):
         )
         return np.asarray(gaps).reshape(-1)[: columns.size]
 
-    def contains(self, points: np.ndarray, epsilon: float = 0.0) -> np.ndarray:
+    def contains(
+        self, points: np.ndarray | Columns, epsilon: float = 0.0
+    ) -> np.ndarray:
         """Whether each point lies in the union of the boxes expanded by `epsilon`."""
         return _is_within(self.gap(points), epsilon)
 
-    def risks(self, points: np.ndarray, epsilon: float) -> Risks:
+    def risks(self, points: np.ndarray | Columns, epsilon: float) -> Risks:
         """Those of the complement of the expanded boxes, the error region.
 
         All that is within `epsilon` of it lies outside the boxes themselves, whose

@@ -43,21 +43,22 @@ def points_of(kind, size, dimensions, seed):
         return rng.choice([0, 255], (size, dimensions)).astype(np.uint8)
     if kind == "floats":
         return rng.random((size, dimensions)).astype(np.float32)
-    # Far from the origin and close together: what float32 cannot subtract.
+    # Close together, far from each other: what float32 cannot subtract as squares.
     near = rng.normal(size=(size, dimensions), scale=0.01)
-    return (1000 + near).astype(np.float32)
+    far = rng.choice([-1000, 1000], (size, 1))
+    return (far + near).astype(np.float32)
 
 
 KINDS = ("bytes", "ties", "extremes", "floats", "far")
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(
     kind=st.sampled_from(KINDS),
     norm=st.sampled_from(["l1", "l2"]),
     # Few shapes, since each is compiled.
     shape=st.sampled_from([(1, 1), (7, 5), (23, 40)]),
-    block_size=st.sampled_from([1, 4, 100, None]),
+    block_size=st.sampled_from([1, 4, None]),
     seed=st.integers(0, 1000),
     data=st.data(),
 )
@@ -89,6 +90,11 @@ def test_sizes_of_images(kind, norm):
     values = points.astype(np.float64)
     expected = cdist(values[queries], values, METRICS[norm])
     expected /= 255 if kind == "bytes" or kind == "extremes" else 1
+    if kind != "floats":
+        # To the last unit, which no relative tolerance would see.
+        metric = "cityblock" if norm == "l1" else "sqeuclidean"
+        whole = cdist(values[queries], values, metric)
+        np.testing.assert_array_equal(Space(points, norm).block(queries), whole)
     distances, order = sorted_lists(expected, 3)
     np.testing.assert_allclose(lists.distances, distances, rtol=1e-6)
     np.testing.assert_array_equal(lists.indices, order)
