@@ -5,8 +5,6 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import (
@@ -59,34 +57,31 @@ def literal_balls(points, epsilon, alpha, num_balls, slack, centers):
     return balls
 
 
-@settings(max_examples=30)
-@given(
-    epsilon=st.sampled_from([0.0, 0.05, 0.3, 5.0]),
-    alpha=st.sampled_from([0.1, 0.2, 0.45]),
-    num_balls=st.integers(1, 5),
-    slack=st.sampled_from([0.0, 0.25]),
-    has_ties=st.booleans(),
-    max_centers=st.sampled_from([None, 12]),
-    seed=st.integers(0, 1000),
-)
-def test_balls_are_those_of_the_literal_algorithm(
-    epsilon, alpha, num_balls, slack, has_ties, max_centers, seed
-):
-    rng = np.random.default_rng(seed)
-    points = rng.integers(0, 256, (30, 2)).astype(np.uint8)
-    if has_ties:
-        points = (points // 86 * 86).astype(np.uint8)
-    candidates = candidate_balls(points, alpha, max_centers=max_centers, seed=seed)
-    assert len(candidates.centers) == (max_centers or 30)
-    assert candidates.lists.indices.shape[1] == 2 * math.ceil(30 * alpha - 1e-9)
-    found = greedy_balls(candidates, epsilon, alpha, num_balls=num_balls, slack=slack)
-    expected = literal_balls(
-        points, epsilon, alpha, num_balls, slack, candidates.centers
-    )
-    np.testing.assert_allclose(found.radii, [radius for _, radius in expected])
-    which = [center for center, _ in expected]
-    np.testing.assert_array_equal(found.centers, unit_values(points[which]))
-    assert found.risks(points, 0.0).risk >= alpha - 1e-9
+@pytest.mark.parametrize("epsilon", [0.0, 0.05, 0.15, 0.4, 5.0])
+@pytest.mark.parametrize("step", [1, 86, 128])
+def test_balls_are_those_of_the_literal_algorithm(epsilon, step):
+    # In steps of 86 or 128 there are 9 or 4 places for 30 points: ties beyond any list.
+    for seed in range(8):
+        rng = np.random.default_rng(seed)
+        points = (rng.integers(0, 256, (30, 2)) // step * step).astype(np.uint8)
+        alpha = float(rng.choice([0.1, 0.2, 0.45]))
+        num_balls = int(rng.integers(1, 6))
+        slack = float(rng.choice([0.0, 0.25]))
+        max_centers = [None, 12][rng.integers(2)]
+        candidates = candidate_balls(points, alpha, max_centers=max_centers, seed=seed)
+        assert len(candidates.centers) == (max_centers or 30)
+        assert candidates.lists.indices.shape[1] == 2 * math.ceil(30 * alpha - 1e-9)
+        found = greedy_balls(
+            candidates, epsilon, alpha, num_balls=num_balls, slack=slack
+        )
+        expected = literal_balls(
+            points, epsilon, alpha, num_balls, slack, candidates.centers
+        )
+        which = [center for center, _ in expected]
+        radii = [radius for _, radius in expected]
+        np.testing.assert_array_equal(found.centers, unit_values(points[which]))
+        np.testing.assert_allclose(found.radii, radii)
+        assert found.risks(points, 0.0).risk >= alpha - 1e-9
 
 
 def gaussian(size, dimensions, seed):
@@ -190,6 +185,18 @@ def test_the_search_finds_a_tail_that_does_not_vary_most():
     assert best.train[0].adversarial_risk == pytest.approx(0.1, abs=0.002)
     assert best.test[0].adversarial_risk == pytest.approx(0.1, abs=0.01)
     assert best.settings["num_tried"] > baseline.settings["num_tried"] == 2
+
+
+def test_a_half_space_of_too_little_risk_is_not_the_best():
+    # Half of the points tie as the furthest in one direction: none is beyond them.
+    rng = np.random.default_rng(6)
+    other = rng.normal(size=500)
+    points = np.stack([np.repeat([4.0, -4.0], 500), np.tile(other, 2)], axis=1)
+    options = {"epsilon": 0.0, "alpha": 0.1, "search": "best", "num_random": 3}
+    found = estimate_half_space(points, points, **options)
+    assert found.train[0].risk == 0.1
+    baseline = estimate_half_space(points, points, epsilon=0.0, alpha=0.1)
+    assert baseline.train[0].risk == 0.0
 
 
 def test_each_step_leads_to_a_longer_tail():
