@@ -93,11 +93,15 @@ class Hyperrectangles(NamedTuple):
         )
         if not len(self.centers):
             return np.full(columns.size, np.inf, np.float32)
+        # Further rectangles that hold nothing: a few programs serve all numbers.
+        missing = ((0, -len(self.centers) % 4), (0, 0))
         gaps = _linf_gaps(
             columns.blocks,
-            as_columns(self.centers),
+            as_columns(np.pad(self.centers, missing)),
             # In the dimensions that are none, every point is deep inside.
-            as_columns(self.half_widths, fill=np.inf),
+            as_columns(
+                np.pad(self.half_widths, missing, constant_values=-np.inf), fill=np.inf
+            ),
         )
         return np.asarray(gaps).reshape(-1)[: columns.size]
 
