@@ -94,13 +94,17 @@ def candidate_balls(
         centers = np.sort(rng.choice(size, max_centers, replace=False))
     lists = neighbor_lists(
         space,
-        min(size, 2 * _ceil(size * alpha)),
+        _list_length(size, alpha),
         queries=centers,
         block_size=block_size,
         cache=cache,
         progress=progress,
     )
     return Candidates(space, centers, lists)
+
+
+def _list_length(size: int, alpha: float) -> int:
+    return min(size, 2 * _ceil(size * alpha))
 
 
 def _ceil(value: float) -> int:
@@ -140,6 +144,13 @@ def greedy_balls(
     """
     space, centers, lists = candidates
     size = len(space)
+    length = _list_length(size, alpha)
+    if lists.distances.shape[1] != length:
+        raise ValueError(
+            "`candidates` must be made with the same `alpha`, got lists of "
+            f"{lists.distances.shape[1]} neighbors, and {alpha!r} takes {length}; call "
+            "candidate_balls with it."
+        )
     target = min(_ceil(size * alpha * (1 + slack)), size)
     if lists.distances.shape[1] < target:
         raise ValueError(

@@ -137,6 +137,14 @@ def test_the_best_number_of_balls_is_taken():
     assert shared.test == estimates[1].test
 
 
+def test_candidates_for_another_risk_are_refused():
+    candidates = candidate_balls(TRAIN[:100], 0.05)
+    with pytest.raises(
+        ValueError, match=r"got lists of 10 neighbors, and 0\.1 takes 20"
+    ):
+        estimate_l2(candidates, TEST, epsilon=0.1, alpha=0.1)
+
+
 def test_the_first_principal_component_is_the_baseline():
     rng = np.random.default_rng(3)
     scales = np.array([1.0, 4.0, 2.0])
