@@ -33,8 +33,9 @@ FENCES = {
     "jinja2": ("launching",),
     "torch": ("interop",),
 }
-# The attack and the evaluation know a model only as a function.
-FORBIDDEN = {"attacks": "models", "evaluation": "models"}
+# The attack and the evaluation know a model only as a function, and concentration
+# knows none.
+FORBIDDEN = dict.fromkeys(("attacks", "evaluation", "concentration"), "models")
 
 
 def imports(path: Path) -> set[str]:

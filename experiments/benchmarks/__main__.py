@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 BENCHMARKS = (
     *("training_step", "sweep", "evaluation", "scaling", "startup"),
-    *("precision", "peer_attack", "peers"),
+    *("precision", "peer_attack", "peers", "neighbors"),
 )
 
 

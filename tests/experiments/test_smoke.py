@@ -60,6 +60,8 @@ def test_all_experiments_are_found():
         "large_perturbations/table1",
         "large_perturbations/figures",
         "large_perturbations/sweep",
+        "concentration/table1",
+        "concentration/figure3",
         "benchmarks/scaling",
         "benchmarks/soak",
     } <= set(EXPERIMENTS)

@@ -1,0 +1,1 @@
+"""MC: empirical concentration of image data."""

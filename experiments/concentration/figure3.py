@@ -1,0 +1,50 @@
+"""MC Figure 3: Figure 1 (right) for smaller radii.
+
+    python -m experiments.concentration.figure3 --preset cpu
+
+Presets:
+    smoke: digits; shows that the program runs, nothing else.
+    cpu: MNIST .1 and .2.
+    paper: also CIFAR-10 2/255 and 4/255.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.concentration import figure1
+from experiments.concentration.figure1 import NUMBERS, Config, results_table
+from experiments.concentration.table1 import cases
+from experiments.runner import Workspace, main
+
+__all__ = ["PRESETS", "results_table", "run"]
+
+PRESETS = {
+    "smoke": Config(
+        cases=cases("digits", 0.05, {"0.2": (2, 4)}),
+        by_quantile=(),
+        train_size=300,
+        num_neighbors=10,
+    ),
+    "cpu": Config(
+        cases=cases("mnist", 0.01, dict.fromkeys(("0.1", "0.2"), NUMBERS[:6])),
+        by_quantile=(),
+    ),
+    "paper": Config(
+        cases=(
+            *cases("mnist", 0.01, dict.fromkeys(("0.1", "0.2"), NUMBERS)),
+            *cases("cifar10", 0.05, dict.fromkeys(("2/255", "4/255"), NUMBERS)),
+        ),
+        by_quantile=(),
+    ),
+}
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Measure and draw all panels."""
+    return figure1.run(config, workspace, "figure3")
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        main("concentration/figure3", PRESETS, run, description=__doc__ or "")
+    )

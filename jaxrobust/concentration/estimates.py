@@ -1,0 +1,139 @@
+"""What an estimate of concentration is, and what may be asked for."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxrobust.concentration.guarantee import Guarantee
+from jaxrobust.concentration.points import as_points
+from jaxrobust.concentration.regions import Region, Risks
+
+__all__ = ["Estimate", "Visit", "require_settings", "require_splits"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One error region that a search looked at.
+
+    Attributes:
+        num_regions: rectangles, T.
+        quantile: share of the densest training points that they were to cover, q.
+        train: its risks on the training points.
+        test: its risks on the test points.
+        is_feasible: whether its risk is large enough by the rule of the search.
+    """
+
+    num_regions: int
+    quantile: float
+    train: Risks
+    test: Risks
+    is_feasible: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """An error region that grows little when it is expanded, and how far to trust it.
+
+    Selected on the training points and reported on the test points, unless `settings`
+    say otherwise.
+
+    Attributes:
+        method: "hyperrectangles", "balls" or "half-space".
+        norm: of the expansion.
+        epsilon: its radius, in units of [0, 1] pixels.
+        alpha: least risk that was asked for.
+        regions: the region of each restart.
+        train: its risks on the training points, for each restart.
+        test: its risks on the test points, for each restart.
+        quantile: q of the rectangles; None for other methods.
+        guarantee: of generalization from the training points; None for half-spaces, to
+            which the theorem does not refer.
+        settings: everything else that was asked for.
+        visits: what the search looked at, in order.
+    """
+
+    method: str
+    norm: str
+    epsilon: float
+    alpha: float
+    regions: tuple[Region, ...]
+    train: tuple[Risks, ...]
+    test: tuple[Risks, ...]
+    num_regions: int
+    quantile: float | None = None
+    guarantee: Guarantee | None = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    visits: tuple[Visit, ...] = ()
+
+    def mean(self, split: str) -> Risks:
+        """Mean risks over the restarts, of "train" or "test"."""
+        return Risks(*np.mean(getattr(self, split), axis=0).tolist())
+
+    def sd(self, split: str) -> Risks:
+        """Population standard deviation over the restarts, of "train" or "test"."""
+        return Risks(*np.std(getattr(self, split), axis=0).tolist())
+
+    def as_row(self) -> dict[str, Any]:
+        """All numbers, without the regions, as plain values for a results file."""
+        row: dict[str, Any] = {
+            "method": self.method,
+            "norm": self.norm,
+            "epsilon": self.epsilon,
+            "alpha": self.alpha,
+            "num_regions": self.num_regions,
+            "quantile": self.quantile,
+            "settings": dict(self.settings),
+            "guarantee": None if self.guarantee is None else self.guarantee.as_row(),
+        }
+        for split in ("train", "test"):
+            row[split] = {
+                "mean": self.mean(split)._asdict(),
+                "sd": self.sd(split)._asdict(),
+                "restarts": [each._asdict() for each in getattr(self, split)],
+            }
+        return row
+
+
+def require_settings(
+    *, epsilon: float, alpha: float, **counts: int | Sequence[int]
+) -> None:
+    """Refuse what no method can work with.
+
+    Raises:
+        ValueError: for a radius that is not finite and non-negative, a share outside
+            (0, 1), or a count below 1.
+    """
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"`epsilon` must be finite and non-negative, got {epsilon!r}; radii are in "
+            "units of [0, 1] pixels, so 8/255 rather than 8."
+        )
+    if not 0 < alpha < 1:
+        raise ValueError(
+            f"`alpha` must be in (0, 1), got {alpha!r}; it is a share, so 0.05 for 5 %."
+        )
+    for name, value in counts.items():
+        values = [value] if isinstance(value, int) else list(value)
+        if not values or min(values) < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1, got {value!r}; give one or more."
+            )
+
+
+def require_splits(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Training and test images as rows of the same length.
+
+    Raises:
+        ValueError: for images of different sizes, or that are no points.
+    """
+    splits = as_points(train, "train"), as_points(test, "test")
+    if splits[0].shape[1] != splits[1].shape[1]:
+        raise ValueError(
+            "`test` must have images of the same size as `train`, got "
+            f"{splits[1].shape[1]} and {splits[0].shape[1]} dimensions; give two "
+            "splits of one data set."
+        )
+    return splits

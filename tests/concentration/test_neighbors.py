@@ -1,0 +1,309 @@
+"""Neighbors are those of brute force, whatever the blocks and interruptions."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+
+from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists
+from jaxrobust.concentration.neighbors import Space
+
+METRICS = {"l1": "cityblock", "l2": "euclidean"}
+
+
+def brute_force(points, norm):
+    values = points.reshape(len(points), -1).astype(np.float64)
+    scale = 255 if points.dtype == np.uint8 else 1
+    return cdist(values, values, METRICS[norm]) / scale
+
+
+def sorted_lists(distances, k):
+    """Nearest first, equally near ones by number."""
+    places = np.arange(distances.shape[1])
+    order = np.stack([np.lexsort((places, row))[:k] for row in distances])
+    return np.take_along_axis(distances, order, 1), order
+
+
+def points_of(kind, size, dimensions, seed):
+    rng = np.random.default_rng(seed)
+    if kind == "bytes":
+        return rng.integers(0, 256, (size, dimensions)).astype(np.uint8)
+    if kind == "ties":  # few values, so many points are equally far, or the same
+        return rng.integers(0, 3, (size, dimensions)).astype(np.uint8) * 100
+    if kind == "extremes":  # nothing cancels and nothing is exact by luck
+        return rng.choice([0, 255], (size, dimensions)).astype(np.uint8)
+    if kind == "floats":
+        return rng.random((size, dimensions)).astype(np.float32)
+    # Close together, far from each other: what float32 cannot subtract as squares.
+    near = rng.normal(size=(size, dimensions), scale=0.01)
+    far = rng.choice([-1000, 1000], (size, 1))
+    return (far + near).astype(np.float32)
+
+
+KINDS = ("bytes", "ties", "extremes", "floats", "far")
+
+
+@settings(max_examples=30)
+@given(
+    kind=st.sampled_from(KINDS),
+    norm=st.sampled_from(["l1", "l2"]),
+    # Few shapes, since each is compiled.
+    shape=st.sampled_from([(1, 1), (7, 5), (23, 40)]),
+    block_size=st.sampled_from([4, None]),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+def test_neighbors_are_those_of_brute_force(kind, norm, shape, block_size, seed, data):
+    points = points_of(kind, *shape, seed)
+    k = data.draw(st.sampled_from([1, shape[0], (shape[0] + 1) // 2]))
+    expected = brute_force(points, norm)
+    found = kth_neighbor_distances(points, k, norm=norm, block_size=block_size)
+    kth = np.sort(expected, axis=1)[:, k - 1]
+    np.testing.assert_allclose(found, kth, rtol=1e-12, atol=1e-12)
+    assert k > 1 or not found.any()
+    lists = neighbor_lists(points, k, norm=norm, block_size=block_size)
+    # Equally near ones come by number, so the order is the only one there is. In
+    # double precision brute force may see ties that are none, and the reverse.
+    distances, order = sorted_lists(np.round(expected, 10), k)
+    np.testing.assert_allclose(lists.distances, distances, rtol=1e-6, atol=1e-9)
+    np.testing.assert_array_equal(lists.indices, order)
+    assert lists.indices.dtype == np.int32 and lists.distances.dtype == np.float32
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("kind", ["bytes", "extremes", "floats"])
+def test_sizes_of_images(kind, norm):
+    # More dimensions than are summed exactly at once, more points than one tile.
+    points = points_of(kind, 2100, 2500, 1)
+    points[7] = points[9]
+    queries = np.array([0, 7, 2099])
+    lists = neighbor_lists(points, 3, norm=norm, queries=queries)
+    values = points.astype(np.float64)
+    expected = cdist(values[queries], values, METRICS[norm])
+    expected /= 255 if kind == "bytes" or kind == "extremes" else 1
+    if kind != "floats":
+        # To the last unit, which no relative tolerance would see.
+        metric = "cityblock" if norm == "l1" else "sqeuclidean"
+        whole = cdist(values[queries], values, metric)
+        np.testing.assert_array_equal(Space(points, norm).block(queries), whole)
+    distances, order = sorted_lists(expected, 3)
+    np.testing.assert_allclose(lists.distances, distances, rtol=1e-6)
+    np.testing.assert_array_equal(lists.indices, order)
+    assert lists.indices[1, 0] == 7 and lists.indices[1, 1] == 9
+    assert lists.distances[1, 1] == 0
+
+
+def test_images_of_any_shape_and_their_floats_are_the_same():
+    points = points_of("bytes", 20, 12, 3)
+    expected = kth_neighbor_distances(points, 4)
+    for images in (points.reshape(20, 2, 2, 3), points / np.float32(255), points / 255):
+        np.testing.assert_array_equal(kth_neighbor_distances(images, 4), expected)
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+@pytest.mark.parametrize("kind", ["bytes", "floats"])
+def test_rows_of_distances_are_those_of_the_lists(kind, norm):
+    # Balls compare them with each other, so to the last bit.
+    space = Space(points_of(kind, 50, 30, 2), norm)
+    lists = neighbor_lists(space, 50)
+    rows = space.distances(np.array([3, 11]))
+    for row, one in zip(rows, (3, 11), strict=True):
+        np.testing.assert_array_equal(row[lists.indices[one]], lists.distances[one])
+
+
+POINTS = points_of("ties", 41, 9, 5)
+SEARCHES = {
+    "kth": lambda points=POINTS, k=5, **options: {
+        "distances": kth_neighbor_distances(points, k, **options)
+    },
+    "lists": lambda points=POINTS, k=5, **options: neighbor_lists(
+        points, k, **options
+    )._asdict(),
+}
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", SEARCHES)
+@pytest.mark.parametrize("period", [1, 2, 5])
+def test_interrupted_again_and_again_it_ends_with_the_same(kind, period, tmp_path):
+    search = SEARCHES[kind]
+    expected = search()
+    counts, found, num_stops = [], None, 0
+    while found is None:
+        seen = []
+
+        def stop(done, total, seen=seen):
+            assert total == 41
+            seen.append(done)
+            if len(seen) == period and done < total:
+                raise KeyboardInterrupt
+
+        try:
+            # Another block size on going on changes nothing.
+            found = search(cache=tmp_path, block_size=3 + num_stops % 2, progress=stop)
+        except KeyboardInterrupt:
+            num_stops += 1
+        counts += seen
+    assert_same(found, expected)
+    # Nothing is done twice.
+    assert num_stops > 1 and counts == sorted(set(counts)) and counts[-1] == 41
+    # Finished, it is only read.
+    again = search(cache=tmp_path, progress=lambda *_: pytest.fail("searched again"))
+    assert_same(again, expected)
+    (directory,) = tmp_path.iterdir()
+    assert not list(directory.glob("*.part"))
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {directory!r})
+import test_neighbors as tests
+from jaxrobust.concentration.storage import Store
+
+put = Store.put
+
+def put_and_keep(self, start, values):
+    # After every block, so that it is killed while it writes.
+    put(self, start, values)
+    self.keep()
+
+def tell(done, total):
+    print(done, flush=True)
+    time.sleep(.02)
+
+Store.put = put_and_keep
+tests.SEARCHES["lists"](cache={cache!r}, block_size=2, progress=tell)
+print("end", flush=True)
+"""
+
+
+def test_killed_it_goes_on(tmp_path):
+    script = KILLED.format(directory=str(Path(__file__).parent), cache=str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    seen = [process.stdout.readline() for _ in range(5)]
+    os.kill(process.pid, signal.SIGKILL)
+    seen += process.communicate()[0].splitlines()
+    assert seen[4].strip() == "10" and "end" not in seen
+    done = []
+    found = SEARCHES["lists"](
+        cache=tmp_path, block_size=2, progress=lambda count, _: done.append(count)
+    )
+    # What was told is done; at most one more block is.
+    assert int(seen[-1]) + 2 <= done[0] <= int(seen[-1]) + 4
+    assert_same(found, SEARCHES["lists"]())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"points": points_of("ties", 41, 9, 6)},
+        {"points": POINTS / 255 * 0.9},
+        {"k": 6},
+        {"norm": "l1"},
+        {"queries": np.arange(3)},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_other_data_or_settings_have_another_name(changes, tmp_path):
+    search = SEARCHES["lists"]
+    search(cache=tmp_path)
+    expected = search(**changes)
+    found = search(cache=tmp_path, **changes)
+    assert_same(found, expected)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_cache_of_something_else_is_refused(tmp_path):
+    search = SEARCHES["kth"]
+    other = points_of("ties", 41, 9, 6)
+    search(cache=tmp_path / "a")
+    search(other, cache=tmp_path / "b")
+    (own,), (others,) = (tmp_path / "a").iterdir(), (tmp_path / "b").iterdir()
+    shutil.rmtree(own)
+    shutil.copytree(others, own)
+    with pytest.raises(
+        ValueError, match=r"which differs in data: '\w+', now '\w+'; re"
+    ):
+        search(cache=tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("header.json", b"{"),
+        ("done.json", b""),
+        ("done.json", b"42"),
+        ("distances.npy", b"\x93NUMPY"),
+    ],
+)
+def test_a_damaged_cache_is_refused(name, content, tmp_path):
+    search = SEARCHES["kth"]
+    search(cache=tmp_path)
+    (directory,) = tmp_path.iterdir()
+    (directory / name).write_bytes(content)
+    with pytest.raises(ValueError, match="`cache` must hold what this call wrote"):
+        search(cache=tmp_path)
+
+
+def test_a_directory_that_was_being_made_is_made_anew(tmp_path):
+    search = SEARCHES["kth"]
+    search(cache=tmp_path)
+    (directory,) = tmp_path.iterdir()
+    (directory / "header.json").unlink()
+    np.save(directory / "distances.npy", np.zeros(41))
+    assert_same(search(cache=tmp_path), search())
+    assert json.loads((directory / "done.json").read_text()) == 41
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"k": 42}, r"`k` must be in \[1, 41\], the number of points, got 42"),
+        ({"k": 0}, "got 0"),
+        ({"norm": "linf"}, "`norm` must be one of l1, l2, got 'linf'"),
+        ({"block_size": 0}, "`block_size` must be at least 1 or None, got 0"),
+        ({"points": np.zeros((0, 3), np.uint8)}, "must hold at least one image"),
+        ({"points": np.zeros((4, 3), int)}, "must be uint8 or floats, got int64"),
+        ({"points": np.array([[0.0], [np.nan]])}, "must be finite, got nan"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused(arguments, message):
+    for search in SEARCHES.values():
+        with pytest.raises(ValueError, match=message):
+            search(**{"k": 1} | arguments)
+
+
+def test_queries_that_are_no_points_are_refused():
+    for queries in ([41], [-1], []):
+        with pytest.raises(ValueError, match=r"`queries` must be numbers of points in"):
+            neighbor_lists(POINTS, 2, queries=np.array(queries, int))
+
+
+def test_blocks_fit_the_memory_there_is(monkeypatch):
+    from jaxrobust.concentration import neighbors
+
+    # At most half a gigabyte, 28 bytes for each pair of points in work.
+    size = neighbors._chosen_block_size(60_000, 2)
+    assert 100 < size and size * 2 * 60_000 * 28 <= neighbors.MEMORY
+    monkeypatch.setattr(neighbors, "_free_memory", lambda: 8 * 10**8)
+    assert neighbors._chosen_block_size(60_000, 2) == 29
+    monkeypatch.setattr(neighbors, "_free_memory", lambda: 0)
+    assert neighbors._chosen_block_size(60_000, 2) == 1
+    assert neighbors._chosen_block_size(10, 2) == 1
