@@ -433,7 +433,7 @@ class Compare:
         return 0
 
 
-_THEORY = (
+_THEORY: Any = (
     Annotated[_written(formulas.Gaussians), tyro.conf.subcommand("gaussians")]
     | Annotated[_written(formulas.Bernoulli), tyro.conf.subcommand("bernoulli")]
     | Annotated[_written(formulas.NoFreeLunch), tyro.conf.subcommand("no-free-lunch")]
@@ -443,13 +443,15 @@ _THEORY = (
     | Annotated[_written(formulas.Graph), tyro.conf.subcommand("graph")]
 )
 
-LIMITS = Annotated[
-    Annotated[
-        _THEORY,
-        tyro.conf.subcommand(
-            "theory", description="One of the closed forms of the papers."
-        ),
-    ]
+_FORMULAS: Any = Annotated[
+    _THEORY,
+    tyro.conf.subcommand(
+        "theory", description="One of the closed forms of the papers."
+    ),
+]
+
+LIMITS: Any = Annotated[
+    _FORMULAS
     | Annotated[Concentration, tyro.conf.subcommand("concentration")]
     | Annotated[Optimum, tyro.conf.subcommand("optimum")]
     | Annotated[Compare, tyro.conf.subcommand("compare")],

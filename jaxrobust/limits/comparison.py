@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ def best_possible(
     dataset: Dataset,
     *,
     epsilon: float,
-    norm: str = "linf",
+    norm: Literal["linf", "l2"] = "linf",
     num_examples: int = 2000,
     time_limit: float = 60.0,
 ) -> RobustOptimum:
@@ -118,7 +118,7 @@ def compare(
     test: Dataset,
     *,
     epsilon: float,
-    norm: str = "linf",
+    norm: Literal["linf", "l2"] = "linf",
     num_regions: int | None = None,
     num_restarts: int = 10,
     num_optimum: int = 2000,
