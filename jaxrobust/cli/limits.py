@@ -443,15 +443,14 @@ _THEORY: Any = (
     | Annotated[_written(formulas.Graph), tyro.conf.subcommand("graph")]
 )
 
-_FORMULAS: Any = Annotated[
-    _THEORY,
-    tyro.conf.subcommand(
-        "theory", description="One of the closed forms of the papers."
-    ),
-]
+
+def _theory() -> Any:
+    description = "One of the closed forms of the papers."
+    return Annotated[_THEORY, tyro.conf.subcommand("theory", description=description)]
+
 
 LIMITS: Any = Annotated[
-    _FORMULAS
+    _theory()
     | Annotated[Concentration, tyro.conf.subcommand("concentration")]
     | Annotated[Optimum, tyro.conf.subcommand("optimum")]
     | Annotated[Compare, tyro.conf.subcommand("compare")],
