@@ -1,7 +1,9 @@
 """The command `jaxrobust limits`: what was possible, in theory and on data."""
 
 import dataclasses
+import functools
 import json
+import operator
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -433,29 +435,36 @@ class Compare:
         return 0
 
 
-_THEORY: Any = (
-    Annotated[_written(formulas.Gaussians), tyro.conf.subcommand("gaussians")]
-    | Annotated[_written(formulas.Bernoulli), tyro.conf.subcommand("bernoulli")]
-    | Annotated[_written(formulas.NoFreeLunch), tyro.conf.subcommand("no-free-lunch")]
-    | Annotated[_written(formulas.Cube), tyro.conf.subcommand("cube")]
-    | Annotated[_written(formulas.Ball), tyro.conf.subcommand("ball")]
-    | Annotated[_written(formulas.Facets), tyro.conf.subcommand("facets")]
-    | Annotated[_written(formulas.Graph), tyro.conf.subcommand("graph")]
+def _any_of(commands: Mapping[str, type]) -> Any:
+    """The union of commands, by their names."""
+    parts: list[Any] = [
+        Annotated[command, tyro.conf.subcommand(name)]
+        for name, command in commands.items()
+    ]
+    return functools.reduce(operator.or_, parts)
+
+
+def _named(union: Any, name: str, description: str) -> Any:
+    return Annotated[union, tyro.conf.subcommand(name, description=description)]
+
+
+_FORMULAS = {
+    "gaussians": formulas.Gaussians,
+    "bernoulli": formulas.Bernoulli,
+    "no-free-lunch": formulas.NoFreeLunch,
+    "cube": formulas.Cube,
+    "ball": formulas.Ball,
+    "facets": formulas.Facets,
+    "graph": formulas.Graph,
+}
+_THEORY = _any_of({name: _written(formula) for name, formula in _FORMULAS.items()})
+_ON_DATA = _any_of(
+    {"concentration": Concentration, "optimum": Optimum, "compare": Compare}
 )
 
-
-def _theory() -> Any:
-    description = "One of the closed forms of the papers."
-    return Annotated[_THEORY, tyro.conf.subcommand("theory", description=description)]
-
-
-LIMITS: Any = Annotated[
-    _theory()
-    | Annotated[Concentration, tyro.conf.subcommand("concentration")]
-    | Annotated[Optimum, tyro.conf.subcommand("optimum")]
-    | Annotated[Compare, tyro.conf.subcommand("compare")],
-    tyro.conf.subcommand(
-        "limits", description="What no classifier can do: in theory, and on data."
-    ),
-]
+LIMITS: Any = _named(
+    _named(_THEORY, "theory", "One of the closed forms of the papers.") | _ON_DATA,
+    "limits",
+    "What no classifier can do: in theory, and on data.",
+)
 """For the union of all commands."""
