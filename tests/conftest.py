@@ -33,7 +33,7 @@ from jaxrobust.types import Images, Labels, LogitsFn
 # Labels (batch, 1) against (batch,) must be an error, not a silent table.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-settings.register_profile("ci", derandomize=True, deadline=None, max_examples=20)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=12)
 settings.load_profile("ci")
 
 

@@ -44,7 +44,9 @@ COMMANDS = re.findall(r"^jaxrobust (\w+)(.*)$", README, re.MULTILINE)
 
 @pytest.mark.parametrize(("command", "flags"), COMMANDS)
 def test_commands_and_flags_exist(command, flags, capsys):
-    words = [command, *flags.split()[:1]] if command == "data" else [command]
+    # Commands of commands: the words before the first flag or path.
+    nested = re.match(r"(?: [a-z][a-z-]*(?= |$))*", flags).group().split()
+    words = [command, *(nested if command in ("data", "limits") else [])]
     with pytest.raises(SystemExit):
         main([*words, "--help"])
     shown = capsys.readouterr().out

@@ -48,12 +48,12 @@ PRESETS = {
     "smoke": Config(
         flags=(
             *("--dataset", "digits", "--train-size", "256", "--batch-size", "32"),
-            *("--model", "linear", "--epsilon", "0.1", "--epochs", "80"),
+            *("--model", "linear", "--epsilon", "0.1", "--epochs", "40"),
             *("--attack.step-size", "0.05"),
         ),
-        seconds=8.0,
-        least=4.0,
-        most=5.0,
+        seconds=5.0,
+        least=3.0,
+        most=4.0,
     ),
     "cpu": Config(
         flags=(

@@ -41,11 +41,12 @@ def aim(targets):
         (auto_pgd(THREAT, num_steps=4, num_samples=3), Passes(15, 12)),
         # One evaluation of the clean image ranks the targets.
         (over_targets(aim, 9), Passes(1 + 2 * 3, 2 * 2)),
-        # All three logits are differentiated; 3 steps of the final search.
-        (fab(THREAT, num_steps=4), Passes(2 * 4 + 3 + 2, 3 * 4)),
+        # All three logits are differentiated; 3 steps of the final search, and a look
+        # whether the success is clear.
+        (fab(THREAT, num_steps=4), Passes(2 * 4 + 3 + 3, 3 * 4)),
         (
             over_targets(lambda targets: fab(THREAT, num_steps=4, targets=targets), 1),
-            Passes(1 + 2 * 4 + 3 + 2, 4),
+            Passes(1 + 2 * 4 + 3 + 3, 4),
         ),
         # Of the model under attack nothing but the judgement is asked.
         (transferred_from(short_pgd(), lambda images: images[:, :3, 0, 0]), (1, 0)),

@@ -27,7 +27,7 @@ def test_robust_accuracy_on_mnist_agrees_with_foolbox(tmp_path):
         dataset="mnist",
         train_size=4000,
         model=ModelConfig(name="lenet", widen_factor=0.125),
-        phases=(adversarial(0.1, 1, attack=AttackConfig(step_size=0.05)),),
+        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
     )
     model = train(config, tmp_path / "run")
     settings = EvaluationConfig(

@@ -224,7 +224,7 @@ def test_a_model_without_weights_may_change_between_calls():
 
 def test_the_size_of_a_bucket_follows_the_work_and_nothing_else():
     # A power of two that takes about five seconds; never none, never too many.
-    assert packing._bucket_size(5000, 1e6, "cpu") == 16
+    assert packing._bucket_size(5000, 1e6, "cpu") == 128
     assert packing._bucket_size(5000, 1e6, "gpu") == 2048
     assert packing._bucket_size(300, 1e9, "gpu") == 128
     assert packing._bucket_size(5000, 1e12, "cpu") == 1
