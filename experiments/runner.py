@@ -360,7 +360,7 @@ def run_experiment(
         "versions": versions(),
         "device": device_name(),
         "revision": ", ".join(workspace.revisions()) or workspace.revision,
-        "seconds": round(workspace.seconds, 1),
+        "seconds": round(workspace.seconds, 3),
         "notes": list(found.get("notes", ())),
         "rows": found["rows"],
     }

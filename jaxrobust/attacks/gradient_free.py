@@ -22,13 +22,7 @@ from jaxrobust.attacks.base import (
 )
 from jaxrobust.losses import margin
 from jaxrobust.threat import L2Ball, LinfBall, ThreatModel, l2_normalize
-from jaxrobust.types import (
-    Images,
-    Labels,
-    LogitsFn,
-    PRNGKey,
-    Scalar,
-)
+from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar
 
 __all__ = [
     "NoiseKind",
@@ -334,7 +328,8 @@ def _linf_squares(threat: ThreatModel, center: Images, share: float) -> _Squares
         return ~jnp.any(jnp.where(is_up, hit[:, :, 1], hit[:, :, 0]), axis=-1)
 
     # A small square often has the color that it would be painted in.
-    return _Squares(1 + _num_words(channels), start, propose, 4, is_idle)
+    num_words = 1 + _num_words(channels)
+    return _Squares(num_words, start, propose, num_ahead=4, is_idle=is_idle)
 
 
 def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
@@ -409,7 +404,8 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
         del words, images
         return jnp.zeros(stages.shape, bool)
 
-    return _Squares(2 + _num_words(channels + 1), start, propose, 1, is_idle)
+    num_words = 2 + _num_words(channels + 1)
+    return _Squares(num_words, start, propose, num_ahead=1, is_idle=is_idle)
 
 
 def square(
@@ -467,7 +463,6 @@ def square(
             )
         start_key, query_key = jax.random.split(key)
         squares = squares_for(threat, images, initial_share)
-
         batch, ahead = images.shape[0], squares.num_ahead
 
         def next_query(

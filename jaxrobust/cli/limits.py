@@ -53,6 +53,18 @@ def _draw(figure: plots.Figure, output: Path, name: str) -> None:
     plots.save(figure, output / f"{name}.svg")
 
 
+def _cut(dataset: Dataset, size: int | None, flag: str) -> Dataset:
+    """The first of each class, in proportion; None for all."""
+    if size is None:
+        return dataset
+    if not 1 <= size <= len(dataset):
+        raise ValueError(
+            f"`{flag}` must be in [1, {len(dataset)}] for {dataset.title}, got "
+            f"{size}; leave it out for all."
+        )
+    return subset(dataset, size)
+
+
 class NeighborLine:
     """A line on a terminal that says how many neighbors are found."""
 
@@ -144,14 +156,8 @@ class _OnData:
     def load(self, split: Split) -> Dataset:
         """A split, the training one cut short."""
         dataset = load_arrays(self.data, split, data_dir=self.data_dir)
-        if split == "test" or self.train_size is None:
-            return dataset
-        if not 1 <= self.train_size <= len(dataset):
-            raise ValueError(
-                f"`--train-size` must be in [1, {len(dataset)}] for {dataset.title}, "
-                f"got {self.train_size}; leave it out for all."
-            )
-        return subset(dataset, self.train_size)
+        size = self.train_size if split == "train" else None
+        return _cut(dataset, size, "--train-size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -380,16 +386,8 @@ class Compare:
         run = load_run(self.source)
         train = load_evaluation_data(run, "train", self.data_dir)
         test = load_evaluation_data(run, "test", self.data_dir)
-        sizes = {"--num-images": (self.num_images, test)}
-        sizes["--train-size"] = (self.train_size, train)
-        for flag, (size, dataset) in sizes.items():
-            if size is not None and not 1 <= size <= len(dataset):
-                raise ValueError(
-                    f"`{flag}` must be in [1, {len(dataset)}] for {dataset.title}, got "
-                    f"{size}; leave it out for all."
-                )
-        test = subset(test, self.num_images or len(test))
-        train = subset(train, self.train_size or len(train))
+        test = _cut(test, self.num_images, "--num-images")
+        train = _cut(train, self.train_size, "--train-size")
         config = EvaluationConfig(
             epsilons=(self.epsilon,),
             norm=self.norm,

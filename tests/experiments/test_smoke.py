@@ -84,8 +84,7 @@ def test_smoke_preset_writes_results_and_a_report(name, result_of):
     assert written == json.loads(json.dumps(result))
     assert set(written) >= FIELDS
     assert written["experiment"] == name and written["preset"] == "smoke"
-    # Rounded to a tenth, and some take less.
-    assert written["rows"] and written["seconds"] >= 0
+    assert written["rows"] and written["seconds"] > 0
     header, *lines = module_of(name).results_table(written)
     assert len(lines) == len(written["rows"])
     assert {len(line) for line in lines} == {len(header)}
