@@ -3,6 +3,7 @@
 import os
 import signal
 import tempfile
+from importlib.metadata import version
 from typing import NamedTuple
 
 # Many tests compile the same small programs, in this process and in others they start:
@@ -13,10 +14,12 @@ if "JAXROBUST_TESTS_CACHE" not in os.environ:
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["JAXROBUST_TESTS_CACHE"]
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 # Programs here are compiled often and run briefly; at level 0 those that train would
-# take longer than they save.
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=1"
-)
+# take longer than they save. Without fusion emitters they are compiled in two thirds
+# of the time; XLA ends the process for a flag that it does not know.
+_flags = ["--xla_backend_optimization_level=1"]
+if version("jaxlib").startswith("0.10."):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags])
 
 # A shell's background job ignores Ctrl-C, and so would the processes that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

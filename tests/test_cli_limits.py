@@ -56,6 +56,17 @@ def test_optimum_prints_and_writes(tmp_path, capsys):
     assert first["is_optimal"] and last["lower_bound"] <= last["robust_error"]
 
 
+def test_optimum_of_two_classes_asks_about_their_images_alone(tmp_path):
+    flags = ["--classes", "3", "7", "--epsilons", "0.5", "--train-size", "100"]
+    assert main(["limits", "optimum", *flags, "--output", str(tmp_path)]) == 0
+    (row,) = results(tmp_path)["rows"]
+    # The classes are about as frequent, and all balls meet in gray.
+    assert 0.4 < row["robust_error"] < 0.5 and row["is_optimal"]
+    assert row["num_conflicts"] == round(
+        row["robust_error"] * (1 - row["robust_error"]) * 100**2
+    )
+
+
 def test_compare_prints_and_writes(tmp_path, capsys):
     run = tmp_path / "run"
     flags = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
@@ -68,6 +79,12 @@ def test_compare_prints_and_writes(tmp_path, capsys):
     assert "| concentration |" in capsys.readouterr().out
     names = [row["name"] for row in results(tmp_path / "out")["rows"]]
     assert names == ["model", "concentration", "finite optimum"]
+
+
+def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):
+    flags = ["--classes", "3", "12", "--output", str(tmp_path)]
+    assert main(["limits", "optimum", *flags]) == 2
+    assert "`classes` must be among 0, 1, 2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,19 @@ COLUMNS = (
 NAMES = {"risk": "risk", "adversarial_risk": "AdvRisk"}
 
 
+def neighbor_options(name: str, workspace: Workspace) -> dict[str, Any]:
+    """Where neighbors are kept, shared by experiments, and who is told."""
+    told = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if done / total >= told:
+            workspace.say(f"{name}: neighbors of {done:,} of {total:,}")
+            told += 0.1
+
+    return {"cache": workspace.models.parent / "neighbors", "progress": progress}
+
+
 class Splits:
     """The splits of a data set, kept until those of another are wanted."""
 
@@ -189,19 +202,6 @@ class Splits:
             return str(error)
         return None
 
-    def options(self, name: str) -> dict[str, Any]:
-        """Where neighbors are kept, shared by experiments, and who is told."""
-        told = 0.0
-
-        def progress(done: int, total: int) -> None:
-            nonlocal told
-            if done / total >= told:
-                self._workspace.say(f"{name}: neighbors of {done:,} of {total:,}")
-                told += 0.1
-
-        directory = self._workspace.models.parent / "neighbors"
-        return {"cache": directory, "progress": progress}
-
     def sorted(self, name: str) -> SortedPoints:
         """Points of a data set by density."""
         if name not in self._sorted:
@@ -211,7 +211,7 @@ class Splits:
                 train.images,
                 test.images,
                 num_neighbors=self._config.num_neighbors,
-                **self.options(name),
+                **neighbor_options(name, self._workspace),
             )
         return self._sorted[name]
 

@@ -88,7 +88,7 @@ class Splits(table1.Splits):
                 alpha,
                 max_centers=self._max_centers,
                 seed=self._seed,
-                **self.options(name),
+                **table1.neighbor_options(name, self._workspace),
             )
         return self._candidates[name, alpha]
 

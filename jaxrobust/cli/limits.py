@@ -20,7 +20,7 @@ from jaxrobust.concentration import (
     estimate_l2,
     estimate_linf,
 )
-from jaxrobust.data import Dataset, Split, load_arrays, subset
+from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.report import markdown_table, percent
@@ -153,9 +153,11 @@ class _OnData:
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
 
-    def load(self, split: Split) -> Dataset:
-        """A split, the training one cut short."""
+    def load(self, split: Split, classes: Sequence[int] = ()) -> Dataset:
+        """A split, of some classes if any are named; the training one cut short."""
         dataset = load_arrays(self.data, split, data_dir=self.data_dir)
+        if classes:
+            dataset = of_classes(dataset, classes)
         size = self.train_size if split == "train" else None
         return _cut(dataset, size, "--train-size")
 
@@ -285,13 +287,15 @@ class Optimum(_OnData):
     """Radii, in units of [0, 1] pixels."""
     train_size: int | None = 2000
     """Number of training examples; None for all."""
+    classes: tuple[int, ...] = ()
+    """Labels of the classes to be told apart, such as 3 7; by default all."""
     time_limit: float = 60.0
     """Seconds for the integer program at each radius, of more than two classes."""
 
     def run(self) -> int:
         """Solve, print and write."""
         _require_new(self.output)
-        train = self.load("train")
+        train = self.load("train", self.classes)
         rows = []
         for epsilon in self.epsilons:
             began = time.perf_counter()

@@ -1,6 +1,13 @@
 """Labeled images: where they come from, variants of them, and augmentation."""
 
-from jaxrobust.data.arrays import DataError, Dataset, Pixels, as_float, subset
+from jaxrobust.data.arrays import (
+    DataError,
+    Dataset,
+    Pixels,
+    as_float,
+    of_classes,
+    subset,
+)
 from jaxrobust.data.augmentation import pad_crop_flip
 from jaxrobust.data.preparation import DatasetStatus, prepare, status
 from jaxrobust.data.sources import DATASETS, Split, load_arrays
@@ -18,6 +25,7 @@ __all__ = [
     "as_float",
     "binarize",
     "load_arrays",
+    "of_classes",
     "pad_crop_flip",
     "prepare",
     "status",

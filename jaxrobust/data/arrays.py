@@ -1,12 +1,21 @@
 """Labeled images held in memory, and what every source of them must promise."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-__all__ = ["DataError", "Dataset", "Pixels", "as_float", "part_of_range", "subset"]
+__all__ = [
+    "DataError",
+    "Dataset",
+    "Pixels",
+    "as_float",
+    "of_classes",
+    "part_of_range",
+    "subset",
+]
 
 Pixels = UInt8[Array | np.ndarray, "*shape"] | Float[Array | np.ndarray, "*shape"]
 """Images of any shape: bytes in 0..255, or floats in [0, 1]."""
@@ -106,6 +115,28 @@ def subset(dataset: Dataset, size: int) -> Dataset:
         members = np.flatnonzero(dataset.labels == label)
         depth[members] = (np.arange(len(members)) + 0.5) / len(members)
     chosen = np.sort(np.argsort(depth, kind="stable")[:size])
+    return dataclasses.replace(
+        dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
+    )
+
+
+def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """The examples of some classes, which keep their order and their labels.
+
+    Args:
+        dataset: the data set to take from.
+        classes: at least one, each in [0, num_classes) and with examples.
+
+    Raises:
+        ValueError: for a class without examples, or none at all.
+    """
+    known = np.unique(dataset.labels)
+    if not classes or not set(classes) <= set(known.tolist()):
+        raise ValueError(
+            f"`classes` must be among {', '.join(map(str, known))} for "
+            f"{dataset.title}, got {tuple(classes)!r}; name one or more of these."
+        )
+    chosen = np.isin(dataset.labels, classes)
     return dataclasses.replace(
         dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
     )

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.data import DataError, Dataset, as_float, load_arrays, subset
+from jaxrobust.data import (
+    DataError,
+    Dataset,
+    as_float,
+    load_arrays,
+    of_classes,
+    subset,
+)
 
 
 def tiny(**changes):
@@ -108,6 +115,26 @@ class TestSubset:
     def test_impossible_sizes_are_errors(self, size):
         with pytest.raises(ValueError, match=r"`size` must be in \[1, 3\]"):
             subset(tiny(), size)
+
+
+class TestOfClasses:
+    @given(labels_and_size(), st.sets(st.integers(0, 3), min_size=1))
+    def test_keeps_all_examples_of_the_classes_and_no_other(self, case, classes):
+        labels, _ = case
+        whole = numbered(labels)
+        wanted = classes & set(labels)
+        if wanted != classes:
+            with pytest.raises(ValueError, match="`classes` must be among"):
+                of_classes(whole, sorted(classes))
+            return
+        part = of_classes(whole, sorted(classes))
+        places = [place for place, label in enumerate(labels) if label in classes]
+        np.testing.assert_array_equal(part.images, whole.images[places])
+        np.testing.assert_array_equal(part.labels, whole.labels[places])
+
+    def test_no_class_is_an_error(self):
+        with pytest.raises(ValueError, match=r"`classes` must be among .*got \(\)"):
+            of_classes(tiny(), [])
 
 
 class TestAsFloat:

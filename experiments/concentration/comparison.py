@@ -1,0 +1,168 @@
+"""The models of LP Table 1 beside the limits, as MC Table 2 has published defenses.
+
+    python -m experiments.concentration.comparison --preset cpu
+
+For each model: its clean error and its error under PGD; an error region of the same
+risk that grows as little as possible, which is all that concentration of measure
+forces; and the least error that any function has on a part of the training images.
+
+Presets:
+    smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
+    cpu: the models of `table1 --preset cpu`, all MNIST images; about 15 minutes on 2
+        cores if table1 has been run (estimated).
+    paper: the models of `table1 --preset paper`; wants an accelerator.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from experiments.concentration import table1 as concentration
+from experiments.large_perturbations import table1
+from experiments.runner import Workspace, main
+from jaxrobust import plots
+from jaxrobust.data import Dataset, Split, apply_variant, load_arrays, subset
+from jaxrobust.evaluation import evaluate
+from jaxrobust.limits import compare
+from jaxrobust.training import Run
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(table1.Config):
+    """The models of Table 1, the radius of each, and the search for limits."""
+
+    radii: Mapping[str, float]
+    """By role of the model."""
+    num_regions: int = 10
+    """Rectangles."""
+    num_restarts: int = 10
+    num_optimum: int = 2000
+    """Training images whose optimum is solved for."""
+    search_size: int | None = None
+    """Training images of the search; None for all."""
+
+
+def _config(preset: str, **settings: Any) -> Config:
+    return Config(**vars(table1.PRESETS[preset]), **settings)
+
+
+_RADII = {table1.BASE: 0.3, table1.EXTENDED: 0.4, table1.IAT: 0.4}
+
+PRESETS = {
+    "smoke": _config(
+        "smoke",
+        radii={table1.EXTENDED: 0.1},
+        num_regions=3,
+        num_restarts=2,
+        num_optimum=100,
+        search_size=300,
+    ),
+    "cpu": _config("cpu", radii=_RADII),
+    "paper": _config("paper", radii=_RADII),
+}
+
+
+def _compared(
+    run: Run, epsilon: float, config: Config, workspace: Workspace
+) -> dict[str, Any]:
+    """A model's errors and the limits, computed once."""
+    settings = dataclasses.replace(
+        config.evaluation, epsilons=(epsilon,), seed=workspace.seed
+    )
+
+    def split(name: Split) -> Dataset:
+        found = load_arrays(config.dataset, name, data_dir=workspace.data_dir)
+        return apply_variant(found, config.variant)
+
+    def compute() -> dict[str, Any]:
+        train, test = split("train"), split("test")
+        if config.search_size is not None:
+            train = subset(train, config.search_size)
+        found = compare(
+            evaluate(run.logits_fn, test, settings),
+            train,
+            test,
+            epsilon=epsilon,
+            num_regions=config.num_regions,
+            num_restarts=config.num_restarts,
+            num_optimum=config.num_optimum,
+            seed=workspace.seed,
+            **concentration.neighbor_options(config.dataset, workspace),
+        )
+        return {"limits": found.as_rows(), "estimate": found.estimate.as_row()}
+
+    search = [config.num_regions, config.num_restarts, config.num_optimum]
+    key = [run.directory.name, dataclasses.asdict(settings), *search]
+    key.append(config.search_size)
+    return workspace.cached("comparison", key, compute)
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Compare every model at its radius; train what is missing."""
+    load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
+    runs = table1.trained(config, workspace, *config.radii)
+    rows, figures = [], {}
+    for role, epsilon in config.radii.items():
+        workspace.say(f"--- comparing {role} at epsilon {epsilon:g}")
+        found = _compared(runs[role], epsilon, config, workspace)
+        rows.append({"model": role, "epsilon": epsilon, **found})
+        title = f"{role}, linf, epsilon {epsilon:g}"
+        figure = plots.risk_bars(found["limits"], title=title)
+        name = f"comparison-{role.lower()}"
+        figures[title] = workspace.save_figure(name, figure)
+    pgd = config.evaluation
+    steps = pgd.num_steps or "2.5 * epsilon / step"
+    notes = [
+        f"Data: {next(iter(runs.values())).problem.title}, every test image, in percent"
+        f" of the images. Model: under PGD with {steps} steps of {pgd.step_size:g} and "
+        f"{pgd.num_restarts} random starts, which bounds its error from below. Region: "
+        "of at least the model's risk on the training images; mean and deviation over "
+        f"{config.num_restarts} restarts. Any function: on {config.num_optimum:,} "
+        "training images.",
+        *_remarks(rows),
+    ]
+    return {
+        "title": "Trained models beside the limits",
+        "rows": rows,
+        "notes": notes,
+        "tables": {"Risk and adversarial risk": results_table({"rows": rows})},
+        "figures": figures,
+    }
+
+
+def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    above = [
+        row["model"]
+        for row in rows
+        if row["limits"][0]["adversarial_risk"] > row["limits"][1]["adversarial_risk"]
+    ]
+    if not above:
+        return []
+    return [
+        f"More than concentration forces is lost by: {', '.join(above)}. What these "
+        "models lose beyond the region's growth is not explained by it."
+    ]
+
+
+def results_table(result: Mapping[str, Any]) -> list[list[str]]:
+    """Cells of the table, also from a committed results file."""
+    header = ["model", "ε", "model: risk", "AdvRisk", "region: risk", "AdvRisk"]
+    lines = []
+    for row in result["rows"]:
+        model, region, optimum = row["limits"]
+        pairs = [
+            f"{100 * model['risk']:.2f}",
+            f"{100 * model['adversarial_risk']:.2f}",
+            concentration.with_deviation(row["estimate"]["test"], "risk"),
+            concentration.with_deviation(row["estimate"]["test"], "adversarial_risk"),
+            f"{100 * optimum['adversarial_risk']:.2f}",
+        ]
+        assert region["name"] == "concentration"
+        lines.append([row["model"], f"{row['epsilon']:g}", *pairs])
+    return [[*header, "any function: AdvRisk at least"], *lines]
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        main("concentration/comparison", PRESETS, run, description=__doc__ or "")
+    )
