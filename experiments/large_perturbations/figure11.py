@@ -6,11 +6,11 @@ See `figure4`, whose computation this is.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
-    cpu: the models of `table1 --preset cpu`, at 50 points; about 10 minutes on 2 cores
+    cpu: the models of `table1 --preset cpu`, at 25 points; about 10 minutes on 2 cores
         if table1 has been run (estimated).
     paper: the paper's network and 200 points; wants an accelerator.
 
-Differs from the paper: in `cpu` 50 points instead of 200; clean losses are shown too.
+Differs from the paper: in `cpu` 25 points instead of 200; clean losses are shown too.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ def _strong(preset: str, **changes) -> figure4.Config:
 
 PRESETS = {
     "smoke": _strong("smoke", num_points=3),
-    "cpu": _strong("cpu", num_points=50),
+    "cpu": _strong("cpu", num_points=25),
     "paper": _strong("paper"),
 }
 

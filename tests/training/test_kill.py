@@ -14,7 +14,7 @@ import pytest
 
 from jaxrobust.training import load_run
 
-EPOCHS = 60
+EPOCHS = 30
 FLAGS = (
     *("--model", "linear", "--train-size", "1000", "--batch-size", "50"),
     *("--epsilon", "0.1", "--epochs", str(EPOCHS), "--attack.step-size", "0.01"),
@@ -67,7 +67,7 @@ def test_after_kill_9_resuming_equals_never_having_stopped(undisturbed, tmp_path
     directory = tmp_path / "run"
     # The log line of an epoch comes just before its checkpoint, so the kill lands in
     # the middle of a save.
-    for at_epoch, more in ((3, ()), (20, ("--resume",))):
+    for at_epoch, more in ((3, ()), (12, ("--resume",))):
         code, _ = start_and_signal(directory, at_epoch, signal.SIGKILL, *more)
         assert code == -signal.SIGKILL
         assert epochs_done(directory) < EPOCHS
