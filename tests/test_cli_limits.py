@@ -35,6 +35,9 @@ def test_concentration_prints_and_writes(norm, tmp_path, capsys):
     assert main(["limits", "concentration", *DIGITS, *flags]) == 0
     said = capsys.readouterr().out
     assert "vacuous" in said and "adversarial risk, test" in said
+    assert ("| half-space, best |" in said) == (norm == "l2")
+    # Only what was started several times has a deviation.
+    assert ("±" in said) == (norm == "linf")
     found = results(tmp_path)
     assert found["num_train"] == 200
     methods = ["hyperrectangles"] if norm == "linf" else ["balls"] + 2 * ["half-space"]

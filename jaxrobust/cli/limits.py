@@ -247,8 +247,16 @@ class Concentration(_OnData):
         return 0
 
 
-def _share(mean: float, sd: float) -> str:
-    return f"{percent(mean, 2)} ± {100 * sd:.2f}"
+def _name(estimate: Estimate) -> str:
+    is_best = estimate.settings.get("search") == "best"
+    return estimate.method + (", best" if is_best else "")
+
+
+def _share(estimate: Estimate, split: str, name: str) -> str:
+    mean = percent(getattr(estimate.mean(split), name), 2)
+    if len(estimate.test) == 1:
+        return mean
+    return f"{mean} ± {100 * getattr(estimate.sd(split), name):.2f}"
 
 
 def _estimate_cells(estimates: Sequence[Estimate]) -> list[list[str]]:
@@ -256,23 +264,23 @@ def _estimate_cells(estimates: Sequence[Estimate]) -> list[list[str]]:
     cells = [[*header, "adversarial risk, train", "adversarial risk, test"]]
     for each in estimates:
         risks = [
-            _share(getattr(each.mean(split), name), getattr(each.sd(split), name))
+            _share(each, split, name)
             for name in ("risk", "adversarial_risk")
             for split in ("train", "test")
         ]
         quantile = "-" if each.quantile is None else f"{each.quantile:.3f}"
-        cells.append([each.method, str(each.num_regions), quantile, *risks])
+        cells.append([_name(each), str(each.num_regions), quantile, *risks])
     return cells
 
 
 def _estimate_figure(estimates: Sequence[Estimate]) -> plots.Figure:
     rows = [
         {
-            "name": each.method if number < 2 else f"{each.method}, best",
+            "name": _name(each),
             "risk": each.mean("test").risk,
             "adversarial_risk": each.mean("test").adversarial_risk,
         }
-        for number, each in enumerate(estimates)
+        for each in estimates
     ]
     first = estimates[0]
     title = f"{first.norm}, epsilon {first.epsilon:g}, on test images"
