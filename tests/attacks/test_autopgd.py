@@ -32,8 +32,8 @@ class TanhNet:
 
     def logits_fn(self, images):
         flat = images.reshape(images.shape[0], -1)
-        hidden = jnp.tanh(flat @ jnp.asarray(self.first, "float32"))
-        return hidden @ jnp.asarray(self.second, "float32")
+        hidden = jnp.tanh(flat @ self.first.astype(flat.dtype))
+        return hidden @ self.second.astype(flat.dtype)
 
     def loss_and_gradient(self, flat, loss):
         logits = self.logits(flat)
@@ -129,15 +129,18 @@ def net():
 @pytest.mark.parametrize(("kind", "epsilon"), [("linf", 0.08), ("l2", 0.3)])
 def test_agrees_with_an_independent_one_in_numpy(net, kind, epsilon, loss, key):
     threat, num_steps = THREATS[kind](epsilon), 34
-    start = sample_sphere(threat, key, net.images, epsilon)
-    start = np.asarray(start, np.float64).reshape(BATCH, PIXELS)
+    # In double precision: a step more or less is a matter of comparing two losses.
+    with jax.enable_x64(True):
+        images = jnp.asarray(net.center.reshape(BATCH, 6, 6, 1))
+        start = np.asarray(sample_sphere(threat, key, images, epsilon))
+        found = auto_pgd(threat, num_steps=num_steps, loss=loss)(
+            key, net.logits_fn, images, jnp.asarray(net.labels)
+        )
+    assert found.images.dtype == start.dtype == np.float64
+    start = start.reshape(BATCH, PIXELS)
     iterates, halvings = numpy_auto_pgd(net, start, kind, epsilon, num_steps, loss)
     assert halvings.max() >= 2 and halvings.min() < halvings.max()
 
-    labels = jnp.asarray(net.labels)
-    found = auto_pgd(threat, num_steps=num_steps, loss=loss)(
-        key, net.logits_fn, net.images, labels
-    )
     # What is kept: the highest loss among the iterates alike in success.
     values = np.asarray([net.loss_and_gradient(images, loss)[0] for images in iterates])
     fools = np.asarray(
@@ -147,8 +150,9 @@ def test_agrees_with_an_independent_one_in_numpy(net, kind, epsilon, loss, key):
     np.testing.assert_array_equal(found.is_adversarial, is_broken)
     assert 0 < is_broken.sum() < BATCH
     best = np.argmax(np.where(fools == is_broken, values, -np.inf), axis=0)
+    # The projection keeps a few roundings of single precision inside an l2 ball.
     np.testing.assert_allclose(
-        found.loss, values[best, np.arange(BATCH)], rtol=1e-3, atol=1e-5
+        found.loss, values[best, np.arange(BATCH)], rtol=3e-5, atol=1e-6
     )
     difference = np.asarray(found.images).reshape(BATCH, PIXELS)
     difference = np.abs(difference - iterates[best, np.arange(BATCH)])
