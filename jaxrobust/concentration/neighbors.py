@@ -395,32 +395,34 @@ def _search(
     # The data take a while to hash, and without a cache nobody asks.
     data = "" if cache is None else digest(space.points)
     about = {"norm": space.norm, **settings, "data": data}
-    store = Store(cache, name, about, arrays)
+    with Store(cache, name, about, arrays) as store:
 
-    def work(start: int) -> tuple[int, dict[str, np.ndarray]]:
-        part = which[start : start + size]
-        # The last block is filled up, so that one program serves all.
-        filled = np.pad(part, (0, min(size, len(which)) - len(part)), mode="edge")
-        return start, found(part, space.block(filled)[: len(part)])
+        def work(start: int) -> tuple[int, dict[str, np.ndarray]]:
+            part = which[start : start + size]
+            # The last block is filled up, so that one program serves all.
+            filled = np.pad(part, (0, min(size, len(which)) - len(part)), mode="edge")
+            return start, found(part, space.block(filled)[: len(part)])
 
-    starts = iter(range(store.done, len(which), size))
-    waiting: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            waiting.extend(
-                pool.submit(work, each) for each in islice(starts, num_threads)
-            )
-            while waiting:
-                start, values = waiting.popleft().result()
-                waiting.extend(pool.submit(work, each) for each in islice(starts, 1))
-                store.put(start, values)
-                if progress is not None:
-                    progress(store.done, len(which))
-        finally:
-            # Also after Ctrl-C: what is done is kept, what has not begun never is.
-            for each in waiting:
-                each.cancel()
-            store.keep()
+        starts = iter(range(store.done, len(which), size))
+        waiting: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
+                waiting.extend(
+                    pool.submit(work, each) for each in islice(starts, num_threads)
+                )
+                while waiting:
+                    start, values = waiting.popleft().result()
+                    waiting.extend(
+                        pool.submit(work, each) for each in islice(starts, 1)
+                    )
+                    store.put(start, values)
+                    if progress is not None:
+                        progress(store.done, len(which))
+            finally:
+                # Also after Ctrl-C: what is done is kept, what has not begun never is.
+                for each in waiting:
+                    each.cancel()
+                store.keep()
     return store.arrays
 
 

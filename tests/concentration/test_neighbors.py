@@ -1,5 +1,7 @@
 """Neighbors are those of brute force, whatever the blocks and interruptions."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists
 from jaxrobust.concentration.neighbors import Space
+from jaxrobust.concentration.storage import Store
 
 METRICS = {"l1": "cityblock", "l2": "euclidean"}
 
@@ -161,7 +164,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same(kind, period, tmp_pat
     assert_same(found, expected)
     # Nothing is done twice.
     assert num_stops > 1 and counts == sorted(set(counts)) and counts[-1] == 41
-    # Finished, it is only read.
+    # Finished, it is only read, and of the lock nothing is left.
     again = search(cache=tmp_path, progress=lambda *_: pytest.fail("searched again"))
     assert_same(again, expected)
     (directory,) = tmp_path.iterdir()
@@ -208,6 +211,109 @@ def test_killed_it_goes_on(tmp_path):
     # What was told is done; at most one more block is.
     assert int(seen[-1]) + 2 <= done[0] <= int(seen[-1]) + 4
     assert_same(found, SEARCHES["lists"]())
+
+
+HOLDING = """
+import sys
+sys.path.insert(0, {directory!r})
+import test_neighbors as tests
+
+def tell(done, total):
+    print(done, flush=True)
+    sys.stdin.readline()
+
+tests.SEARCHES["lists"](cache={cache!r}, block_size=2, progress=tell)
+"""
+
+
+def test_a_cache_that_another_process_fills_is_refused(tmp_path):
+    script = HOLDING.format(directory=str(Path(__file__).parent), cache=str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    search = SEARCHES["lists"]
+    try:
+        assert process.stdout.readline() == "2\n"
+        message = r"in use by another search for the same, got '.*l2-lists-5.*; wait"
+        with pytest.raises(ValueError, match=message):
+            search(cache=tmp_path)
+        # Another search is none of its business.
+        search(k=4, cache=tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    # Whoever is killed holds nothing.
+    assert_same(search(cache=tmp_path), search())
+
+
+SETTINGS = {"kind": "test"}
+SHAPES = {"numbers": ((4,), np.int64)}
+
+
+def test_only_one_store_fills_a_directory(tmp_path):
+    with Store(tmp_path, "one", SETTINGS, SHAPES) as first:
+        first.put(0, {"numbers": np.arange(2)})
+        for _ in range(2):
+            with pytest.raises(ValueError, match="which one is filling now; wait for"):
+                Store(tmp_path, "one", SETTINGS, SHAPES)
+        first.keep()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Store(tmp_path, "one", SETTINGS, SHAPES) as second,
+    ):
+        assert second.done == 2
+        second.put(2, {"numbers": np.arange(2, 4)})
+        second.keep()
+        raise KeyboardInterrupt
+    # Finished, any number may read it, also beside each other.
+    stores = [Store(tmp_path, "one", SETTINGS, SHAPES) for _ in range(3)]
+    for store in (first, second, *stores):
+        np.testing.assert_array_equal(store.arrays["numbers"], np.arange(4))
+    (directory,) = tmp_path.iterdir()
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"done.json", "header.json", "numbers.npy"}
+
+
+def test_a_refused_store_lets_go_and_old_parts_are_removed(tmp_path):
+    Store(tmp_path, "one", SETTINGS, SHAPES).close()
+    (directory,) = tmp_path.iterdir()
+    (directory / "done.json.0123.part").write_text("")
+    (directory / "done.json").write_text("5")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="5 done; remove that directory"):
+            Store(tmp_path, "one", SETTINGS, SHAPES)
+    (directory / "done.json").write_text("1")
+    with Store(tmp_path, "one", SETTINGS, SHAPES) as store:
+        assert store.done == 1 and not list(directory.glob("*.part"))
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"files can be locked, got .* another file"):
+        Store(tmp_path, "one", SETTINGS, SHAPES)
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not removed:
+            removed.extend(tmp_path.glob("*.lock"))
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Store(tmp_path, "one", SETTINGS, SHAPES):
+        assert removed == list(tmp_path.glob("*.lock"))
+        with pytest.raises(ValueError, match="is filling now"):
+            Store(tmp_path, "one", SETTINGS, SHAPES)
 
 
 @pytest.mark.parametrize(
