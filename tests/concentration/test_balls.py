@@ -137,6 +137,15 @@ def test_the_best_number_of_balls_is_taken():
     assert shared.test == estimates[1].test
 
 
+def test_a_ball_of_radius_zero_has_the_risk_of_its_center():
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        images = rng.integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+        found = estimate_l2(images, images, epsilon=0.1, alpha=0.05, num_balls=1)
+        assert found.regions[0].radii.tolist() == [0.0]
+        assert found.train == found.test == ((0.05, 0.05),)
+
+
 def test_candidates_for_another_risk_are_refused():
     candidates = candidate_balls(TRAIN[:100], 0.05)
     with pytest.raises(

@@ -74,6 +74,25 @@ def test_balls_are_what_their_definition_says(sizes, epsilon, seed):
     )
 
 
+@pytest.mark.parametrize("kind", ["bytes", "floats", "far"])
+def test_balls_hold_their_centers_and_little_else(kind):
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 256, (300, 3072)).astype(np.uint8)
+    points[1] = points[0]
+    points[1, 5] ^= 1
+    if kind != "bytes":
+        points = unit_values(points) + np.float32(1e-4 if kind == "floats" else 30)
+    values = unit_values(points).astype(np.float64)
+    for number in (1, 300):
+        region = Balls(unit_values(points[:number]), np.zeros(number))
+        assert region.risks(points, 0.0) == pytest.approx((number / 300,) * 2, abs=0)
+        assert not region.gap(points)[:number].any()
+    # To much less than the tolerance, also where points are nearly the same.
+    expected = np.linalg.norm(values - values[0], axis=1)
+    found = Balls(unit_values(points[:1]), np.zeros(1)).gap(points)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_half_space_is_open_and_grows_by_its_direction():
     region = HalfSpace(np.array([0.0, 2.0]), 1.0)  # where y > .5
     points = np.array([[9.0, 0.5], [0.0, 0.51], [0.0, 0.31], [0.0, 0.29]], np.float32)
