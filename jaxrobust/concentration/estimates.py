@@ -11,7 +11,7 @@ from jaxrobust.concentration.guarantee import Guarantee
 from jaxrobust.concentration.points import as_points
 from jaxrobust.concentration.regions import Region, Risks
 
-__all__ = ["Estimate", "Visit", "require_settings", "require_splits"]
+__all__ = ["Estimate", "Visit", "reaches", "require_settings", "require_splits"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,11 @@ class Estimate:
                 "restarts": [each._asdict() for each in getattr(self, split)],
             }
         return row
+
+
+def reaches(risk: float, alpha: float) -> bool:
+    """Whether a share of points is at least `alpha`, up to the rounding of either."""
+    return risk >= alpha - 1e-9
 
 
 def require_settings(

@@ -17,6 +17,7 @@ from jax import lax
 from jaxrobust.concentration.estimates import (
     Estimate,
     Visit,
+    reaches,
     require_settings,
     require_splits,
 )
@@ -267,7 +268,8 @@ def visit(
     """The risks of what rectangles leave, and whether the risk reaches `alpha`."""
     train = rectangles.risks(points.train_columns, epsilon)
     test = rectangles.risks(points.test_columns, epsilon)
-    is_feasible = train.risk >= alpha and (rule == "train" or test.risk >= alpha)
+    splits = (train,) if rule == "train" else (train, test)
+    is_feasible = all(reaches(each.risk, alpha) for each in splits)
     return Visit(
         num_regions=num_rectangles,
         quantile=quantile,

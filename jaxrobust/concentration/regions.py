@@ -223,6 +223,7 @@ def risks_of(
             rather than the union itself.
         scale: largest distance that the gaps were computed from.
     """
-    near = float(np.mean(_is_within(gaps, epsilon, scale)))
-    inside = float(np.mean(_is_within(gaps, 0.0, scale)))
-    return Risks(1 - near, 1 - inside) if is_complement else Risks(inside, near)
+    inside, near = (_is_within(gaps, radius, scale) for radius in (0.0, epsilon))
+    # Complements are counted: 1 - 0.9 is less than a tenth.
+    shares = (~near, ~inside) if is_complement else (inside, near)
+    return Risks(*(float(np.mean(each)) for each in shares))

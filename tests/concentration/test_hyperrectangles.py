@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from jaxrobust.concentration import (
     Hyperrectangles,
+    SortedPoints,
     Visit,
     cover,
     estimate_linf,
     hyperrectangles,
     search_quantile,
     sort_by_density,
+    visit,
 )
 from jaxrobust.concentration.hyperrectangles import cluster
 from jaxrobust.concentration.points import Columns, unit_values
@@ -223,7 +225,25 @@ def test_means_and_deviations_are_those_of_the_restarts(points):
     assert len(row["test"]["restarts"]) == 10
     assert row["quantile"] == found.quantile and row["num_regions"] == 3
     assert row["guarantee"]["is_vacuous"] and row["guarantee"]["min_samples"] == 81
-    assert found.regions[0].contains(TEST, 0.1).mean() == 1 - found.test[0].risk
+    assert np.mean(~found.regions[0].contains(TEST, 0.1)) == found.test[0].risk
+
+
+@pytest.mark.parametrize("rule", ["train", "train and test"])
+@pytest.mark.parametrize("size", [7, 10, 30, 49, 1000])
+def test_a_risk_of_exactly_alpha_is_enough(size, rule):
+    images = np.zeros((size, 2), np.uint8)
+    box = Hyperrectangles(np.zeros((1, 2)), np.zeros((1, 2)))
+    about = {"quantile": 0.5, "num_rectangles": 1, "rule": rule}
+    for number in range(1, size, max(1, size // 20)):
+        images[-number:] = 255
+        points = SortedPoints(images, Columns.of(images), Columns.of(images))
+        alpha = number / size
+        found = visit(points, box, 0.0, alpha, **about)
+        assert found.train == found.test == (alpha, alpha)
+        assert found.is_feasible
+        # A share that was reached by another way, such as 1 - .9.
+        assert visit(points, box, 0.0, 1 - (size - number) / size, **about).is_feasible
+        assert not visit(points, box, 0.0, alpha + 0.5 / size, **about).is_feasible
 
 
 def test_labels_bytes_and_shapes_do_not_matter():
