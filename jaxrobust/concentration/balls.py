@@ -366,7 +366,7 @@ def estimate_l2(
         test=(region.risks(others, epsilon),),
         num_regions=choice,
         guarantee=generalization_guarantee(
-            points.shape[1], choice, len(points), delta=delta
+            points.shape[1], max(choices), len(points), delta=delta
         ),
         settings={
             "num_balls": choices,

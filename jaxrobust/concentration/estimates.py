@@ -49,8 +49,9 @@ class Estimate:
         train: its risks on the training points, for each restart.
         test: its risks on the test points, for each restart.
         quantile: q of the rectangles; None for other methods.
-        guarantee: of generalization from the training points; None for half-spaces, to
-            which the theorem does not refer.
+        guarantee: of how well the training points stand for the distribution, for
+            unions of as many regions as there were to choose from; None for
+            half-spaces, to which the theorem does not refer.
         settings: everything else that was asked for.
         visits: what the search looked at, in order.
     """

@@ -428,7 +428,7 @@ def estimate_linf(
         num_regions=best.num_regions,
         quantile=best.quantile,
         guarantee=generalization_guarantee(
-            dimensions, best.num_regions, num_points, delta=delta
+            dimensions, max(choices), num_points, delta=delta
         ),
         settings={
             "num_rectangles": list(choices),

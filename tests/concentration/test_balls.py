@@ -132,6 +132,12 @@ def test_the_best_number_of_balls_is_taken():
     assert estimates[2].num_regions == best.num_regions
     row = json.loads(json.dumps(estimates[2].as_row()))
     assert row["settings"]["num_centers"] == 200 and row["guarantee"]["is_vacuous"]
+    # The choice was among unions of up to three, whichever was best.
+    assert row["guarantee"]["num_regions"] == 3
+    other = estimate_l2(TRAIN, TEST, epsilon=0, alpha=0.01, num_balls=(1, 5, 2),
+        max_centers=20)  # fmt: skip
+    assert other.num_regions < 5 and other.guarantee is not None
+    assert other.guarantee.num_regions == 5
     candidates = candidate_balls(TRAIN, 0.05, max_centers=200)
     shared = estimate_l2(candidates, TEST, epsilon=0.3, alpha=0.05, num_balls=3)
     assert shared.test == estimates[1].test

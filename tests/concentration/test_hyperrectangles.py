@@ -163,6 +163,10 @@ def test_the_known_answer_of_separated_cubes():
     several = estimate_linf(TRAIN, TEST, num_rectangles=(1, 3), **settings)
     assert several.num_regions == 3 and several.quantile == found.quantile
     assert several.test == found.test and len(several.visits) == 16
+    assert several.guarantee == found.guarantee
+    more = estimate_linf(TRAIN, TEST, num_rectangles=(3, 4), **settings)
+    assert more.num_regions == 3 and more.guarantee is not None
+    assert more.guarantee.num_regions == 4
 
 
 def test_the_search_halves_the_interval(points):
