@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxrobust.concentration.estimates import (
     Estimate,
+    reaches,
     require_settings,
     require_splits,
 )
@@ -365,6 +366,7 @@ def estimate_l2(
         train=(risks,),
         test=(region.risks(others, epsilon),),
         num_regions=choice,
+        num_feasible=int(reaches(risks.risk, alpha)),
         guarantee=generalization_guarantee(
             points.shape[1], max(choices), len(points), delta=delta
         ),

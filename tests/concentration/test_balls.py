@@ -128,7 +128,7 @@ def test_the_best_number_of_balls_is_taken():
         for n in (1, 3, (1, 3))
     ]
     best = min(estimates[:2], key=lambda each: each.train[0].adversarial_risk)
-    assert estimates[2].train == best.train
+    assert estimates[2].train == best.train and best.num_feasible == 1
     assert estimates[2].num_regions == best.num_regions
     row = json.loads(json.dumps(estimates[2].as_row()))
     assert row["settings"]["num_centers"] == 200 and row["guarantee"]["is_vacuous"]
@@ -220,6 +220,8 @@ def test_a_half_space_of_too_little_risk_is_not_the_best():
     assert found.train[0].risk == 0.1
     baseline = estimate_half_space(points, points, epsilon=0.0, alpha=0.1)
     assert baseline.train[0].risk == 0.0
+    assert (found.num_feasible, baseline.num_feasible) == (1, 0)
+    assert baseline.as_row()["num_feasible"] == 0
 
 
 def test_each_step_leads_to_a_longer_tail():

@@ -197,7 +197,7 @@ def test_the_rule_of_the_code_asks_for_the_risk_on_both_splits(points, monkeypat
         adversarial = risk + (0.2 if shift == 0 else (quantile - 0.5) ** 2 + 0.3)
         return Risks(risk, adversarial)
 
-    def fake_cover(points, quantile, number, *, seed=0, num_restarts=1):
+    def fake_cover(points, quantile, number, *, num_restarts=1, **_):
         return [Hyperrectangles(np.full((1, 3), quantile), None)] * num_restarts
 
     monkeypatch.setattr(hyperrectangles, "cover", fake_cover)
@@ -212,6 +212,62 @@ def test_the_rule_of_the_code_asks_for_the_risk_on_both_splits(points, monkeypat
     assert code.quantile == best.quantile <= 0.7
     assert max(each.quantile for each in visited) == pytest.approx(0.7, abs=0.005)
     assert code.settings["rule"] == "train and test"
+    assert code.num_feasible == paper.num_feasible == 10
+
+
+FEW = {"epsilon": 0.1, "alpha": 0.09, "num_rectangles": 3}
+
+
+def test_restarts_below_the_risk_are_reported_and_counted(points):
+    # As in the paper: of other starts than the lucky one of the search.
+    found = estimate_linf(points, **FEW)
+    is_enough = [each.risk >= 0.09 for each in found.train]
+    assert len(is_enough) == 10 and found.num_feasible == sum(is_enough) < 10
+    assert found.as_row()["num_feasible"] == found.num_feasible
+    assert found.as_row()["settings"]["feasible_only"] is False
+    # The rule of the search is that of the restarts.
+    both = estimate_linf(points, **FEW, rule="train and test")
+    pairs = zip(both.train, both.test, strict=True)
+    count = sum(min(train.risk, test.risk) >= 0.09 for train, test in pairs)
+    assert both.num_feasible == count
+
+
+def test_feasible_restarts_replace_the_others(points):
+    # The first so many of all that have the risk, in their order.
+    every = estimate_linf(points, **FEW, num_restarts=40)
+    pairs = zip(every.regions, every.train, strict=True)
+    expected = [region for region, risks in pairs if risks.risk >= 0.09][:10]
+    found = estimate_linf(points, **FEW, feasible_only=True)
+    assert found.num_feasible == len(found.regions) == len(found.train) == 10
+    for region, other in zip(found.regions, expected, strict=True):
+        np.testing.assert_array_equal(region.centers, other.centers)
+    assert found.mean("train").risk >= 0.09
+    assert min(each.risk for each in found.train) >= 0.09
+    assert found.settings["feasible_only"] is True
+
+
+@pytest.mark.parametrize("num_lucky", [0, 2])
+def test_with_few_feasible_restarts_there_are_few(points, num_lucky, monkeypatch):
+    made = []
+
+    def unlucky(points, quantile, number, *, seed=0, num_restarts=1, first_restart=0):
+        numbers = range(first_restart, first_restart + num_restarts)
+        made.extend(seed * 100 + each for each in numbers)
+        # The search finds the risk whatever q, and so do the last restarts.
+        is_lucky = [seed == 0 or each >= 20 - num_lucky for each in numbers]
+        return [
+            Hyperrectangles(np.zeros((1, 3)), np.full((1, 3), 0.0 if lucky else 9.0))
+            for lucky in is_lucky
+        ]
+
+    monkeypatch.setattr(hyperrectangles, "cover", unlucky)
+    found = estimate_linf(points, **FEW, num_restarts=5, feasible_only=True)
+    # Four times as many as wanted, and then what the search itself had found.
+    assert made[8:28] == list(range(100, 120)) and made[28:] == [0] * (not num_lucky)
+    assert found.num_feasible == len(found.train) == max(num_lucky, 1)
+    assert found.train[0].risk >= 0.09
+    default = estimate_linf(points, **FEW, num_restarts=5)
+    assert default.num_feasible == 0 and len(default.train) == 5
 
 
 def test_means_and_deviations_are_those_of_the_restarts(points):

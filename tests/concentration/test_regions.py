@@ -197,8 +197,8 @@ def test_a_guarantee_between_nothing_and_certainty():
 
 
 def test_of_one_region_the_theorem_is_that_of_two():
-    # ln 1 = 0 made it claim .94 here, where half of the points lie outside of a box that
-    # holds the other half: each is the furthest in some of so many dimensions.
+    # ln 1 = 0 made it claim .94 here, where half of the points lie outside of a box
+    # that holds the other half: each is the furthest in some of so many dimensions.
     found = generalization_guarantee(4000, 1, 4000, delta=0.45)
     assert found == generalization_guarantee(4000, 2, 4000, delta=0.45)
     assert found.num_regions == 2 and found.is_vacuous
