@@ -113,6 +113,19 @@ def _ceil(value: float) -> int:
     return math.ceil(value - 1e-9)
 
 
+def _target(size: int, alpha: float, slack: float) -> int:
+    """How many points balls are to cover."""
+    target = min(_ceil(size * alpha * (1 + slack)), size)
+    length = _list_length(size, alpha)
+    if length < target:
+        raise ValueError(
+            f"`slack` must be such that no more than {length} points, the length of "
+            f"the lists, are covered, got {slack!r}, which asks for {target}; ask for "
+            "less."
+        )
+    return target
+
+
 def greedy_balls(
     candidates: Candidates,
     epsilon: float,
@@ -152,14 +165,7 @@ def greedy_balls(
             f"{lists.distances.shape[1]} neighbors, and {alpha!r} takes {length}; call "
             "candidate_balls with it."
         )
-    target = min(_ceil(size * alpha * (1 + slack)), size)
-    if lists.distances.shape[1] < target:
-        raise ValueError(
-            "`slack` must be such that no more than "
-            f"{lists.distances.shape[1]} points, the length of the lists, are "
-            f"covered, got {slack!r}, which asks for "
-            f"{target}; ask for less."
-        )
+    target = _target(size, alpha, slack)
     reaches = _reach(lists.distances, 0.0), _reach(lists.distances, epsilon)
     is_covered = np.zeros(size, bool)
     is_near = np.zeros(size, bool)
@@ -339,10 +345,13 @@ def estimate_l2(
             f"`slack` must be finite and non-negative, got {slack!r}; it is relative, "
             "so 0.25 for a quarter more than `alpha`."
         )
+    is_made = isinstance(train, Candidates)
+    points, others = require_splits(train.space.points if is_made else train, test)
+    _target(len(points), alpha, slack)
     candidates = train
     if not isinstance(candidates, Candidates):
         candidates = candidate_balls(
-            candidates,
+            points,
             alpha,
             max_centers=max_centers,
             seed=seed,
@@ -350,7 +359,6 @@ def estimate_l2(
             cache=cache,
             progress=progress,
         )
-    points, others = require_splits(candidates.space.points, test)
     choices = [num_balls] if isinstance(num_balls, int) else list(num_balls)
     tried = []
     for choice in choices:

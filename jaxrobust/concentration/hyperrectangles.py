@@ -106,6 +106,11 @@ def sort_by_density(
         ValueError: for images that are no points, or an argument out of range.
     """
     train, test = require_splits(train, test)
+    if not 1 <= num_neighbors <= len(train):
+        raise ValueError(
+            f"`num_neighbors` must be in [1, {len(train)}], the number of training "
+            f"points, got {num_neighbors!r}; 50 is usual."
+        )
     distances = kth_neighbor_distances(
         train,
         num_neighbors,
@@ -385,25 +390,27 @@ def estimate_linf(
         )
     choices = [num_rectangles] if isinstance(num_rectangles, int) else num_rectangles
     if isinstance(train, SortedPoints):
-        points = train
+        splits = (train.train,)
     elif test is None:
         raise ValueError(
             "`test` must hold the test images, got None; only sorted points do without."
         )
     else:
-        points = sort_by_density(
-            train,
-            test,
-            num_neighbors=num_neighbors,
-            block_size=block_size,
-            cache=cache,
-            progress=progress,
-        )
-    num_points, dimensions = points.train.shape
+        splits = require_splits(train, test)
+    num_points, dimensions = splits[0].shape
     if max(choices) > num_points:
         raise ValueError(
             f"`num_rectangles` must be at most {num_points}, the number of training "
             f"points, got {max(choices)}; ask for fewer."
+        )
+    points = train
+    if not isinstance(points, SortedPoints):
+        points = sort_by_density(
+            *splits,
+            num_neighbors=num_neighbors,
+            block_size=block_size,
+            cache=cache,
+            progress=progress,
         )
     settings = {"epsilon": epsilon, "alpha": alpha, "rule": rule, "seed": seed}
     visits = [
