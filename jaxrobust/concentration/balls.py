@@ -28,6 +28,7 @@ from jaxrobust.concentration.neighbors import (
 )
 from jaxrobust.concentration.points import unit_values
 from jaxrobust.concentration.regions import Balls
+from jaxrobust.concentration.storage import free_memory, in_gigabytes
 
 __all__ = ["Candidates", "candidate_balls", "estimate_l2", "greedy_balls"]
 
@@ -86,9 +87,14 @@ def candidate_balls(
         cache: directory that keeps the lists, so that a killed search goes on, and
             from which they are read as needed.
         progress: told how many lists are done, and of how many.
+
+    Raises:
+        ValueError: if there is less room than the lists take, 8 bytes a neighbor, and
+            the search that follows, up to 8 more of memory.
     """
     space = Space(train, "l2")
     size = len(space)
+    _require_memory(size, alpha, max_centers, is_on_disk=cache is not None)
     centers = np.arange(size)
     if max_centers is not None and max_centers < size:
         rng = np.random.default_rng(seed)
@@ -102,6 +108,27 @@ def candidate_balls(
         progress=progress,
     )
     return Candidates(space, centers, lists)
+
+
+def _require_memory(
+    size: int, alpha: float, max_centers: int | None, *, is_on_disk: bool
+) -> None:
+    """Refuse lists, and what `greedy_balls` counts in them, that memory cannot hold."""
+    number = size if max_centers is None else min(size, max_centers)
+    length = _list_length(size, alpha)
+    bytes_each = 2 * np.min_scalar_type(length).itemsize
+    if not is_on_disk:
+        bytes_each += 8
+    needed, free = number * length * bytes_each, free_memory()
+    if free is None or needed <= free:
+        return
+    elsewhere = "" if is_on_disk else ", or a `cache`, where lists take no memory"
+    raise ValueError(
+        f"`alpha` must leave lists that the memory holds, got {alpha!r}: {number:,} "
+        f"lists of {length:,} neighbors take {in_gigabytes(needed)}, with "
+        f"{in_gigabytes(free)} free; give fewer centers by `max_centers`, a smaller "
+        f"`alpha`{elsewhere}."
+    )
 
 
 def _list_length(size: int, alpha: float) -> int:
@@ -316,7 +343,9 @@ def estimate_l2(
             made of them with the same `alpha`, so that several estimates share it.
         test: images of the same size, on which the region is reported.
         epsilon: radius, in units of [0, 1] pixels.
-        alpha: least risk of the error region on the training points, in (0, 1).
+        alpha: least risk of the error region on the training points, in (0, 1); the
+            room that the lists take is in proportion, from a half on that of all
+            distances.
         num_balls: T, or several, of which the one with the smallest adversarial risk
             on the training points is taken.
         slack: how much more than `alpha` the training risk is to be, relatively: the
@@ -331,7 +360,8 @@ def estimate_l2(
         progress: told how many lists are done, and of how many.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or if there is less room than the
+            neighbors take.
 
     References:
         Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2; facts MC-A2.

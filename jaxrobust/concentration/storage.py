@@ -3,7 +3,9 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Mapping
@@ -12,10 +14,15 @@ from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["FORMAT", "Shapes", "Store", "digest"]
+__all__ = ["FORMAT", "Shapes", "Store", "digest", "free_memory", "in_gigabytes"]
 
 FORMAT = 1
 """Of what a cache holds; another one is refused."""
+
+LESS = (
+    "ask for fewer neighbors (a smaller `alpha` or `k`) or those of fewer points "
+    "(`max_centers` or `queries`)"
+)
 
 Shapes = Mapping[str, tuple[tuple[int, ...], type]]
 """Shape and type of arrays by name; the first axis is what is filled."""
@@ -26,6 +33,22 @@ def digest(array: np.ndarray) -> str:
     found = hashlib.sha256(f"{array.dtype} {array.shape};".encode())
     found.update(np.ascontiguousarray(array).data)
     return found.hexdigest()[:16]
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping; None where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+def in_gigabytes(size: int) -> str:
+    """A number of bytes, for people."""
+    return f"{size / 1e9:.3g} GB"
 
 
 class Store:
@@ -48,7 +71,7 @@ class Store:
 
     Raises:
         ValueError: if the directory is damaged or that of something else, or if
-            another store is filling it.
+            another store is filling it; if there is less room than the arrays take.
     """
 
     def __init__(
@@ -61,7 +84,18 @@ class Store:
         self.done = self._kept = 0
         self._written = time.monotonic()
         self._directory = self._lock = None
+        self._size = sum(
+            math.prod(shape) * np.dtype(kind).itemsize
+            for shape, kind in arrays.values()
+        )
         if cache is None:
+            free = free_memory()
+            if free is not None and self._size > free:
+                raise ValueError(
+                    "`cache` must be a directory where neighbors take more memory than "
+                    f"there is, got None, and they take {in_gigabytes(self._size)}, "
+                    f"with {in_gigabytes(free)} free; give one, or {LESS}."
+                )
             self.arrays = {
                 name: np.empty(shape, kind) for name, (shape, kind) in arrays.items()
             }
@@ -75,8 +109,12 @@ class Store:
             self._lock = self._locked()
         try:
             if not (self._directory / "header.json").is_file():
+                self._require_room(self._size)
                 self._create(arrays, text)
             self._check(header)
+            # The files are sparse: what is not done takes no room as yet.
+            length = min(shape[0] for shape, _ in arrays.values())
+            self._require_room(self._size * max(length - self.done, 0) // length)
             self._kept = self.done
             self.arrays = self._opened(arrays)
         except BaseException:
@@ -138,6 +176,16 @@ class Store:
             return False
         is_begun = (self._directory / "header.json").is_file()
         return is_begun and all(done == shape[0] for shape, _ in arrays.values())
+
+    def _require_room(self, size: int) -> None:
+        assert self._directory is not None
+        free = shutil.disk_usage(self._directory.parent).free
+        if size > free:
+            raise ValueError(
+                f"`cache` must have room for {in_gigabytes(size)} of neighbors, got "
+                f"{str(self._directory.parent)!r}, with {in_gigabytes(free)} free; "
+                f"give one on another disk, or {LESS}."
+            )
 
     def _locked(self) -> tuple[int, Path]:
         """Take the lock, which the system lets go if this process ends."""

@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import (
+    balls,
     candidate_balls,
     estimate_half_space,
     estimate_l2,
@@ -158,6 +159,26 @@ def test_candidates_for_another_risk_are_refused():
         ValueError, match=r"got lists of 10 neighbors, and 0\.1 takes 20"
     ):
         estimate_l2(candidates, TEST, epsilon=0.1, alpha=0.1)
+
+
+@pytest.mark.parametrize("max_centers", [None, 60])
+def test_lists_that_no_memory_holds_are_refused(max_centers, tmp_path, monkeypatch):
+    # At alpha 1/2 and above each list is of all 200 points: 8 bytes for each, and 2 for
+    # the search.
+    number = max_centers or 200
+    never = {"progress": lambda *_: pytest.fail("searched first")}
+    options = {"epsilon": 0.1, "alpha": 0.6, "num_balls": 1, "max_centers": max_centers}
+    for cache, needed in ((None, number * 200 * 10), (tmp_path, number * 200 * 2)):
+        monkeypatch.setattr(balls, "free_memory", lambda needed=needed: needed - 1)
+        message = f"got 0.6: {number} lists of 200 .*`max_centers`, a smaller `alpha`"
+        with pytest.raises(ValueError, match=message):
+            estimate_l2(TRAIN[:200], TEST, **options, cache=cache, **never)
+        monkeypatch.setattr(balls, "free_memory", lambda needed=needed: needed)
+        estimate_l2(TRAIN[:200], TEST, **options, cache=cache)
+    monkeypatch.setattr(balls, "free_memory", lambda: None)
+    candidates = candidate_balls(TRAIN[:200], 0.6)
+    # What is counted beside the lists.
+    assert balls._reach(candidates.lists.distances, 0.1).nbytes == 200 * 200
 
 
 def test_the_first_principal_component_is_the_baseline():

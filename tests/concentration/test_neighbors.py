@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists
+from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists, storage
 from jaxrobust.concentration.neighbors import Space
 from jaxrobust.concentration.storage import Store
 
@@ -408,8 +409,52 @@ def test_blocks_fit_the_memory_there_is(monkeypatch):
     # At most half a gigabyte, 28 bytes for each pair of points in work.
     size = neighbors._chosen_block_size(60_000, 2)
     assert 100 < size and size * 2 * 60_000 * 28 <= neighbors.MEMORY
-    monkeypatch.setattr(neighbors, "_free_memory", lambda: 8 * 10**8)
+    monkeypatch.setattr(neighbors, "free_memory", lambda: 8 * 10**8)
     assert neighbors._chosen_block_size(60_000, 2) == 29
-    monkeypatch.setattr(neighbors, "_free_memory", lambda: 0)
+    monkeypatch.setattr(neighbors, "free_memory", lambda: 0)
     assert neighbors._chosen_block_size(60_000, 2) == 1
     assert neighbors._chosen_block_size(10, 2) == 1
+    # Not every system says.
+    monkeypatch.setattr(neighbors, "free_memory", lambda: None)
+    assert neighbors._chosen_block_size(60_000, 2) == size
+
+
+def test_lists_without_room_are_refused_before_the_search(tmp_path, monkeypatch):
+    lists = SEARCHES["lists"]
+    never = {"progress": lambda *_: pytest.fail("searched first")}
+    lists(k=4, cache=tmp_path / "finished")
+
+    def disk(free):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    # 41 lists of 5 neighbors, 8 bytes each.
+    disk(1639)
+    monkeypatch.setattr(storage, "free_memory", lambda: 1639)
+    with pytest.raises(
+        ValueError, match=r"room for 1.64e-06 GB .* with 1.64e-06 GB fr"
+    ):
+        lists(cache=tmp_path / "new", **never)
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(ValueError, match=r"got None, and they take .*`max_centers` or"):
+        lists(**never)
+    monkeypatch.setattr(storage, "free_memory", lambda: 1640)
+    lists()
+    monkeypatch.setattr(storage, "free_memory", lambda: None)
+    lists()
+    disk(1640)
+
+    def stop(done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lists(cache=tmp_path / "new", block_size=4, progress=stop)
+    # Only what is missing needs room.
+    disk(21 * 5 * 8 - 1)
+    with pytest.raises(ValueError, match=r"must have room for 8\.4e-07 GB"):
+        lists(cache=tmp_path / "new", **never)
+    disk(21 * 5 * 8)
+    assert_same(lists(cache=tmp_path / "new"), lists())
+    disk(0)
+    lists(k=4, cache=tmp_path / "finished", **never)
