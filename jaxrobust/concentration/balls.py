@@ -294,7 +294,8 @@ class _Step(NamedTuple):
         is_beyond = within == length
         if length == len(self.candidates.space):
             is_beyond[:] = False
-        # Where not even the ball itself ends within the list, nothing is known.
+        # Where not even the ball itself ends within the list, nothing is known: points
+        # beyond it may tie with its last, and make the ball better if they are near.
         costs[is_beyond & (self.inside[rows] == length)] = -len(self.candidates.space)
         floors = np.where(is_ball & is_beyond, costs, UNKNOWN).min(axis=1)
         costs = np.where(is_ball & ~is_beyond, costs, UNKNOWN)

@@ -85,6 +85,29 @@ def test_balls_are_those_of_the_literal_algorithm(epsilon, step):
         assert found.risks(points, 0.0).risk >= alpha - 1e-9
 
 
+def test_points_that_tie_beyond_a_list_count_for_its_ball():
+    # Lists hold 6 of 10 points. The first ball is that of radius 0 at 51: 2 points, and
+    # all but one are near it. One more is missing. The ball of radius 51 there adds all
+    # at 0 and at 102, 7 near points, and brings 153 near: 1 - 7. By its list it adds 4,
+    # so that the ball of radius 0 at 0, which adds 5, would seem the best.
+    points = np.array([51, 0, 0, 102, 0, 51, 153, 0, 102, 0], np.uint8)[:, None]
+    candidates = candidate_balls(points, 0.3)
+    found = greedy_balls(candidates, 0.2, 0.3, num_balls=2)
+    np.testing.assert_allclose(found.centers, [[0.2], [0.2]])
+    np.testing.assert_allclose(found.radii, [0.0, 0.2])
+    expected = literal_balls(points, 0.2, 0.3, 2, 0.0, candidates.centers)
+    assert expected == [(0, 0.0), (0, found.radii[1])]
+
+
+def test_shares_that_rounding_makes_larger_are_no_point_more():
+    points = np.arange(100, dtype=np.uint8)[:, None]
+    assert 100 * 0.07 > 7
+    candidates = candidate_balls(points, 0.07)
+    assert candidates.lists.indices.shape[1] == 14
+    found = greedy_balls(candidates, 0.0, 0.07, num_balls=1)
+    assert found.risks(points, 0.0).risk == 0.07
+
+
 def gaussian(size, dimensions, seed):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(size, dimensions)).astype(np.float32)
