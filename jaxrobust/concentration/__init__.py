@@ -5,8 +5,8 @@
 
 Whatever a classifier gets wrong is a set; if every set of that measure grows to most of
 the space when it is expanded by epsilon, no classifier is robust. An estimate exhibits
-a set that grows little, so it bounds from above how much concentration of measure can
-explain. Labels play no part.
+a set that grows little, so at the measure of that set it bounds from above how much
+concentration of measure can explain. Labels play no part.
 """
 
 from jaxrobust.concentration.balls import (

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxrobust.concentration.estimates import (
     Estimate,
+    reaches,
     require_settings,
     require_splits,
 )
@@ -27,6 +28,7 @@ from jaxrobust.concentration.neighbors import (
 )
 from jaxrobust.concentration.points import unit_values
 from jaxrobust.concentration.regions import Balls
+from jaxrobust.concentration.storage import free_memory, in_gigabytes
 
 __all__ = ["Candidates", "candidate_balls", "estimate_l2", "greedy_balls"]
 
@@ -85,9 +87,14 @@ def candidate_balls(
         cache: directory that keeps the lists, so that a killed search goes on, and
             from which they are read as needed.
         progress: told how many lists are done, and of how many.
+
+    Raises:
+        ValueError: if there is less room than the lists take, 8 bytes a neighbor, and
+            the search that follows, up to 8 more of memory.
     """
     space = Space(train, "l2")
     size = len(space)
+    _require_memory(size, alpha, max_centers, is_on_disk=cache is not None)
     centers = np.arange(size)
     if max_centers is not None and max_centers < size:
         rng = np.random.default_rng(seed)
@@ -103,6 +110,27 @@ def candidate_balls(
     return Candidates(space, centers, lists)
 
 
+def _require_memory(
+    size: int, alpha: float, max_centers: int | None, *, is_on_disk: bool
+) -> None:
+    """Refuse lists, and what `greedy_balls` counts in them, that memory cannot hold."""
+    number = size if max_centers is None else min(size, max_centers)
+    length = _list_length(size, alpha)
+    bytes_each = 2 * np.min_scalar_type(length).itemsize
+    if not is_on_disk:
+        bytes_each += 8
+    needed, free = number * length * bytes_each, free_memory()
+    if free is None or needed <= free:
+        return
+    elsewhere = "" if is_on_disk else ", or a `cache`, where lists take no memory"
+    raise ValueError(
+        f"`alpha` must leave lists that the memory holds, got {alpha!r}: {number:,} "
+        f"lists of {length:,} neighbors take {in_gigabytes(needed)}, with "
+        f"{in_gigabytes(free)} free; give fewer centers by `max_centers`, a smaller "
+        f"`alpha`{elsewhere}."
+    )
+
+
 def _list_length(size: int, alpha: float) -> int:
     return min(size, 2 * _ceil(size * alpha))
 
@@ -110,6 +138,19 @@ def _list_length(size: int, alpha: float) -> int:
 def _ceil(value: float) -> int:
     """Rounded up, unless only rounding made it more than a whole number."""
     return math.ceil(value - 1e-9)
+
+
+def _target(size: int, alpha: float, slack: float) -> int:
+    """How many points balls are to cover."""
+    target = min(_ceil(size * alpha * (1 + slack)), size)
+    length = _list_length(size, alpha)
+    if length < target:
+        raise ValueError(
+            f"`slack` must be such that no more than {length} points, the length of "
+            f"the lists, are covered, got {slack!r}, which asks for {target}; ask for "
+            "less."
+        )
+    return target
 
 
 def greedy_balls(
@@ -151,14 +192,7 @@ def greedy_balls(
             f"{lists.distances.shape[1]} neighbors, and {alpha!r} takes {length}; call "
             "candidate_balls with it."
         )
-    target = min(_ceil(size * alpha * (1 + slack)), size)
-    if lists.distances.shape[1] < target:
-        raise ValueError(
-            "`slack` must be such that no more than "
-            f"{lists.distances.shape[1]} points, the length of the lists, are "
-            f"covered, got {slack!r}, which asks for "
-            f"{target}; ask for less."
-        )
+    target = _target(size, alpha, slack)
     reaches = _reach(lists.distances, 0.0), _reach(lists.distances, epsilon)
     is_covered = np.zeros(size, bool)
     is_near = np.zeros(size, bool)
@@ -260,7 +294,8 @@ class _Step(NamedTuple):
         is_beyond = within == length
         if length == len(self.candidates.space):
             is_beyond[:] = False
-        # Where not even the ball itself ends within the list, nothing is known.
+        # Where not even the ball itself ends within the list, nothing is known: points
+        # beyond it may tie with its last, and make the ball better if they are near.
         costs[is_beyond & (self.inside[rows] == length)] = -len(self.candidates.space)
         floors = np.where(is_ball & is_beyond, costs, UNKNOWN).min(axis=1)
         costs = np.where(is_ball & ~is_beyond, costs, UNKNOWN)
@@ -309,7 +344,9 @@ def estimate_l2(
             made of them with the same `alpha`, so that several estimates share it.
         test: images of the same size, on which the region is reported.
         epsilon: radius, in units of [0, 1] pixels.
-        alpha: least risk of the error region on the training points, in (0, 1).
+        alpha: least risk of the error region on the training points, in (0, 1); the
+            room that the lists take is in proportion, from a half on that of all
+            distances.
         num_balls: T, or several, of which the one with the smallest adversarial risk
             on the training points is taken.
         slack: how much more than `alpha` the training risk is to be, relatively: the
@@ -324,7 +361,8 @@ def estimate_l2(
         progress: told how many lists are done, and of how many.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or if there is less room than the
+            neighbors take.
 
     References:
         Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2; facts MC-A2.
@@ -338,10 +376,13 @@ def estimate_l2(
             f"`slack` must be finite and non-negative, got {slack!r}; it is relative, "
             "so 0.25 for a quarter more than `alpha`."
         )
+    is_made = isinstance(train, Candidates)
+    points, others = require_splits(train.space.points if is_made else train, test)
+    _target(len(points), alpha, slack)
     candidates = train
     if not isinstance(candidates, Candidates):
         candidates = candidate_balls(
-            candidates,
+            points,
             alpha,
             max_centers=max_centers,
             seed=seed,
@@ -349,7 +390,6 @@ def estimate_l2(
             cache=cache,
             progress=progress,
         )
-    points, others = require_splits(candidates.space.points, test)
     choices = [num_balls] if isinstance(num_balls, int) else list(num_balls)
     tried = []
     for choice in choices:
@@ -365,8 +405,9 @@ def estimate_l2(
         train=(risks,),
         test=(region.risks(others, epsilon),),
         num_regions=choice,
+        num_feasible=int(reaches(risks.risk, alpha)),
         guarantee=generalization_guarantee(
-            points.shape[1], choice, len(points), delta=delta
+            points.shape[1], max(choices), len(points), delta=delta
         ),
         settings={
             "num_balls": choices,

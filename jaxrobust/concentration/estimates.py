@@ -11,7 +11,7 @@ from jaxrobust.concentration.guarantee import Guarantee
 from jaxrobust.concentration.points import as_points
 from jaxrobust.concentration.regions import Region, Risks
 
-__all__ = ["Estimate", "Visit", "require_settings", "require_splits"]
+__all__ = ["Estimate", "Visit", "reaches", "require_settings", "require_splits"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +44,18 @@ class Estimate:
         method: "hyperrectangles", "balls" or "half-space".
         norm: of the expansion.
         epsilon: its radius, in units of [0, 1] pixels.
-        alpha: least risk that was asked for.
+        alpha: least risk that was asked for; not that of every restart, see
+            `num_feasible`.
         regions: the region of each restart.
         train: its risks on the training points, for each restart.
         test: its risks on the test points, for each restart.
+        num_feasible: restarts whose risk is at least alpha: on the training points, and
+            on the test points too if the rule of the search asks for that. Where it is
+            not all of them, their mean risk may be below alpha.
         quantile: q of the rectangles; None for other methods.
-        guarantee: of generalization from the training points; None for half-spaces, to
-            which the theorem does not refer.
+        guarantee: of how well the training points stand for the distribution, for
+            unions of as many regions as there were to choose from; None for
+            half-spaces, to which the theorem does not refer.
         settings: everything else that was asked for.
         visits: what the search looked at, in order.
     """
@@ -63,6 +68,7 @@ class Estimate:
     train: tuple[Risks, ...]
     test: tuple[Risks, ...]
     num_regions: int
+    num_feasible: int
     quantile: float | None = None
     guarantee: Guarantee | None = None
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -84,6 +90,7 @@ class Estimate:
             "epsilon": self.epsilon,
             "alpha": self.alpha,
             "num_regions": self.num_regions,
+            "num_feasible": self.num_feasible,
             "quantile": self.quantile,
             "settings": dict(self.settings),
             "guarantee": None if self.guarantee is None else self.guarantee.as_row(),
@@ -95,6 +102,11 @@ class Estimate:
                 "restarts": [each._asdict() for each in getattr(self, split)],
             }
         return row
+
+
+def reaches(risk: float, alpha: float) -> bool:
+    """Whether a share of points is at least `alpha`, up to the rounding of either."""
+    return risk >= alpha - 1e-9
 
 
 def require_settings(

@@ -1,4 +1,4 @@
-r"""What theory says about an estimate: its oracle, and how far it can be trusted."""
+r"""What theory says of concentration: an oracle, and how well samples stand for it."""
 
 import math
 from typing import Any, NamedTuple
@@ -55,14 +55,25 @@ def gaussian_concentration(alpha: float, epsilon: float) -> float:
 
 
 class Guarantee(NamedTuple):
-    """How likely an estimate is near the concentration of the distribution itself.
+    r"""How likely the minimum on a sample is near that of the distribution.
+
+    Let :math:`h(\mu, \alpha)` be the least measure of an expanded set among those of a
+    collection whose measure is at least alpha: here, the unions of T rectangles or
+    balls. With some probability the one of the sample is bracketed by those of the
+    distribution, :math:`h(\mu, \alpha - \delta) - \delta` and
+    :math:`h(\mu, \alpha + \delta) + \delta`.
+
+    That is about minima over the collection. A set that a search found need not be the
+    minimum, and the collection need not hold the set that grows least of all, so an
+    estimate remains an upper bound on both.
 
     Attributes:
         log_phi: natural logarithm of the bound phi on the chance that the measure of
-            one set of the collection is off by more than `delta`; not capped.
+            any set of the collection is off by more than `delta`; not capped.
         phi: the same, capped at 1.
-        probability: that the estimate is within `delta`, at least; 0 if vacuous.
+        probability: of the bracket, at least; 0 if vacuous.
         delta: deviation of the measure that is allowed.
+        num_regions: T of the collection.
         num_samples: training examples, m.
         min_samples: the theorem asks for, T^4.
     """
@@ -71,6 +82,7 @@ class Guarantee(NamedTuple):
     phi: float
     probability: float
     delta: float
+    num_regions: int
     num_samples: int
     min_samples: int
 
@@ -86,7 +98,6 @@ class Guarantee(NamedTuple):
 
     def describe(self) -> str:
         """What the theorem says, in a sentence."""
-        within = f"the estimate being within {self.delta:g} of the truth"
         if not self.is_applicable:
             return (
                 f"vacuous: the theorem asks for T^4 = {self.min_samples:,} samples, "
@@ -94,9 +105,17 @@ class Guarantee(NamedTuple):
             )
         if self.is_vacuous:
             return (
-                f"vacuous: the bound on {within} is 0 (log phi = {self.log_phi:,.1f})"
+                "vacuous: the theorem's probability that the training points stand for "
+                f"the distribution up to {self.delta:g} is 0 (log phi = "
+                f"{self.log_phi:,.1f})"
             )
-        return f"{within} has probability at least {self.probability:.6g}"
+        return (
+            f"with probability at least {self.probability:.6g} the minimum over unions "
+            f"of {self.num_regions} on the training points lies between "
+            f"h(alpha - {self.delta:g}) - {self.delta:g} and h(alpha + {self.delta:g}) "
+            f"+ {self.delta:g}, where h is that of the distribution over the same "
+            "unions; what a search found need not be the minimum"
+        )
 
     def as_row(self) -> dict[str, Any]:
         """The fields, and whether the theorem says anything."""
@@ -113,15 +132,22 @@ def generalization_guarantee(
     and 3.10), since expanded rectangles and balls are such again. It is computed from
     the logarithm: at the size of images the exponent is some hundred thousands.
 
+    Of one region ln T = 0, and the formula would not depend on the dimensions, which
+    is false: in as many dimensions as points, boxes fit any of them. It is therefore
+    that of unions of two, among which single regions are.
+
     Args:
         num_dimensions: n, pixels times channels.
-        num_regions: T, rectangles or balls.
+        num_regions: T, rectangles or balls; the largest that was to choose from.
         num_samples: m, training examples; the theorem asks for at least T^4.
         delta: deviation of the measure, positive.
 
     References:
         Mahloujifar et al., 2019, arXiv:1905.12202; facts MC-V3.
+
+    Differs from the paper: T = 1 counts as 2.
     """
+    num_regions = max(num_regions, 2)
     complexity = num_dimensions * num_regions * math.log(num_regions)
     exponent = complexity * math.log(num_samples) - num_samples * delta**2 / 128
     log_phi = math.log(8) + exponent
@@ -132,6 +158,7 @@ def generalization_guarantee(
         phi=phi,
         probability=max(0.0, 1 - 4 * phi) if is_applicable else 0.0,
         delta=delta,
+        num_regions=num_regions,
         num_samples=num_samples,
         min_samples=num_regions**4,
     )

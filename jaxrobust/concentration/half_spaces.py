@@ -8,6 +8,7 @@ from scipy import linalg
 
 from jaxrobust.concentration.estimates import (
     Estimate,
+    reaches,
     require_settings,
     require_splits,
 )
@@ -122,7 +123,8 @@ def estimate_half_space(
         train: uint8 or floats of any shape, one image each.
         test: images of the same size, on which the half-space is reported.
         epsilon: radius, in units of [0, 1] pixels.
-        alpha: least risk on the training points, in (0, 1).
+        alpha: least risk on the training points, in (0, 1); where points tie at the
+            boundary it may not be reached, see `Estimate.num_feasible`.
         search: "principal" for the first principal component with either sign, the
             published baseline; "best" also for further ones, random directions, and
             those that lead from each of them to a longer tail. The one with the least
@@ -173,15 +175,17 @@ def estimate_half_space(
         if index + 1 < rounds:
             directions = longer_tails(points, projected, alpha)
     region = half_space(points, best, alpha)
+    risks = region.risks(points, epsilon)
     return Estimate(
         method="half-space",
         norm="l2",
         epsilon=epsilon,
         alpha=alpha,
         regions=(region,),
-        train=(region.risks(points, epsilon),),
+        train=(risks,),
         test=(region.risks(others, epsilon),),
         num_regions=1,
+        num_feasible=int(reaches(risks.risk, alpha)),
         settings={
             "search": search,
             "num_directions": number,

@@ -2,7 +2,8 @@
 
 The training points are sorted by density; the densest share q of them is covered by T
 rectangles, found by k-means; the error region is what the rectangles, expanded by
-epsilon, leave; and q is searched for by bisection.
+epsilon, leave; and q is searched for by bisection. What is reported, as in the paper,
+are rectangles from other starts at that q, whose risk may be less than was asked for.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from jax import lax
 from jaxrobust.concentration.estimates import (
     Estimate,
     Visit,
+    reaches,
     require_settings,
     require_splits,
 )
@@ -46,6 +48,10 @@ Rule = Literal["train", "train and test"]
 MAX_ROUNDS = 30
 WIDTH = 0.005
 """Width of the interval of q at which the bisection ends."""
+
+
+TRIES = 4
+"""Times as many restarts as are wanted, where only feasible ones are."""
 
 
 class SortedPoints(NamedTuple):
@@ -100,6 +106,11 @@ def sort_by_density(
         ValueError: for images that are no points, or an argument out of range.
     """
     train, test = require_splits(train, test)
+    if not 1 <= num_neighbors <= len(train):
+        raise ValueError(
+            f"`num_neighbors` must be in [1, {len(train)}], the number of training "
+            f"points, got {num_neighbors!r}; 50 is usual."
+        )
     distances = kth_neighbor_distances(
         train,
         num_neighbors,
@@ -206,6 +217,7 @@ def cover(
     *,
     seed: int = 0,
     num_restarts: int = 1,
+    first_restart: int = 0,
 ) -> list[Hyperrectangles]:
     """Rectangles that hold the densest training points, for each restart.
 
@@ -219,6 +231,7 @@ def cover(
         seed: of the starts, which are random points of those to be covered; together
             with the numbers above it decides them.
         num_restarts: how often, from other starts.
+        first_restart: number of the first of them; those before are left out.
     """
     size, dimensions = points.train.shape
     # A product such as 100 * .29 shall not lose a point to rounding.
@@ -229,7 +242,7 @@ def cover(
     dense = points.train[:count]
     starts = np.full((num_restarts, num_rectangles, dimensions), np.inf, np.float32)
     number = min(num_rectangles, count)
-    for restart, start in enumerate(starts):
+    for restart, start in enumerate(starts, first_restart):
         rng = np.random.default_rng([seed, num_rectangles, count, restart])
         chosen = rng.choice(count, number, replace=False)
         start[:number] = unit_values(dense[chosen])
@@ -267,7 +280,8 @@ def visit(
     """The risks of what rectangles leave, and whether the risk reaches `alpha`."""
     train = rectangles.risks(points.train_columns, epsilon)
     test = rectangles.risks(points.test_columns, epsilon)
-    is_feasible = train.risk >= alpha and (rule == "train" or test.risk >= alpha)
+    splits = (train,) if rule == "train" else (train, test)
+    is_feasible = all(reaches(each.risk, alpha) for each in splits)
     return Visit(
         num_regions=num_rectangles,
         quantile=quantile,
@@ -323,6 +337,7 @@ def estimate_linf(
     num_rectangles: int | Sequence[int] = 10,
     num_neighbors: int = 50,
     num_restarts: int = 10,
+    feasible_only: bool = False,
     rule: Rule = "train",
     delta: float = 0.01,
     seed: int = 0,
@@ -337,11 +352,17 @@ def estimate_linf(
             made of both splits, so that several estimates share it.
         test: the same; left out with sorted points.
         epsilon: radius, in units of [0, 1] pixels.
-        alpha: least risk of the error region, in (0, 1).
+        alpha: least risk, in (0, 1), of the error regions that q and T are chosen by.
+            The restarts that are reported may fall short of it: `Estimate.num_feasible`
+            says how many do not, and `feasible_only` leaves out those that do.
         num_rectangles: T, or several, of which the one with the smallest adversarial
             risk is taken.
         num_neighbors: k, in [1, number of training points].
         num_restarts: of k-means at the chosen q and T; what is reported.
+        feasible_only: report only restarts whose risk is at least `alpha` by the rule:
+            further ones are made, up to 4 times `num_restarts` in all, until there are
+            that many. There may be fewer in the end; if there is none, the region that
+            the search found is reported. It favors starts that leave more.
         rule: "train" selects on the training points alone. "train and test", the rule
             of the authors' code, asks for the risk on both splits and selects by the
             adversarial risk on the test points, which it is then reported on.
@@ -369,25 +390,27 @@ def estimate_linf(
         )
     choices = [num_rectangles] if isinstance(num_rectangles, int) else num_rectangles
     if isinstance(train, SortedPoints):
-        points = train
+        splits = (train.train,)
     elif test is None:
         raise ValueError(
             "`test` must hold the test images, got None; only sorted points do without."
         )
     else:
-        points = sort_by_density(
-            train,
-            test,
-            num_neighbors=num_neighbors,
-            block_size=block_size,
-            cache=cache,
-            progress=progress,
-        )
-    num_points, dimensions = points.train.shape
+        splits = require_splits(train, test)
+    num_points, dimensions = splits[0].shape
     if max(choices) > num_points:
         raise ValueError(
             f"`num_rectangles` must be at most {num_points}, the number of training "
             f"points, got {max(choices)}; ask for fewer."
+        )
+    points = train
+    if not isinstance(points, SortedPoints):
+        points = sort_by_density(
+            *splits,
+            num_neighbors=num_neighbors,
+            block_size=block_size,
+            cache=cache,
+            progress=progress,
         )
     settings = {"epsilon": epsilon, "alpha": alpha, "rule": rule, "seed": seed}
     visits = [
@@ -405,33 +428,45 @@ def estimate_linf(
             "or for a smaller epsilon."
         )
     best = min(feasible, key=lambda each: getattr(each, split).adversarial_risk)
-    regions = cover(
-        points,
-        best.quantile,
-        best.num_regions,
+    where = points, best.quantile, best.num_regions
+    about = {
+        "quantile": best.quantile,
+        "num_rectangles": best.num_regions,
+        "rule": rule,
+    }
+    found: list[tuple[Hyperrectangles, Visit]] = []
+    for first in range(0, (TRIES if feasible_only else 1) * num_restarts, num_restarts):
         # Other starts than those of the search, of which the luckiest was taken.
-        seed=seed + 1,
-        num_restarts=num_restarts,
-    )
-    about = {"quantile": best.quantile, "num_rectangles": best.num_regions}
-    found = [visit(points, each, epsilon, alpha, **about) for each in regions]
+        made = cover(
+            *where, seed=seed + 1, num_restarts=num_restarts, first_restart=first
+        )
+        seen = [(each, visit(points, each, epsilon, alpha, **about)) for each in made]
+        found += [pair for pair in seen if pair[1].is_feasible or not feasible_only]
+        if len(found) >= num_restarts:
+            break
+    if not found:
+        (region,) = cover(*where, seed=seed)
+        found = [(region, best)]
+    found = found[:num_restarts]
     return Estimate(
         method="hyperrectangles",
         norm="linf",
         epsilon=epsilon,
         alpha=alpha,
-        regions=tuple(regions),
-        train=tuple(each.train for each in found),
-        test=tuple(each.test for each in found),
+        regions=tuple(region for region, _ in found),
+        train=tuple(each.train for _, each in found),
+        test=tuple(each.test for _, each in found),
         num_regions=best.num_regions,
+        num_feasible=sum(each.is_feasible for _, each in found),
         quantile=best.quantile,
         guarantee=generalization_guarantee(
-            dimensions, best.num_regions, num_points, delta=delta
+            dimensions, max(choices), num_points, delta=delta
         ),
         settings={
             "num_rectangles": list(choices),
             "num_neighbors": num_neighbors,
             "num_restarts": num_restarts,
+            "feasible_only": feasible_only,
             "rule": rule,
             "seed": seed,
         },

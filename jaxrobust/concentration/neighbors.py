@@ -1,8 +1,9 @@
 r"""Exact distances from each point to its nearest neighbors, itself included.
 
-No matrix of all distances is ever held: rows of points are compared with all points, a
-block at a time, and what is not wanted is forgotten. Blocks are finished in order and
-kept in a cache if there is one, so that a search that was killed goes on.
+Rows of points are compared with all points, a block at a time, and what is not wanted
+is forgotten: no matrix of all distances is held beside the result. Lists are as large
+as asked for, up to twice that matrix. Blocks are finished in order and kept in a cache
+if there is one, so that a search that was killed goes on.
 
 How it is exact. Where pixels are bytes, everything is done in whole numbers: l1 as a
 sum of differences of bytes, squared l2 as :math:`|a|^2 + |b|^2 - 2 a \cdot b` with
@@ -26,7 +27,7 @@ import numpy as np
 from jax import lax
 
 from jaxrobust.concentration.points import accumulate, as_points, unit_values, whole
-from jaxrobust.concentration.storage import Shapes, Store, digest
+from jaxrobust.concentration.storage import Shapes, Store, digest, free_memory
 
 __all__ = [
     "NeighborLists",
@@ -302,8 +303,8 @@ def kth_neighbor_distances(
         other floats right to 1e-12 of their float32 values.
 
     Raises:
-        ValueError: for an argument out of range, or a cache that is damaged or that of
-            something else.
+        ValueError: for an argument out of range, a cache that is damaged, that of
+            something else or in use by another search, or if there is no room.
     """
     space = Space(images, norm)
     everything = np.arange(len(space))
@@ -345,8 +346,8 @@ def neighbor_lists(
         progress: told how many points are done, and of how many, after each block.
 
     Raises:
-        ValueError: for an argument out of range, or a cache that is damaged or that of
-            something else.
+        ValueError: for an argument out of range, a cache that is damaged, that of
+            something else or in use by another search, or if there is no room.
     """
     space = images if isinstance(images, Space) else Space(images, norm)
     which = np.arange(len(space)) if queries is None else np.asarray(queries)
@@ -395,32 +396,34 @@ def _search(
     # The data take a while to hash, and without a cache nobody asks.
     data = "" if cache is None else digest(space.points)
     about = {"norm": space.norm, **settings, "data": data}
-    store = Store(cache, name, about, arrays)
+    with Store(cache, name, about, arrays) as store:
 
-    def work(start: int) -> tuple[int, dict[str, np.ndarray]]:
-        part = which[start : start + size]
-        # The last block is filled up, so that one program serves all.
-        filled = np.pad(part, (0, min(size, len(which)) - len(part)), mode="edge")
-        return start, found(part, space.block(filled)[: len(part)])
+        def work(start: int) -> tuple[int, dict[str, np.ndarray]]:
+            part = which[start : start + size]
+            # The last block is filled up, so that one program serves all.
+            filled = np.pad(part, (0, min(size, len(which)) - len(part)), mode="edge")
+            return start, found(part, space.block(filled)[: len(part)])
 
-    starts = iter(range(store.done, len(which), size))
-    waiting: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
-    with ThreadPoolExecutor(num_threads) as pool:
-        try:
-            waiting.extend(
-                pool.submit(work, each) for each in islice(starts, num_threads)
-            )
-            while waiting:
-                start, values = waiting.popleft().result()
-                waiting.extend(pool.submit(work, each) for each in islice(starts, 1))
-                store.put(start, values)
-                if progress is not None:
-                    progress(store.done, len(which))
-        finally:
-            # Also after Ctrl-C: what is done is kept, what has not begun never is.
-            for each in waiting:
-                each.cancel()
-            store.keep()
+        starts = iter(range(store.done, len(which), size))
+        waiting: deque[Future[tuple[int, dict[str, np.ndarray]]]] = deque()
+        with ThreadPoolExecutor(num_threads) as pool:
+            try:
+                waiting.extend(
+                    pool.submit(work, each) for each in islice(starts, num_threads)
+                )
+                while waiting:
+                    start, values = waiting.popleft().result()
+                    waiting.extend(
+                        pool.submit(work, each) for each in islice(starts, 1)
+                    )
+                    store.put(start, values)
+                    if progress is not None:
+                        progress(store.done, len(which))
+            finally:
+                # Also after Ctrl-C: what is done is kept, what has not begun never is.
+                for each in waiting:
+                    each.cancel()
+                store.keep()
     return store.arrays
 
 
@@ -428,16 +431,6 @@ def _chosen_block_size(num_points: int, num_threads: int) -> int:
     """Points in a block so that those in work fit the memory there is."""
     # A number, its temporaries, and a key with its copy.
     per_point = num_points * (3 * 4 + 2 * 8) * num_threads
-    memory = min(MEMORY, _free_memory() // 8)
+    free = free_memory()
+    memory = MEMORY if free is None else min(MEMORY, free // 8)
     return int(np.clip(memory // per_point, 1, MAX_BLOCK))
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping; 4 GiB where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 2**32

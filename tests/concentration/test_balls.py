@@ -8,6 +8,7 @@ import pytest
 from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import (
+    balls,
     candidate_balls,
     estimate_half_space,
     estimate_l2,
@@ -84,6 +85,29 @@ def test_balls_are_those_of_the_literal_algorithm(epsilon, step):
         assert found.risks(points, 0.0).risk >= alpha - 1e-9
 
 
+def test_points_that_tie_beyond_a_list_count_for_its_ball():
+    # Lists hold 6 of 10 points. The first ball is that of radius 0 at 51: 2 points, and
+    # all but one are near it. One more is missing. The ball of radius 51 there adds all
+    # at 0 and at 102, 7 near points, and brings 153 near: 1 - 7. By its list it adds 4,
+    # so that the ball of radius 0 at 0, which adds 5, would seem the best.
+    points = np.array([51, 0, 0, 102, 0, 51, 153, 0, 102, 0], np.uint8)[:, None]
+    candidates = candidate_balls(points, 0.3)
+    found = greedy_balls(candidates, 0.2, 0.3, num_balls=2)
+    np.testing.assert_allclose(found.centers, [[0.2], [0.2]])
+    np.testing.assert_allclose(found.radii, [0.0, 0.2])
+    expected = literal_balls(points, 0.2, 0.3, 2, 0.0, candidates.centers)
+    assert expected == [(0, 0.0), (0, found.radii[1])]
+
+
+def test_shares_that_rounding_makes_larger_are_no_point_more():
+    points = np.arange(100, dtype=np.uint8)[:, None]
+    assert 100 * 0.07 > 7
+    candidates = candidate_balls(points, 0.07)
+    assert candidates.lists.indices.shape[1] == 14
+    found = greedy_balls(candidates, 0.0, 0.07, num_balls=1)
+    assert found.risks(points, 0.0).risk == 0.07
+
+
 def gaussian(size, dimensions, seed):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(size, dimensions)).astype(np.float32)
@@ -128,13 +152,28 @@ def test_the_best_number_of_balls_is_taken():
         for n in (1, 3, (1, 3))
     ]
     best = min(estimates[:2], key=lambda each: each.train[0].adversarial_risk)
-    assert estimates[2].train == best.train
+    assert estimates[2].train == best.train and best.num_feasible == 1
     assert estimates[2].num_regions == best.num_regions
     row = json.loads(json.dumps(estimates[2].as_row()))
     assert row["settings"]["num_centers"] == 200 and row["guarantee"]["is_vacuous"]
+    # The choice was among unions of up to three, whichever was best.
+    assert row["guarantee"]["num_regions"] == 3
+    other = estimate_l2(TRAIN, TEST, epsilon=0, alpha=0.01, num_balls=(1, 5, 2),
+        max_centers=20)  # fmt: skip
+    assert other.num_regions < 5 and other.guarantee is not None
+    assert other.guarantee.num_regions == 5
     candidates = candidate_balls(TRAIN, 0.05, max_centers=200)
     shared = estimate_l2(candidates, TEST, epsilon=0.3, alpha=0.05, num_balls=3)
     assert shared.test == estimates[1].test
+
+
+def test_a_ball_of_radius_zero_has_the_risk_of_its_center():
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        images = rng.integers(0, 256, (20, 32, 32, 3)).astype(np.uint8)
+        found = estimate_l2(images, images, epsilon=0.1, alpha=0.05, num_balls=1)
+        assert found.regions[0].radii.tolist() == [0.0]
+        assert found.train == found.test == ((0.05, 0.05),)
 
 
 def test_candidates_for_another_risk_are_refused():
@@ -143,6 +182,26 @@ def test_candidates_for_another_risk_are_refused():
         ValueError, match=r"got lists of 10 neighbors, and 0\.1 takes 20"
     ):
         estimate_l2(candidates, TEST, epsilon=0.1, alpha=0.1)
+
+
+@pytest.mark.parametrize("max_centers", [None, 60])
+def test_lists_that_no_memory_holds_are_refused(max_centers, tmp_path, monkeypatch):
+    # At alpha 1/2 and above each list is of all 200 points: 8 bytes for each, and 2 for
+    # the search.
+    number = max_centers or 200
+    never = {"progress": lambda *_: pytest.fail("searched first")}
+    options = {"epsilon": 0.1, "alpha": 0.6, "num_balls": 1, "max_centers": max_centers}
+    for cache, needed in ((None, number * 200 * 10), (tmp_path, number * 200 * 2)):
+        monkeypatch.setattr(balls, "free_memory", lambda needed=needed: needed - 1)
+        message = f"got 0.6: {number} lists of 200 .*`max_centers`, a smaller `alpha`"
+        with pytest.raises(ValueError, match=message):
+            estimate_l2(TRAIN[:200], TEST, **options, cache=cache, **never)
+        monkeypatch.setattr(balls, "free_memory", lambda needed=needed: needed)
+        estimate_l2(TRAIN[:200], TEST, **options, cache=cache)
+    monkeypatch.setattr(balls, "free_memory", lambda: None)
+    candidates = candidate_balls(TRAIN[:200], 0.6)
+    # What is counted beside the lists.
+    assert balls._reach(candidates.lists.distances, 0.1).nbytes == 200 * 200
 
 
 def test_the_first_principal_component_is_the_baseline():
@@ -205,6 +264,8 @@ def test_a_half_space_of_too_little_risk_is_not_the_best():
     assert found.train[0].risk == 0.1
     baseline = estimate_half_space(points, points, epsilon=0.0, alpha=0.1)
     assert baseline.train[0].risk == 0.0
+    assert (found.num_feasible, baseline.num_feasible) == (1, 0)
+    assert baseline.as_row()["num_feasible"] == 0
 
 
 def test_each_step_leads_to_a_longer_tail():
@@ -239,6 +300,8 @@ def test_each_step_leads_to_a_longer_tail():
 )
 def test_what_neither_method_can_estimate_is_refused(method, changes, message):
     arguments = {"train": TRAIN[:40], "test": TEST, "epsilon": 0.1, "alpha": 0.1}
+    if method is estimate_l2:
+        arguments["progress"] = lambda *_: pytest.fail("searched first")
     with pytest.raises(ValueError, match=message):
         method(**arguments | changes)
 
@@ -256,5 +319,7 @@ def test_what_neither_method_can_estimate_is_refused(method, changes, message):
 )
 def test_what_a_method_cannot_estimate_is_refused(method, changes, message):
     arguments = {"train": TRAIN[:40], "test": TEST, "epsilon": 0.1, "alpha": 0.1}
+    if method is estimate_l2:
+        arguments["progress"] = lambda *_: pytest.fail("searched first")
     with pytest.raises(ValueError, match=message):
         method(**arguments | changes)

@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 
 from jaxrobust.concentration import (
     Hyperrectangles,
+    SortedPoints,
     Visit,
     cover,
     estimate_linf,
     hyperrectangles,
     search_quantile,
     sort_by_density,
+    visit,
 )
 from jaxrobust.concentration.hyperrectangles import cluster
 from jaxrobust.concentration.points import Columns, unit_values
@@ -161,6 +163,10 @@ def test_the_known_answer_of_separated_cubes():
     several = estimate_linf(TRAIN, TEST, num_rectangles=(1, 3), **settings)
     assert several.num_regions == 3 and several.quantile == found.quantile
     assert several.test == found.test and len(several.visits) == 16
+    assert several.guarantee == found.guarantee
+    more = estimate_linf(TRAIN, TEST, num_rectangles=(3, 4), **settings)
+    assert more.num_regions == 3 and more.guarantee is not None
+    assert more.guarantee.num_regions == 4
 
 
 def test_the_search_halves_the_interval(points):
@@ -191,7 +197,7 @@ def test_the_rule_of_the_code_asks_for_the_risk_on_both_splits(points, monkeypat
         adversarial = risk + (0.2 if shift == 0 else (quantile - 0.5) ** 2 + 0.3)
         return Risks(risk, adversarial)
 
-    def fake_cover(points, quantile, number, *, seed=0, num_restarts=1):
+    def fake_cover(points, quantile, number, *, num_restarts=1, **_):
         return [Hyperrectangles(np.full((1, 3), quantile), None)] * num_restarts
 
     monkeypatch.setattr(hyperrectangles, "cover", fake_cover)
@@ -206,6 +212,62 @@ def test_the_rule_of_the_code_asks_for_the_risk_on_both_splits(points, monkeypat
     assert code.quantile == best.quantile <= 0.7
     assert max(each.quantile for each in visited) == pytest.approx(0.7, abs=0.005)
     assert code.settings["rule"] == "train and test"
+    assert code.num_feasible == paper.num_feasible == 10
+
+
+FEW = {"epsilon": 0.1, "alpha": 0.09, "num_rectangles": 3}
+
+
+def test_restarts_below_the_risk_are_reported_and_counted(points):
+    # As in the paper: of other starts than the lucky one of the search.
+    found = estimate_linf(points, **FEW)
+    is_enough = [each.risk >= 0.09 for each in found.train]
+    assert len(is_enough) == 10 and found.num_feasible == sum(is_enough) < 10
+    assert found.as_row()["num_feasible"] == found.num_feasible
+    assert found.as_row()["settings"]["feasible_only"] is False
+    # The rule of the search is that of the restarts.
+    both = estimate_linf(points, **FEW, rule="train and test")
+    pairs = zip(both.train, both.test, strict=True)
+    count = sum(min(train.risk, test.risk) >= 0.09 for train, test in pairs)
+    assert both.num_feasible == count
+
+
+def test_feasible_restarts_replace_the_others(points):
+    # The first so many of all that have the risk, in their order.
+    every = estimate_linf(points, **FEW, num_restarts=40)
+    pairs = zip(every.regions, every.train, strict=True)
+    expected = [region for region, risks in pairs if risks.risk >= 0.09][:10]
+    found = estimate_linf(points, **FEW, feasible_only=True)
+    assert found.num_feasible == len(found.regions) == len(found.train) == 10
+    for region, other in zip(found.regions, expected, strict=True):
+        np.testing.assert_array_equal(region.centers, other.centers)
+    assert found.mean("train").risk >= 0.09
+    assert min(each.risk for each in found.train) >= 0.09
+    assert found.settings["feasible_only"] is True
+
+
+@pytest.mark.parametrize("num_lucky", [0, 2])
+def test_with_few_feasible_restarts_there_are_few(points, num_lucky, monkeypatch):
+    made = []
+
+    def unlucky(points, quantile, number, *, seed=0, num_restarts=1, first_restart=0):
+        numbers = range(first_restart, first_restart + num_restarts)
+        made.extend(seed * 100 + each for each in numbers)
+        # The search finds the risk whatever q, and so do the last restarts.
+        is_lucky = [seed == 0 or each >= 20 - num_lucky for each in numbers]
+        return [
+            Hyperrectangles(np.zeros((1, 3)), np.full((1, 3), 0.0 if lucky else 9.0))
+            for lucky in is_lucky
+        ]
+
+    monkeypatch.setattr(hyperrectangles, "cover", unlucky)
+    found = estimate_linf(points, **FEW, num_restarts=5, feasible_only=True)
+    # Four times as many as wanted, and then what the search itself had found.
+    assert made[8:28] == list(range(100, 120)) and made[28:] == [0] * (not num_lucky)
+    assert found.num_feasible == len(found.train) == max(num_lucky, 1)
+    assert found.train[0].risk >= 0.09
+    default = estimate_linf(points, **FEW, num_restarts=5)
+    assert default.num_feasible == 0 and len(default.train) == 5
 
 
 def test_means_and_deviations_are_those_of_the_restarts(points):
@@ -223,7 +285,25 @@ def test_means_and_deviations_are_those_of_the_restarts(points):
     assert len(row["test"]["restarts"]) == 10
     assert row["quantile"] == found.quantile and row["num_regions"] == 3
     assert row["guarantee"]["is_vacuous"] and row["guarantee"]["min_samples"] == 81
-    assert found.regions[0].contains(TEST, 0.1).mean() == 1 - found.test[0].risk
+    assert np.mean(~found.regions[0].contains(TEST, 0.1)) == found.test[0].risk
+
+
+@pytest.mark.parametrize("rule", ["train", "train and test"])
+@pytest.mark.parametrize("size", [7, 10, 30, 49, 1000])
+def test_a_risk_of_exactly_alpha_is_enough(size, rule):
+    images = np.zeros((size, 2), np.uint8)
+    box = Hyperrectangles(np.zeros((1, 2)), np.zeros((1, 2)))
+    about = {"quantile": 0.5, "num_rectangles": 1, "rule": rule}
+    for number in range(1, size, max(1, size // 20)):
+        images[-number:] = 255
+        points = SortedPoints(images, Columns.of(images), Columns.of(images))
+        alpha = number / size
+        found = visit(points, box, 0.0, alpha, **about)
+        assert found.train == found.test == (alpha, alpha)
+        assert found.is_feasible
+        # A share that was reached by another way, such as 1 - .9.
+        assert visit(points, box, 0.0, 1 - (size - number) / size, **about).is_feasible
+        assert not visit(points, box, 0.0, alpha + 0.5 / size, **about).is_feasible
 
 
 def test_labels_bytes_and_shapes_do_not_matter():
@@ -247,7 +327,7 @@ def test_labels_bytes_and_shapes_do_not_matter():
         ({"num_rectangles": ()}, r"got \(\)"),
         ({"num_rectangles": (3, 2001)}, "at most 2000, the number of training points"),
         ({"num_restarts": 0}, "`num_restarts` must be at least 1"),
-        ({"num_neighbors": 2001}, r"`k` must be in \[1, 2000\]"),
+        ({"num_neighbors": 2001}, r"`num_neighbors` must be in \[1, 2000\], .* 2001"),
         ({"rule": "test"}, "`rule` must be one of train, train and test, got 'test'"),
         ({"test": None}, "`test` must hold the test images"),
         ({"test": TEST[:, :2]}, "got 2 and 3 dimensions"),
@@ -256,6 +336,8 @@ def test_labels_bytes_and_shapes_do_not_matter():
 def test_what_cannot_be_estimated_is_refused(changes, message):
     arguments = {"train": TRAIN, "test": TEST, "epsilon": 0.6, "alpha": 0.1}
     arguments |= {"num_neighbors": 10, "num_restarts": 1} | changes
+    # Before the search, which may take an hour.
+    arguments["progress"] = lambda *_: pytest.fail("searched first")
     with pytest.raises(ValueError, match=message):
         estimate_linf(**arguments)
 

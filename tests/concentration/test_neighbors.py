@@ -1,5 +1,7 @@
 """Neighbors are those of brute force, whatever the blocks and interruptions."""
 
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -7,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists
+from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists, storage
 from jaxrobust.concentration.neighbors import Space
+from jaxrobust.concentration.storage import Store
 
 METRICS = {"l1": "cityblock", "l2": "euclidean"}
 
@@ -161,7 +165,7 @@ def test_interrupted_again_and_again_it_ends_with_the_same(kind, period, tmp_pat
     assert_same(found, expected)
     # Nothing is done twice.
     assert num_stops > 1 and counts == sorted(set(counts)) and counts[-1] == 41
-    # Finished, it is only read.
+    # Finished, it is only read, and of the lock nothing is left.
     again = search(cache=tmp_path, progress=lambda *_: pytest.fail("searched again"))
     assert_same(again, expected)
     (directory,) = tmp_path.iterdir()
@@ -208,6 +212,109 @@ def test_killed_it_goes_on(tmp_path):
     # What was told is done; at most one more block is.
     assert int(seen[-1]) + 2 <= done[0] <= int(seen[-1]) + 4
     assert_same(found, SEARCHES["lists"]())
+
+
+HOLDING = """
+import sys
+sys.path.insert(0, {directory!r})
+import test_neighbors as tests
+
+def tell(done, total):
+    print(done, flush=True)
+    sys.stdin.readline()
+
+tests.SEARCHES["lists"](cache={cache!r}, block_size=2, progress=tell)
+"""
+
+
+def test_a_cache_that_another_process_fills_is_refused(tmp_path):
+    script = HOLDING.format(directory=str(Path(__file__).parent), cache=str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    search = SEARCHES["lists"]
+    try:
+        assert process.stdout.readline() == "2\n"
+        message = r"in use by another search for the same, got '.*l2-lists-5.*; wait"
+        with pytest.raises(ValueError, match=message):
+            search(cache=tmp_path)
+        # Another search is none of its business.
+        search(k=4, cache=tmp_path)
+    finally:
+        process.kill()
+        process.communicate()
+    # Whoever is killed holds nothing.
+    assert_same(search(cache=tmp_path), search())
+
+
+SETTINGS = {"kind": "test"}
+SHAPES = {"numbers": ((4,), np.int64)}
+
+
+def test_only_one_store_fills_a_directory(tmp_path):
+    with Store(tmp_path, "one", SETTINGS, SHAPES) as first:
+        first.put(0, {"numbers": np.arange(2)})
+        for _ in range(2):
+            with pytest.raises(ValueError, match="which one is filling now; wait for"):
+                Store(tmp_path, "one", SETTINGS, SHAPES)
+        first.keep()
+    with (
+        pytest.raises(KeyboardInterrupt),
+        Store(tmp_path, "one", SETTINGS, SHAPES) as second,
+    ):
+        assert second.done == 2
+        second.put(2, {"numbers": np.arange(2, 4)})
+        second.keep()
+        raise KeyboardInterrupt
+    # Finished, any number may read it, also beside each other.
+    stores = [Store(tmp_path, "one", SETTINGS, SHAPES) for _ in range(3)]
+    for store in (first, second, *stores):
+        np.testing.assert_array_equal(store.arrays["numbers"], np.arange(4))
+    (directory,) = tmp_path.iterdir()
+    names = {path.name for path in directory.iterdir()}
+    assert names == {"done.json", "header.json", "numbers.npy"}
+
+
+def test_a_refused_store_lets_go_and_old_parts_are_removed(tmp_path):
+    Store(tmp_path, "one", SETTINGS, SHAPES).close()
+    (directory,) = tmp_path.iterdir()
+    (directory / "done.json.0123.part").write_text("")
+    (directory / "done.json").write_text("5")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="5 done; remove that directory"):
+            Store(tmp_path, "one", SETTINGS, SHAPES)
+    (directory / "done.json").write_text("1")
+    with Store(tmp_path, "one", SETTINGS, SHAPES) as store:
+        assert store.done == 1 and not list(directory.glob("*.part"))
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def flock(descriptor, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(ValueError, match=r"files can be locked, got .* another file"):
+        Store(tmp_path, "one", SETTINGS, SHAPES)
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not removed:
+            removed.extend(tmp_path.glob("*.lock"))
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Store(tmp_path, "one", SETTINGS, SHAPES):
+        assert removed == list(tmp_path.glob("*.lock"))
+        with pytest.raises(ValueError, match="is filling now"):
+            Store(tmp_path, "one", SETTINGS, SHAPES)
 
 
 @pytest.mark.parametrize(
@@ -302,8 +409,52 @@ def test_blocks_fit_the_memory_there_is(monkeypatch):
     # At most half a gigabyte, 28 bytes for each pair of points in work.
     size = neighbors._chosen_block_size(60_000, 2)
     assert 100 < size and size * 2 * 60_000 * 28 <= neighbors.MEMORY
-    monkeypatch.setattr(neighbors, "_free_memory", lambda: 8 * 10**8)
+    monkeypatch.setattr(neighbors, "free_memory", lambda: 8 * 10**8)
     assert neighbors._chosen_block_size(60_000, 2) == 29
-    monkeypatch.setattr(neighbors, "_free_memory", lambda: 0)
+    monkeypatch.setattr(neighbors, "free_memory", lambda: 0)
     assert neighbors._chosen_block_size(60_000, 2) == 1
     assert neighbors._chosen_block_size(10, 2) == 1
+    # Not every system says.
+    monkeypatch.setattr(neighbors, "free_memory", lambda: None)
+    assert neighbors._chosen_block_size(60_000, 2) == size
+
+
+def test_lists_without_room_are_refused_before_the_search(tmp_path, monkeypatch):
+    lists = SEARCHES["lists"]
+    never = {"progress": lambda *_: pytest.fail("searched first")}
+    lists(k=4, cache=tmp_path / "finished")
+
+    def disk(free):
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+
+    # 41 lists of 5 neighbors, 8 bytes each.
+    disk(1639)
+    monkeypatch.setattr(storage, "free_memory", lambda: 1639)
+    with pytest.raises(
+        ValueError, match=r"room for 1.64e-06 GB .* with 1.64e-06 GB fr"
+    ):
+        lists(cache=tmp_path / "new", **never)
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(ValueError, match=r"got None, and they take .*`max_centers` or"):
+        lists(**never)
+    monkeypatch.setattr(storage, "free_memory", lambda: 1640)
+    lists()
+    monkeypatch.setattr(storage, "free_memory", lambda: None)
+    lists()
+    disk(1640)
+
+    def stop(done, total):
+        if done == 20:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        lists(cache=tmp_path / "new", block_size=4, progress=stop)
+    # Only what is missing needs room.
+    disk(21 * 5 * 8 - 1)
+    with pytest.raises(ValueError, match=r"must have room for 8\.4e-07 GB"):
+        lists(cache=tmp_path / "new", **never)
+    disk(21 * 5 * 8)
+    assert_same(lists(cache=tmp_path / "new"), lists())
+    disk(0)
+    lists(k=4, cache=tmp_path / "finished", **never)

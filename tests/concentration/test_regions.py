@@ -74,6 +74,25 @@ def test_balls_are_what_their_definition_says(sizes, epsilon, seed):
     )
 
 
+@pytest.mark.parametrize("kind", ["bytes", "floats", "far"])
+def test_balls_hold_their_centers_and_little_else(kind):
+    rng = np.random.default_rng(0)
+    points = rng.integers(0, 256, (300, 3072)).astype(np.uint8)
+    points[1] = points[0]
+    points[1, 5] ^= 1
+    if kind != "bytes":
+        points = unit_values(points) + np.float32(1e-4 if kind == "floats" else 30)
+    values = unit_values(points).astype(np.float64)
+    for number in (1, 300):
+        region = Balls(unit_values(points[:number]), np.zeros(number))
+        assert region.risks(points, 0.0) == pytest.approx((number / 300,) * 2, abs=0)
+        assert not region.gap(points)[:number].any()
+    # To much less than the tolerance, also where points are nearly the same.
+    expected = np.linalg.norm(values - values[0], axis=1)
+    found = Balls(unit_values(points[:1]), np.zeros(1)).gap(points)
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+
+
 def test_a_half_space_is_open_and_grows_by_its_direction():
     region = HalfSpace(np.array([0.0, 2.0]), 1.0)  # where y > .5
     points = np.array([[9.0, 0.5], [0.0, 0.51], [0.0, 0.31], [0.0, 0.29]], np.float32)
@@ -163,12 +182,27 @@ def test_the_guarantee_of_the_paper(arguments, delta, exponent, phi):
 
 
 def test_a_guarantee_between_nothing_and_certainty():
-    # One rectangle: ln T = 0, so only the sample decides.
-    found = generalization_guarantee(784, 1, 60_000, delta=0.1)
-    expected = 8 * np.exp(-60_000 * 0.01 / 128)
+    found = generalization_guarantee(1, 2, 280_000, delta=0.1)
+    exponent = 2 * np.log(2) * np.log(280_000) - 280_000 * 0.01 / 128
+    expected = 8 * np.exp(exponent)
     assert found.phi == pytest.approx(expected) and 0.05 < expected < 0.25
     assert found.probability == pytest.approx(1 - 4 * expected)
-    assert f"{found.probability:.6g}" in found.describe()
+    # It is about the minimum over a collection, not about what was found.
+    said = found.describe()
+    assert said.startswith(f"with probability at least {found.probability:.6g} the min")
+    assert (
+        "unions of 2 on the training points lies between h(alpha - 0.1) - 0.1" in said
+    )
+    assert "what a search found need not be the minimum" in said
+
+
+def test_of_one_region_the_theorem_is_that_of_two():
+    # ln 1 = 0 made it claim .94 here, where half of the points lie outside of a box
+    # that holds the other half: each is the furthest in some of so many dimensions.
+    found = generalization_guarantee(4000, 1, 4000, delta=0.45)
+    assert found == generalization_guarantee(4000, 2, 4000, delta=0.45)
+    assert found.num_regions == 2 and found.is_vacuous
+    assert not generalization_guarantee(1, 1, 10**6, delta=0.1).is_vacuous
 
 
 @pytest.mark.parametrize(
