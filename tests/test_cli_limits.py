@@ -70,18 +70,73 @@ def test_optimum_of_two_classes_asks_about_their_images_alone(tmp_path):
     )
 
 
-def test_compare_prints_and_writes(tmp_path, capsys):
-    run = tmp_path / "run"
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epsilons"], "`--epsilons` must name at least one radius, got none"),
+        (["--epsilons", "0.1", "-0.2"], "finite and non-negative, got -0.2"),
+        (["--epsilons", "0.1", "nan"], "finite and non-negative, got nan"),
+        (["--time-limit", "0"], "`time_limit` must be above 0, got 0"),
+    ],
+)
+def test_optimum_checks_every_flag_before_it_solves(
+    flags, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "jaxrobust.cli.limits.best_possible",
+        lambda *_, **__: pytest.fail("solved before everything was checked"),
+    )
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["limits", "optimum", *DIGITS, *flags, *output]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a small run."""
+    run = tmp_path_factory.mktemp("trained") / "run"
     flags = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
     flags += ["--epsilon", "0.05", "--epochs", "1", "--run-dir", str(run)]
     assert main(["train", *flags]) == 0
-    flags = ["--epsilon", "0.05", "--num-steps", "5", "--num-restarts", "1"]
-    flags += ["--num-images", "60", "--train-size", "100", "--num-regions", "2"]
-    flags += ["--norm", "l2", "--num-optimum", "50", "--output", str(tmp_path / "out")]
-    assert main(["limits", "compare", str(run), *flags]) == 0
+    return run
+
+
+COMPARED = ["--epsilon", "0.05", "--num-steps", "5", "--num-restarts", "1"]
+COMPARED += ["--num-images", "60", "--train-size", "100"]
+
+
+def test_compare_prints_and_writes(trained, tmp_path, capsys):
+    flags = [*COMPARED, "--num-regions", "2", "--norm", "l2", "--num-optimum", "50"]
+    flags += ["--output", str(tmp_path / "out")]
+    assert main(["limits", "compare", str(trained), *flags]) == 0
     assert "| concentration |" in capsys.readouterr().out
     names = [row["name"] for row in results(tmp_path / "out")["rows"]]
     assert names == ["model", "concentration", "finite optimum"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-regions", "-1"], "`num_regions` must be at least 1 or None, got -1"),
+        (["--num-regions", "0"], "`num_regions` must be at least 1 or None, got 0"),
+        (["--num-regions", "101"], "`num_regions` must be in [1, 100]"),
+        (["--num-optimum", "-5"], "`num_optimum` must be at least 0, got -5"),
+        (["--time-limit", "0"], "`time_limit` must be above 0, got 0"),
+        (["--epsilon", "nan"], "`epsilon` must be finite and non-negative, got nan"),
+    ],
+)
+def test_compare_checks_every_flag_before_it_evaluates(
+    flags, message, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "jaxrobust.cli.limits.evaluate",
+        lambda *_, **__: pytest.fail("evaluated before everything was checked"),
+    )
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["limits", "compare", str(trained), *COMPARED, *flags, *output]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):

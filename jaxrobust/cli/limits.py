@@ -23,6 +23,7 @@ from jaxrobust.concentration import (
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.limits import best_possible, compare, formulas
+from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.training import Interrupted, load_run, versions
 from jaxrobust.training.signals import interrupt_on_signals
@@ -300,9 +301,25 @@ class Optimum(_OnData):
     time_limit: float = 60.0
     """Seconds for the integer program at each radius, of more than two classes."""
 
+    def require_radii(self) -> None:
+        """Refuse what cannot be solved for, before the first radius is."""
+        if not self.epsilons:
+            raise ValueError(
+                "`--epsilons` must name at least one radius, got none; leave it out "
+                "for 0.1 0.2 0.3 0.4."
+            )
+        for epsilon in self.epsilons:
+            require_optimum(
+                epsilon=epsilon,
+                norm=self.norm,
+                num_examples=1,
+                time_limit=self.time_limit,
+            )
+
     def run(self) -> int:
         """Solve, print and write."""
         _require_new(self.output)
+        self.require_radii()
         train = self.load("train", self.classes)
         rows = []
         for epsilon in self.epsilons:
@@ -381,7 +398,7 @@ class Compare:
     num_regions: int | None = None
     """Rectangles or balls; by default 10 or 20."""
     num_optimum: int = 2000
-    """Training examples of the finite optimum; 0 for none."""
+    """Training examples of the finite optimum, at most all; 0 for none."""
     time_limit: float = 60.0
     """Seconds for the integer program of the finite optimum."""
     data_dir: Path | None = None
@@ -408,17 +425,21 @@ class Compare:
             num_restarts=self.num_restarts,
             seed=self.seed,
         )
+        settings: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "num_regions": self.num_regions,
+            "num_optimum": self.num_optimum,
+            "time_limit": self.time_limit,
+        }
+        require_comparison(train, **settings)
         kept = self.output / "neighbors"
         found = _finish(
             lambda: compare(
                 evaluate(run.logits_fn, test, config),
                 train,
                 test,
-                epsilon=self.epsilon,
-                norm=self.norm,
-                num_regions=self.num_regions,
-                num_optimum=self.num_optimum,
-                time_limit=self.time_limit,
+                **settings,
                 seed=self.seed,
                 cache=kept,
                 progress=NeighborLine(),
