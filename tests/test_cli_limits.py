@@ -2,9 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from jaxrobust.cli import main
+from jaxrobust.theory import RobustOptimum
+from jaxrobust.theory.independent_sets import CliqueCover
 
 DIGITS = ["--data", "digits", "--train-size", "200"]
 
@@ -68,6 +71,47 @@ def test_optimum_of_two_classes_asks_about_their_images_alone(tmp_path):
     assert row["num_conflicts"] == round(
         row["robust_error"] * (1 - row["robust_error"]) * 100**2
     )
+
+
+@pytest.fixture
+def solved_at_once(monkeypatch):
+    """Every radius is solved at once: the data sets and radii asked about."""
+    asked = []
+
+    def best_possible(dataset, *, epsilon, **_):
+        asked.append((dataset, epsilon))
+        nothing = CliqueCover(np.zeros((0, 2), int), np.zeros(0))
+        return RobustOptimum(0.5, 0.5, True, np.ones(1), 0, nothing, lambda x: x)
+
+    monkeypatch.setattr("jaxrobust.cli.limits.best_possible", best_possible)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        ([], 1437),
+        (["--classes", "3", "7"], 289),
+        (["--train-size", "None"], 1437),
+        (["--train-size", "100"], 100),
+    ],
+)
+def test_optimum_takes_no_more_examples_than_there_are(
+    flags, size, tmp_path, solved_at_once
+):
+    assert main(["limits", "optimum", *flags, "--output", str(tmp_path)]) == 0
+    assert [radius for _, radius in solved_at_once] == [0.1, 0.2, 0.3, 0.4]
+    assert {len(dataset) for dataset, _ in solved_at_once} == {size}
+    assert results(tmp_path)["num_train"] == size
+
+
+def test_optimum_refuses_a_number_of_examples_that_there_are_not(
+    tmp_path, capsys, solved_at_once
+):
+    flags = ["--train-size", "2000", "--output", str(tmp_path)]
+    assert main(["limits", "optimum", *flags]) == 2
+    assert "`--train-size` must be in [1, 1437]" in capsys.readouterr().err
+    assert not solved_at_once
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ __all__ = ["LIMITS"]
 
 RESULTS = "results.json"
 
+DEFAULT_SIZE = 2000
+"""Training examples whose optimum is solved for, if there are so many."""
+
 
 def _require_new(output: Path) -> None:
     if (output / RESULTS).exists():
@@ -144,8 +147,6 @@ class _OnData:
     directory with train.npz and test.npz."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball."""
-    train_size: int | None = None
-    """Number of training examples; by default all."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     seed: int = 0
@@ -154,13 +155,9 @@ class _OnData:
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
 
-    def load(self, split: Split, classes: Sequence[int] = ()) -> Dataset:
-        """A split, of some classes if any are named; the training one cut short."""
-        dataset = load_arrays(self.data, split, data_dir=self.data_dir)
-        if classes:
-            dataset = of_classes(dataset, classes)
-        size = self.train_size if split == "train" else None
-        return _cut(dataset, size, "--train-size")
+    def load(self, split: Split) -> Dataset:
+        """A whole split."""
+        return load_arrays(self.data, split, data_dir=self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +168,8 @@ class Concentration(_OnData):
     that was interrupted goes on when the same command is given again.
     """
 
+    train_size: int | None = None
+    """Number of training examples; by default all."""
     epsilon: float = 0.3
     """Radius, in units of [0, 1] pixels."""
     alpha: float = 0.01
@@ -191,7 +190,8 @@ class Concentration(_OnData):
     def run(self) -> int:
         """Estimate, print and write."""
         _require_new(self.output)
-        train, test = self.load("train"), self.load("test")
+        train = _cut(self.load("train"), self.train_size, "--train-size")
+        test = self.load("test")
         kept = self.output / "neighbors"
         began = time.perf_counter()
         shared: dict[str, Any] = {
@@ -294,12 +294,23 @@ class Optimum(_OnData):
 
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Radii, in units of [0, 1] pixels."""
-    train_size: int | None = 2000
-    """Number of training examples; None for all."""
+    train_size: int | Literal["default"] | None = "default"
+    """Number of training examples; by default 2000, or all if there are fewer. None
+    takes all."""
     classes: tuple[int, ...] = ()
     """Labels of the classes to be told apart, such as 3 7; by default all."""
     time_limit: float = 60.0
     """Seconds for the integer program at each radius, of more than two classes."""
+
+    def examples(self) -> Dataset:
+        """The examples that are asked about."""
+        dataset = self.load("train")
+        if self.classes:
+            dataset = of_classes(dataset, self.classes)
+        size = self.train_size
+        if size == "default":
+            size = min(DEFAULT_SIZE, len(dataset))
+        return _cut(dataset, size, "--train-size")
 
     def require_radii(self) -> None:
         """Refuse what cannot be solved for, before the first radius is."""
@@ -320,7 +331,7 @@ class Optimum(_OnData):
         """Solve, print and write."""
         _require_new(self.output)
         self.require_radii()
-        train = self.load("train", self.classes)
+        train = self.examples()
         rows = []
         for epsilon in self.epsilons:
             began = time.perf_counter()
@@ -370,7 +381,12 @@ class Optimum(_OnData):
             title=f"Any function, {train.title}, {len(train):,} examples",
         )
         _draw(figure, self.output, "optimum")
-        record = {"config": _flags(self), "data": train.title, "rows": rows}
+        record = {
+            "config": _flags(self),
+            "data": train.title,
+            "num_train": len(train),
+            "rows": rows,
+        }
         _write(self.output, record)
         return 0
 
