@@ -1,11 +1,12 @@
 """The command `jaxrobust limits`: files, tables, refusals."""
 
 import json
+import signal
 
 import numpy as np
 import pytest
 
-from jaxrobust.cli import main
+from jaxrobust.cli import limits, main
 from jaxrobust.theory import RobustOptimum
 from jaxrobust.theory.independent_sets import CliqueCover
 
@@ -136,6 +137,61 @@ def test_optimum_checks_every_flag_before_it_solves(
     assert not (tmp_path / "out").exists()
 
 
+def test_optimum_goes_on_with_the_radii_that_are_missing(
+    tmp_path, capsys, monkeypatch, solved_at_once
+):
+    solve = limits.best_possible
+
+    def interrupted(dataset, *, epsilon, **settings):
+        if epsilon == 0.3:
+            signal.raise_signal(signal.SIGINT)
+        return solve(dataset, epsilon=epsilon, **settings)
+
+    monkeypatch.setattr(limits, "best_possible", interrupted)
+    command = ["limits", "optimum", *DIGITS, "--output", str(tmp_path), "--epsilons"]
+    assert main([*command, "0.3"]) == 1
+    assert "goes on" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*command, "0.1", "0.2", "0.3"]) == 75
+    (kept,) = tmp_path.iterdir()
+    assert f"the same command goes on from what is kept in {kept}" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr(limits, "best_possible", solve)
+    solved_at_once.clear()
+    assert main([*command, "0.1", "0.2", "0.3"]) == 0
+    assert [radius for _, radius in solved_at_once] == [0.3]
+    rows = results(tmp_path)["rows"]
+    assert [row["epsilon"] for row in rows] == [0.1, 0.2, 0.3]
+    assert not kept.exists()
+
+
+def test_kept_radii_are_those_of_the_same_settings(tmp_path):
+    row = {"robust_error": 0.5}
+    first = limits.SolvedRadii(tmp_path, {"norm": "linf"})
+    first.row(0.1, lambda: row)
+    again = limits.SolvedRadii(tmp_path, {"norm": "linf"})
+    assert again.row(0.1, lambda: pytest.fail("solved again")) == {"epsilon": 0.1} | row
+    other = limits.SolvedRadii(tmp_path, {"norm": "l2"})
+    assert other.row(0.1, lambda: {"robust_error": 0.25})["robust_error"] == 0.25
+    first.path.write_text("[{")
+    with pytest.raises(ValueError, match=r"which cannot be read .*; remove that file"):
+        limits.SolvedRadii(tmp_path, {"norm": "linf"})
+
+
+@pytest.mark.parametrize("name", ["file", "file/in/it"])
+def test_an_output_that_is_a_file_is_refused_at_once(
+    name, tmp_path, capsys, solved_at_once
+):
+    (tmp_path / "file").write_text("something else")
+    output = ["--output", str(tmp_path / name)]
+    assert main(["limits", "optimum", *DIGITS, *output]) == 2
+    said = capsys.readouterr().err
+    assert "`output` must be a directory" in said and "is a file" in said
+    assert not solved_at_once
+    assert (tmp_path / "file").read_text() == "something else"
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The directory of a small run."""
@@ -181,6 +237,41 @@ def test_compare_checks_every_flag_before_it_evaluates(
     assert main(["limits", "compare", str(trained), *COMPARED, *flags, *output]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_compare_says_that_work_is_kept_only_if_it_is(
+    trained, tmp_path, capsys, monkeypatch
+):
+    command = ["limits", "compare", str(trained), *COMPARED, "--num-regions", "2"]
+    command += ["--num-optimum", "0", "--output", str(tmp_path)]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "evaluate", interrupt)
+        assert main(command) == 1
+    assert capsys.readouterr().err == "jaxrobust: interrupted\n"
+    with monkeypatch.context() as patch:
+        # Told when the first distances are found.
+        patch.setattr(limits.NeighborLine, "__call__", interrupt)
+        assert main(command) == 75
+    kept = tmp_path / "neighbors"
+    assert f"goes on from what is kept in {kept}" in capsys.readouterr().err
+    assert json.loads(next(kept.glob("*/done.json")).read_text()) > 0
+    assert main(command) == 0
+
+
+def test_a_search_that_was_interrupted_at_once_has_kept_nothing(
+    tmp_path, capsys, monkeypatch
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxrobust.concentration.neighbors.Space.block", interrupt)
+    output = ["--output", str(tmp_path)]
+    assert main(["limits", "concentration", *DIGITS, *output]) == 1
+    assert capsys.readouterr().err == "jaxrobust: interrupted\n"
 
 
 def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import operator
 import sys
@@ -22,6 +23,7 @@ from jaxrobust.concentration import (
 )
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation.journal import fingerprint
 from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
@@ -42,13 +44,25 @@ def _require_new(output: Path) -> None:
             f"`output` must be a directory without {RESULTS}, got {str(output)!r}, "
             "which has one; choose another."
         )
+    # Of the directories on the way to it, the last that there is.
+    last = next(each for each in (output, *output.parents) if each.exists())
+    if not last.is_dir():
+        raise ValueError(
+            f"`output` must be a directory, or the name of a new one, got "
+            f"{str(output)!r}, and {str(last)!r} is a file; choose another."
+        )
+
+
+def _replace(path: Path, record: Any) -> None:
+    """Write JSON so that it is never seen half done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(path)
 
 
 def _write(output: Path, record: Mapping[str, Any]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / (RESULTS + ".part")
-    part.write_text(json.dumps({**record, "versions": versions()}, indent=2) + "\n")
-    part.replace(output / RESULTS)
+    _replace(output / RESULTS, {**record, "versions": versions()})
     print(f"written: {output / RESULTS}")
 
 
@@ -86,14 +100,72 @@ class NeighborLine:
 
 
 def _finish(compute: Callable[[], Any], kept: Path) -> Any:
-    """Compute, and say where the work is kept if it is interrupted."""
+    """Compute, and say where the work is kept if it is interrupted.
+
+    Args:
+        compute: what takes long.
+        kept: a file of results, or the cache of a search; an interruption that finds
+            no work there is passed on as it is.
+    """
     try:
         with interrupt_on_signals():
             return compute()
     except KeyboardInterrupt as error:
+        if not _holds_work(kept):
+            raise
         raise Interrupted(
             f"interrupted; the same command goes on from what is kept in {kept}"
         ) from error
+
+
+def _holds_work(kept: Path) -> bool:
+    if kept.is_file():
+        return True
+    counts = [each.read_text() for each in kept.glob("*/done.json")]
+    return any(int(count) > 0 for count in counts)
+
+
+class SolvedRadii:
+    """Rows of radii that are solved, on disk, so that the same command goes on.
+
+    Args:
+        output: directory of the file.
+        settings: JSON-like, all that decides a row beside its radius; versions of what
+            computes it are added. Part of the name of the file is a hash of them.
+
+    Attributes:
+        path: of the file, which there is from the first row on.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+
+    def __init__(self, output: Path, settings: Mapping[str, Any]):
+        text = json.dumps({**settings, "versions": versions()}, sort_keys=True)
+        own = hashlib.sha256(text.encode()).hexdigest()[:10]
+        self.path = output / f"radii-{own}.json"
+        try:
+            rows = json.loads(self.path.read_text())
+            self._rows = {float(row["epsilon"]): row for row in rows}
+        except FileNotFoundError:
+            self._rows = {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"`output` must hold what this command wrote before, got "
+                f"{str(self.path)!r}, which cannot be read ({error}); remove that file "
+                "to begin anew, or choose another directory."
+            ) from error
+
+    def row(self, epsilon: float, solve: Callable[[], dict[str, Any]]) -> Any:
+        """The row of a radius, solved for unless it was before."""
+        if epsilon not in self._rows:
+            self._rows[epsilon] = {"epsilon": epsilon, **solve()}
+            _replace(self.path, list(self._rows.values()))
+        return self._rows[epsilon]
+
+    def remove(self) -> None:
+        """Take the file away, once the results are written."""
+        self.path.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -290,7 +362,11 @@ def _estimate_figure(estimates: Sequence[Estimate]) -> plots.Figure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimum(_OnData):
-    """The best robust error that any function reaches on training examples."""
+    """The best robust error that any function reaches on training examples.
+
+    Radii are solved for one after another; a command that was interrupted goes on with
+    those that are missing when it is given again.
+    """
 
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Radii, in units of [0, 1] pixels."""
@@ -332,8 +408,16 @@ class Optimum(_OnData):
         _require_new(self.output)
         self.require_radii()
         train = self.examples()
-        rows = []
-        for epsilon in self.epsilons:
+        solved = SolvedRadii(
+            self.output,
+            {
+                "data": fingerprint((train.images, train.labels)),
+                "norm": self.norm,
+                "time_limit": self.time_limit,
+            },
+        )
+
+        def solve(epsilon: float) -> dict[str, Any]:
             began = time.perf_counter()
             found = best_possible(
                 train,
@@ -342,16 +426,21 @@ class Optimum(_OnData):
                 num_examples=len(train),
                 time_limit=self.time_limit,
             )
-            rows.append(
-                {
-                    "epsilon": epsilon,
-                    "robust_error": found.robust_error,
-                    "lower_bound": found.lower_bound,
-                    "is_optimal": found.is_optimal,
-                    "num_conflicts": found.num_conflicts,
-                    "seconds": round(time.perf_counter() - began, 2),
-                }
-            )
+            return {
+                "robust_error": found.robust_error,
+                "lower_bound": found.lower_bound,
+                "is_optimal": found.is_optimal,
+                "num_conflicts": found.num_conflicts,
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+
+        rows = _finish(
+            lambda: [
+                solved.row(epsilon, functools.partial(solve, epsilon))
+                for epsilon in self.epsilons
+            ],
+            solved.path,
+        )
         print(f"{train.title}, {len(train):,} training images\n")
         cells = [["ε", "least robust error", "proven at least", "conflicts", "seconds"]]
         cells += [
@@ -388,12 +477,17 @@ class Optimum(_OnData):
             "rows": rows,
         }
         _write(self.output, record)
+        solved.remove()
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """A trained model beside the limits on its own data, at its own clean error."""
+    """A trained model beside the limits on its own data, at its own clean error.
+
+    If it is interrupted, the search for neighbors, which comes after the attacks on the
+    model, goes on when the same command is given again; the attacks begin anew.
+    """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     """Directory of the run."""
