@@ -53,6 +53,14 @@ def test_concentration_prints_and_writes(norm, tmp_path, capsys):
     assert (tmp_path / "concentration.svg").exists()
 
 
+def test_concentration_of_few_images_takes_fewer_neighbors(tmp_path):
+    flags = ["--train-size", "40", "--num-neighbors", "10", "--num-regions", "2"]
+    flags += ["--epsilon", "0.1", "--alpha", "0.05", "--output", str(tmp_path)]
+    assert main(["limits", "concentration", *flags]) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert row["settings"]["num_neighbors"] == 10
+
+
 def test_optimum_prints_and_writes(tmp_path, capsys):
     flags = ["--epsilons", "0.1", "0.5", "--output", str(tmp_path)]
     assert main(["limits", "optimum", *DIGITS, *flags]) == 0
@@ -286,12 +294,20 @@ def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):
         (["--alpha", "1.5"], "`alpha` must be in (0, 1), got 1.5"),
         (["--alpha", "0"], "`alpha` must be in (0, 1), got 0"),
         (["--epsilon", "-0.1"], "`epsilon` must be finite and non-negative"),
-        (["--num-regions", "500"], "500"),
+        (["--num-regions", "500"], "`--num-regions` must be in [1, 200]"),
+        (["--num-regions", "0"], "`--num-regions` must be in [1, 200]"),
+        (["--num-neighbors", "201"], "`--num-neighbors` must be in [1, 200]"),
+        (["--num-neighbors", "0"], "`--num-neighbors` must be in [1, 200]"),
+        (["--train-size", "40"], "`--num-neighbors` must be in [1, 40]"),
         (["--train-size", "0"], "`--train-size` must be in [1, 1437]"),
         (["--data", "nothing"], "nothing"),
     ],
 )
-def test_bad_flags_are_refused(flags, message, tmp_path, capsys):
+def test_bad_flags_are_refused(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "jaxrobust.concentration.neighbors.Space.block",
+        lambda *_: pytest.fail("searched before everything was checked"),
+    )
     output = ["--output", str(tmp_path / "out")]
     assert main(["limits", "concentration", *DIGITS, *flags, *output]) == 2
     assert message in capsys.readouterr().err

@@ -249,6 +249,9 @@ class Concentration(_OnData):
     num_regions: tuple[int, ...] = ()
     """Rectangles or balls, or several to choose from; by default 10 rectangles, 20
     balls."""
+    num_neighbors: int = 50
+    """linf: the nearer an image is to that many, itself included, the denser it lies;
+    at most the number of training images."""
     num_restarts: int = 10
     """linf: of k-means."""
     rule: Literal["train", "train and test"] = "train"
@@ -259,11 +262,25 @@ class Concentration(_OnData):
     max_centers: int | None = None
     """l2: centers drawn at random; by default all."""
 
+    def require_counts(self, num_train: int) -> None:
+        """Refuse what rectangles cannot be made of, before neighbors are searched."""
+        for flag, count in (
+            ("--num-neighbors", self.num_neighbors),
+            *(("--num-regions", number) for number in self.num_regions or (10,)),
+        ):
+            if not 1 <= count <= num_train:
+                raise ValueError(
+                    f"`{flag}` must be in [1, {num_train}], the number of training "
+                    f"images, got {count}; ask for fewer, or take more images."
+                )
+
     def run(self) -> int:
         """Estimate, print and write."""
         _require_new(self.output)
         train = _cut(self.load("train"), self.train_size, "--train-size")
         test = self.load("test")
+        if self.norm == "linf":
+            self.require_counts(len(train))
         kept = self.output / "neighbors"
         began = time.perf_counter()
         shared: dict[str, Any] = {
@@ -278,6 +295,7 @@ class Concentration(_OnData):
                 train.images,
                 test.images,
                 num_rectangles=self.num_regions or 10,
+                num_neighbors=self.num_neighbors,
                 num_restarts=self.num_restarts,
                 rule=self.rule,
                 **searched,
@@ -504,7 +522,8 @@ class Compare:
     num_images: int | None = None
     """Test images that the model is attacked on; by default all."""
     train_size: int | None = None
-    """Training examples of the estimate; by default all."""
+    """Training examples of the estimate; by default all. Of fewer than 50 the density
+    is measured by the distance to the furthest."""
     num_regions: int | None = None
     """Rectangles or balls; by default 10 or 20."""
     num_optimum: int = 2000

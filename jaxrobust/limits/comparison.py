@@ -24,6 +24,9 @@ __all__ = [
 NUM_REGIONS = {"linf": 10, "l2": 20}
 """Rectangles and balls, as MC-T2 has on MNIST."""
 
+NUM_NEIGHBORS = 50
+"""Of the density that rectangles go by, if there are so many examples."""
+
 
 class Comparison(NamedTuple):
     """Errors of a model, and limits at the same risk and radius.
@@ -204,7 +207,8 @@ def compare(
 
     Args:
         evaluation: of the model on `test`, at `epsilon` among others.
-        train: examples that the error region is selected on.
+        train: examples that the error region is selected on. The density that
+            rectangles go by is that of 50 neighbors, or of all if there are fewer.
         test: examples that it is reported on.
         epsilon: radius, in units of [0, 1] pixels.
         norm: linf (rectangles) or l2 (balls); that of the evaluation.
@@ -255,6 +259,7 @@ def compare(
             train.images,
             test.images,
             num_rectangles=num_regions,
+            num_neighbors=min(NUM_NEIGHBORS, len(train)),
             num_restarts=num_restarts,
             **shared,
         )

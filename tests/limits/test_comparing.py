@@ -70,6 +70,20 @@ def test_a_faultless_model_is_taken_for_the_least_fault(splits):
     assert len(found.as_rows()) == 2
 
 
+def test_few_examples_have_fewer_neighbors(splits):
+    train, test = splits
+    found = compare(
+        evaluation(test, 0.1, 0.2),
+        subset(train, 40),
+        test,
+        epsilon=EPSILON,
+        num_regions=2,
+        num_restarts=1,
+        num_optimum=0,
+    )
+    assert found.estimate.settings["num_neighbors"] == 40
+
+
 def test_a_radius_that_was_not_evaluated_is_refused(splits):
     with pytest.raises(ValueError, match=r"radius of the evaluation \(0.2\), got 0.3"):
         compare(evaluation(splits[1], 0.1, 0.2), *splits, epsilon=0.3)
