@@ -261,6 +261,7 @@ def compare(
             num_rectangles=num_regions,
             num_neighbors=min(NUM_NEIGHBORS, len(train)),
             num_restarts=num_restarts,
+            feasible_only=True,
             **shared,
         )
     else:
