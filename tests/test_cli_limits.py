@@ -1,10 +1,14 @@
 """The command `jaxrobust limits`: files, tables, refusals."""
 
 import json
+import signal
 
+import numpy as np
 import pytest
 
-from jaxrobust.cli import main
+from jaxrobust.cli import limits, main
+from jaxrobust.theory import RobustOptimum
+from jaxrobust.theory.independent_sets import CliqueCover
 
 DIGITS = ["--data", "digits", "--train-size", "200"]
 
@@ -49,6 +53,14 @@ def test_concentration_prints_and_writes(norm, tmp_path, capsys):
     assert (tmp_path / "concentration.svg").exists()
 
 
+def test_concentration_of_few_images_takes_fewer_neighbors(tmp_path):
+    flags = ["--train-size", "40", "--num-neighbors", "10", "--num-regions", "2"]
+    flags += ["--epsilon", "0.1", "--alpha", "0.05", "--output", str(tmp_path)]
+    assert main(["limits", "concentration", *flags]) == 0
+    (row,) = results(tmp_path)["rows"]
+    assert row["settings"]["num_neighbors"] == 10
+
+
 def test_optimum_prints_and_writes(tmp_path, capsys):
     flags = ["--epsilons", "0.1", "0.5", "--output", str(tmp_path)]
     assert main(["limits", "optimum", *DIGITS, *flags]) == 0
@@ -70,18 +82,204 @@ def test_optimum_of_two_classes_asks_about_their_images_alone(tmp_path):
     )
 
 
-def test_compare_prints_and_writes(tmp_path, capsys):
-    run = tmp_path / "run"
+@pytest.fixture
+def solved_at_once(monkeypatch):
+    """Every radius is solved at once: the data sets and radii asked about."""
+    asked = []
+
+    def best_possible(dataset, *, epsilon, **_):
+        asked.append((dataset, epsilon))
+        nothing = CliqueCover(np.zeros((0, 2), int), np.zeros(0))
+        return RobustOptimum(0.5, 0.5, True, np.ones(1), 0, nothing, lambda x: x)
+
+    monkeypatch.setattr("jaxrobust.cli.limits.best_possible", best_possible)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "size"),
+    [
+        ([], 1437),
+        (["--classes", "3", "7"], 289),
+        (["--train-size", "None"], 1437),
+        (["--train-size", "100"], 100),
+    ],
+)
+def test_optimum_takes_no_more_examples_than_there_are(
+    flags, size, tmp_path, solved_at_once
+):
+    assert main(["limits", "optimum", *flags, "--output", str(tmp_path)]) == 0
+    assert [radius for _, radius in solved_at_once] == [0.1, 0.2, 0.3, 0.4]
+    assert {len(dataset) for dataset, _ in solved_at_once} == {size}
+    assert results(tmp_path)["num_train"] == size
+
+
+def test_optimum_refuses_a_number_of_examples_that_there_are_not(
+    tmp_path, capsys, solved_at_once
+):
+    flags = ["--train-size", "2000", "--output", str(tmp_path)]
+    assert main(["limits", "optimum", *flags]) == 2
+    assert "`--train-size` must be in [1, 1437]" in capsys.readouterr().err
+    assert not solved_at_once
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--epsilons"], "`--epsilons` must name at least one radius, got none"),
+        (["--epsilons", "0.1", "-0.2"], "finite and non-negative, got -0.2"),
+        (["--epsilons", "0.1", "nan"], "finite and non-negative, got nan"),
+        (["--time-limit", "0"], "`time_limit` must be above 0, got 0"),
+    ],
+)
+def test_optimum_checks_every_flag_before_it_solves(
+    flags, message, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "jaxrobust.cli.limits.best_possible",
+        lambda *_, **__: pytest.fail("solved before everything was checked"),
+    )
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["limits", "optimum", *DIGITS, *flags, *output]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_optimum_goes_on_with_the_radii_that_are_missing(
+    tmp_path, capsys, monkeypatch, solved_at_once
+):
+    solve = limits.best_possible
+
+    def interrupted(dataset, *, epsilon, **settings):
+        if epsilon == 0.3:
+            signal.raise_signal(signal.SIGINT)
+        return solve(dataset, epsilon=epsilon, **settings)
+
+    monkeypatch.setattr(limits, "best_possible", interrupted)
+    command = ["limits", "optimum", *DIGITS, "--output", str(tmp_path), "--epsilons"]
+    assert main([*command, "0.3"]) == 1
+    assert "goes on" not in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*command, "0.1", "0.2", "0.3"]) == 75
+    (kept,) = tmp_path.iterdir()
+    assert f"the same command goes on from what is kept in {kept}" in (
+        capsys.readouterr().err
+    )
+    monkeypatch.setattr(limits, "best_possible", solve)
+    solved_at_once.clear()
+    assert main([*command, "0.1", "0.2", "0.3"]) == 0
+    assert [radius for _, radius in solved_at_once] == [0.3]
+    rows = results(tmp_path)["rows"]
+    assert [row["epsilon"] for row in rows] == [0.1, 0.2, 0.3]
+    assert not kept.exists()
+
+
+def test_kept_radii_are_those_of_the_same_settings(tmp_path):
+    row = {"robust_error": 0.5}
+    first = limits.SolvedRadii(tmp_path, {"norm": "linf"})
+    first.row(0.1, lambda: row)
+    again = limits.SolvedRadii(tmp_path, {"norm": "linf"})
+    assert again.row(0.1, lambda: pytest.fail("solved again")) == {"epsilon": 0.1} | row
+    other = limits.SolvedRadii(tmp_path, {"norm": "l2"})
+    assert other.row(0.1, lambda: {"robust_error": 0.25})["robust_error"] == 0.25
+    first.path.write_text("[{")
+    with pytest.raises(ValueError, match=r"which cannot be read .*; remove that file"):
+        limits.SolvedRadii(tmp_path, {"norm": "linf"})
+
+
+@pytest.mark.parametrize("name", ["file", "file/in/it"])
+def test_an_output_that_is_a_file_is_refused_at_once(
+    name, tmp_path, capsys, solved_at_once
+):
+    (tmp_path / "file").write_text("something else")
+    output = ["--output", str(tmp_path / name)]
+    assert main(["limits", "optimum", *DIGITS, *output]) == 2
+    said = capsys.readouterr().err
+    assert "`output` must be a directory" in said and "is a file" in said
+    assert not solved_at_once
+    assert (tmp_path / "file").read_text() == "something else"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a small run."""
+    run = tmp_path_factory.mktemp("trained") / "run"
     flags = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
     flags += ["--epsilon", "0.05", "--epochs", "1", "--run-dir", str(run)]
     assert main(["train", *flags]) == 0
-    flags = ["--epsilon", "0.05", "--num-steps", "5", "--num-restarts", "1"]
-    flags += ["--num-images", "60", "--train-size", "100", "--num-regions", "2"]
-    flags += ["--norm", "l2", "--num-optimum", "50", "--output", str(tmp_path / "out")]
-    assert main(["limits", "compare", str(run), *flags]) == 0
+    return run
+
+
+COMPARED = ["--epsilon", "0.05", "--num-steps", "5", "--num-restarts", "1"]
+COMPARED += ["--num-images", "60", "--train-size", "100"]
+
+
+def test_compare_prints_and_writes(trained, tmp_path, capsys):
+    flags = [*COMPARED, "--num-regions", "2", "--norm", "l2", "--num-optimum", "50"]
+    flags += ["--output", str(tmp_path / "out")]
+    assert main(["limits", "compare", str(trained), *flags]) == 0
     assert "| concentration |" in capsys.readouterr().out
     names = [row["name"] for row in results(tmp_path / "out")["rows"]]
     assert names == ["model", "concentration", "finite optimum"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-regions", "-1"], "`num_regions` must be at least 1 or None, got -1"),
+        (["--num-regions", "0"], "`num_regions` must be at least 1 or None, got 0"),
+        (["--num-regions", "101"], "`num_regions` must be in [1, 100]"),
+        (["--num-optimum", "-5"], "`num_optimum` must be at least 0, got -5"),
+        (["--time-limit", "0"], "`time_limit` must be above 0, got 0"),
+        (["--epsilon", "nan"], "`epsilon` must be finite and non-negative, got nan"),
+    ],
+)
+def test_compare_checks_every_flag_before_it_evaluates(
+    flags, message, trained, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(
+        "jaxrobust.cli.limits.evaluate",
+        lambda *_, **__: pytest.fail("evaluated before everything was checked"),
+    )
+    output = ["--output", str(tmp_path / "out")]
+    assert main(["limits", "compare", str(trained), *COMPARED, *flags, *output]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_compare_says_that_work_is_kept_only_if_it_is(
+    trained, tmp_path, capsys, monkeypatch
+):
+    command = ["limits", "compare", str(trained), *COMPARED, "--num-regions", "2"]
+    command += ["--num-optimum", "0", "--output", str(tmp_path)]
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(limits, "evaluate", interrupt)
+        assert main(command) == 1
+    assert capsys.readouterr().err == "jaxrobust: interrupted\n"
+    with monkeypatch.context() as patch:
+        # Told when the first distances are found.
+        patch.setattr(limits.NeighborLine, "__call__", interrupt)
+        assert main(command) == 75
+    kept = tmp_path / "neighbors"
+    assert f"goes on from what is kept in {kept}" in capsys.readouterr().err
+    assert json.loads(next(kept.glob("*/done.json")).read_text()) > 0
+    assert main(command) == 0
+
+
+def test_a_search_that_was_interrupted_at_once_has_kept_nothing(
+    tmp_path, capsys, monkeypatch
+):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jaxrobust.concentration.neighbors.Space.block", interrupt)
+    output = ["--output", str(tmp_path)]
+    assert main(["limits", "concentration", *DIGITS, *output]) == 1
+    assert capsys.readouterr().err == "jaxrobust: interrupted\n"
 
 
 def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):
@@ -96,12 +294,20 @@ def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):
         (["--alpha", "1.5"], "`alpha` must be in (0, 1), got 1.5"),
         (["--alpha", "0"], "`alpha` must be in (0, 1), got 0"),
         (["--epsilon", "-0.1"], "`epsilon` must be finite and non-negative"),
-        (["--num-regions", "500"], "500"),
+        (["--num-regions", "500"], "`--num-regions` must be in [1, 200]"),
+        (["--num-regions", "0"], "`--num-regions` must be in [1, 200]"),
+        (["--num-neighbors", "201"], "`--num-neighbors` must be in [1, 200]"),
+        (["--num-neighbors", "0"], "`--num-neighbors` must be in [1, 200]"),
+        (["--train-size", "40"], "`--num-neighbors` must be in [1, 40]"),
         (["--train-size", "0"], "`--train-size` must be in [1, 1437]"),
         (["--data", "nothing"], "nothing"),
     ],
 )
-def test_bad_flags_are_refused(flags, message, tmp_path, capsys):
+def test_bad_flags_are_refused(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        "jaxrobust.concentration.neighbors.Space.block",
+        lambda *_: pytest.fail("searched before everything was checked"),
+    )
     output = ["--output", str(tmp_path / "out")]
     assert main(["limits", "concentration", *DIGITS, *flags, *output]) == 2
     assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import json
 import operator
 import sys
@@ -22,7 +23,9 @@ from jaxrobust.concentration import (
 )
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation.journal import fingerprint
 from jaxrobust.limits import best_possible, compare, formulas
+from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.training import Interrupted, load_run, versions
 from jaxrobust.training.signals import interrupt_on_signals
@@ -31,6 +34,9 @@ __all__ = ["LIMITS"]
 
 RESULTS = "results.json"
 
+DEFAULT_SIZE = 2000
+"""Training examples whose optimum is solved for, if there are so many."""
+
 
 def _require_new(output: Path) -> None:
     if (output / RESULTS).exists():
@@ -38,13 +44,25 @@ def _require_new(output: Path) -> None:
             f"`output` must be a directory without {RESULTS}, got {str(output)!r}, "
             "which has one; choose another."
         )
+    # Of the directories on the way to it, the last that there is.
+    last = next(each for each in (output, *output.parents) if each.exists())
+    if not last.is_dir():
+        raise ValueError(
+            f"`output` must be a directory, or the name of a new one, got "
+            f"{str(output)!r}, and {str(last)!r} is a file; choose another."
+        )
+
+
+def _replace(path: Path, record: Any) -> None:
+    """Write JSON so that it is never seen half done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(record, indent=2) + "\n")
+    part.replace(path)
 
 
 def _write(output: Path, record: Mapping[str, Any]) -> None:
-    output.mkdir(parents=True, exist_ok=True)
-    part = output / (RESULTS + ".part")
-    part.write_text(json.dumps({**record, "versions": versions()}, indent=2) + "\n")
-    part.replace(output / RESULTS)
+    _replace(output / RESULTS, {**record, "versions": versions()})
     print(f"written: {output / RESULTS}")
 
 
@@ -82,14 +100,71 @@ class NeighborLine:
 
 
 def _finish(compute: Callable[[], Any], kept: Path) -> Any:
-    """Compute, and say where the work is kept if it is interrupted."""
+    """Compute, and say where the work is kept if it is interrupted.
+
+    Args:
+        compute: what takes long.
+        kept: a file of results, or the cache of a search; an interruption that finds
+            no work there is passed on as it is.
+    """
     try:
         with interrupt_on_signals():
             return compute()
     except KeyboardInterrupt as error:
+        if not _holds_work(kept):
+            raise
         raise Interrupted(
             f"interrupted; the same command goes on from what is kept in {kept}"
         ) from error
+
+
+def _holds_work(kept: Path) -> bool:
+    if kept.is_file():
+        return True
+    return any(each.read_text() != "0" for each in kept.glob("*/done.json"))
+
+
+class SolvedRadii:
+    """Rows of radii that are solved, on disk, so that the same command goes on.
+
+    Args:
+        output: directory of the file.
+        settings: JSON-like, all that decides a row beside its radius; versions of what
+            computes it are added. Part of the name of the file is a hash of them.
+
+    Attributes:
+        path: of the file, which there is from the first row on.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+
+    def __init__(self, output: Path, settings: Mapping[str, Any]):
+        text = json.dumps({**settings, "versions": versions()}, sort_keys=True)
+        own = hashlib.sha256(text.encode()).hexdigest()[:10]
+        self.path = output / f"radii-{own}.json"
+        try:
+            rows = json.loads(self.path.read_text())
+            self._rows = {float(row["epsilon"]): row for row in rows}
+        except FileNotFoundError:
+            self._rows = {}
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"`output` must hold what this command wrote before, got "
+                f"{str(self.path)!r}, which cannot be read ({error}); remove that file "
+                "to begin anew, or choose another directory."
+            ) from error
+
+    def row(self, epsilon: float, solve: Callable[[], dict[str, Any]]) -> Any:
+        """The row of a radius, solved for unless it was before."""
+        if epsilon not in self._rows:
+            self._rows[epsilon] = {"epsilon": epsilon, **solve()}
+            _replace(self.path, list(self._rows.values()))
+        return self._rows[epsilon]
+
+    def remove(self) -> None:
+        """Take the file away, once the results are written."""
+        self.path.unlink(missing_ok=True)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,8 +218,6 @@ class _OnData:
     directory with train.npz and test.npz."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball."""
-    train_size: int | None = None
-    """Number of training examples; by default all."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     seed: int = 0
@@ -153,13 +226,9 @@ class _OnData:
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
 
-    def load(self, split: Split, classes: Sequence[int] = ()) -> Dataset:
-        """A split, of some classes if any are named; the training one cut short."""
-        dataset = load_arrays(self.data, split, data_dir=self.data_dir)
-        if classes:
-            dataset = of_classes(dataset, classes)
-        size = self.train_size if split == "train" else None
-        return _cut(dataset, size, "--train-size")
+    def load(self, split: Split) -> Dataset:
+        """A whole split."""
+        return load_arrays(self.data, split, data_dir=self.data_dir)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,6 +239,8 @@ class Concentration(_OnData):
     that was interrupted goes on when the same command is given again.
     """
 
+    train_size: int | None = None
+    """Number of training examples; by default all."""
     epsilon: float = 0.3
     """Radius, in units of [0, 1] pixels."""
     alpha: float = 0.01
@@ -177,6 +248,9 @@ class Concentration(_OnData):
     num_regions: tuple[int, ...] = ()
     """Rectangles or balls, or several to choose from; by default 10 rectangles, 20
     balls."""
+    num_neighbors: int = 50
+    """linf: the nearer an image is to that many, itself included, the denser it lies;
+    at most the number of training images."""
     num_restarts: int = 10
     """linf: of k-means."""
     rule: Literal["train", "train and test"] = "train"
@@ -187,10 +261,25 @@ class Concentration(_OnData):
     max_centers: int | None = None
     """l2: centers drawn at random; by default all."""
 
+    def require_counts(self, num_train: int) -> None:
+        """Refuse what rectangles cannot be made of, before neighbors are searched."""
+        for flag, count in (
+            ("--num-neighbors", self.num_neighbors),
+            *(("--num-regions", number) for number in self.num_regions or (10,)),
+        ):
+            if not 1 <= count <= num_train:
+                raise ValueError(
+                    f"`{flag}` must be in [1, {num_train}], the number of training "
+                    f"images, got {count}; ask for fewer, or take more images."
+                )
+
     def run(self) -> int:
         """Estimate, print and write."""
         _require_new(self.output)
-        train, test = self.load("train"), self.load("test")
+        train = _cut(self.load("train"), self.train_size, "--train-size")
+        test = self.load("test")
+        if self.norm == "linf":
+            self.require_counts(len(train))
         kept = self.output / "neighbors"
         began = time.perf_counter()
         shared: dict[str, Any] = {
@@ -205,6 +294,7 @@ class Concentration(_OnData):
                 train.images,
                 test.images,
                 num_rectangles=self.num_regions or 10,
+                num_neighbors=self.num_neighbors,
                 num_restarts=self.num_restarts,
                 rule=self.rule,
                 **searched,
@@ -289,23 +379,62 @@ def _estimate_figure(estimates: Sequence[Estimate]) -> plots.Figure:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Optimum(_OnData):
-    """The best robust error that any function reaches on training examples."""
+    """The best robust error that any function reaches on training examples.
+
+    Radii are solved for one after another; a command that was interrupted goes on with
+    those that are missing when it is given again.
+    """
 
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
     """Radii, in units of [0, 1] pixels."""
-    train_size: int | None = 2000
-    """Number of training examples; None for all."""
+    train_size: int | Literal["default"] | None = "default"
+    """Number of training examples; by default 2000, or all if there are fewer. None
+    takes all."""
     classes: tuple[int, ...] = ()
     """Labels of the classes to be told apart, such as 3 7; by default all."""
     time_limit: float = 60.0
     """Seconds for the integer program at each radius, of more than two classes."""
 
+    def examples(self) -> Dataset:
+        """The examples that are asked about."""
+        dataset = self.load("train")
+        if self.classes:
+            dataset = of_classes(dataset, self.classes)
+        size = self.train_size
+        if size == "default":
+            size = min(DEFAULT_SIZE, len(dataset))
+        return _cut(dataset, size, "--train-size")
+
+    def require_radii(self) -> None:
+        """Refuse what cannot be solved for, before the first radius is."""
+        if not self.epsilons:
+            raise ValueError(
+                "`--epsilons` must name at least one radius, got none; leave it out "
+                "for 0.1 0.2 0.3 0.4."
+            )
+        for epsilon in self.epsilons:
+            require_optimum(
+                epsilon=epsilon,
+                norm=self.norm,
+                num_examples=1,
+                time_limit=self.time_limit,
+            )
+
     def run(self) -> int:
         """Solve, print and write."""
         _require_new(self.output)
-        train = self.load("train", self.classes)
-        rows = []
-        for epsilon in self.epsilons:
+        self.require_radii()
+        train = self.examples()
+        solved = SolvedRadii(
+            self.output,
+            {
+                "data": fingerprint((train.images, train.labels)),
+                "norm": self.norm,
+                "time_limit": self.time_limit,
+            },
+        )
+
+        def solve(epsilon: float) -> dict[str, Any]:
             began = time.perf_counter()
             found = best_possible(
                 train,
@@ -314,16 +443,21 @@ class Optimum(_OnData):
                 num_examples=len(train),
                 time_limit=self.time_limit,
             )
-            rows.append(
-                {
-                    "epsilon": epsilon,
-                    "robust_error": found.robust_error,
-                    "lower_bound": found.lower_bound,
-                    "is_optimal": found.is_optimal,
-                    "num_conflicts": found.num_conflicts,
-                    "seconds": round(time.perf_counter() - began, 2),
-                }
-            )
+            return {
+                "robust_error": found.robust_error,
+                "lower_bound": found.lower_bound,
+                "is_optimal": found.is_optimal,
+                "num_conflicts": found.num_conflicts,
+                "seconds": round(time.perf_counter() - began, 2),
+            }
+
+        rows = _finish(
+            lambda: [
+                solved.row(epsilon, functools.partial(solve, epsilon))
+                for epsilon in self.epsilons
+            ],
+            solved.path,
+        )
         print(f"{train.title}, {len(train):,} training images\n")
         cells = [["ε", "least robust error", "proven at least", "conflicts", "seconds"]]
         cells += [
@@ -353,14 +487,24 @@ class Optimum(_OnData):
             title=f"Any function, {train.title}, {len(train):,} examples",
         )
         _draw(figure, self.output, "optimum")
-        record = {"config": _flags(self), "data": train.title, "rows": rows}
+        record = {
+            "config": _flags(self),
+            "data": train.title,
+            "num_train": len(train),
+            "rows": rows,
+        }
         _write(self.output, record)
+        solved.remove()
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Compare:
-    """A trained model beside the limits on its own data, at its own clean error."""
+    """A trained model beside the limits on its own data, at its own clean error.
+
+    If it is interrupted, the search for neighbors, which comes after the attacks on the
+    model, goes on when the same command is given again; the attacks begin anew.
+    """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     """Directory of the run."""
@@ -377,11 +521,12 @@ class Compare:
     num_images: int | None = None
     """Test images that the model is attacked on; by default all."""
     train_size: int | None = None
-    """Training examples of the estimate; by default all."""
+    """Training examples of the estimate; by default all. Of fewer than 50 the density
+    is measured by the distance to the furthest."""
     num_regions: int | None = None
     """Rectangles or balls; by default 10 or 20."""
     num_optimum: int = 2000
-    """Training examples of the finite optimum; 0 for none."""
+    """Training examples of the finite optimum, at most all; 0 for none."""
     time_limit: float = 60.0
     """Seconds for the integer program of the finite optimum."""
     data_dir: Path | None = None
@@ -408,17 +553,21 @@ class Compare:
             num_restarts=self.num_restarts,
             seed=self.seed,
         )
+        settings: dict[str, Any] = {
+            "epsilon": self.epsilon,
+            "norm": self.norm,
+            "num_regions": self.num_regions,
+            "num_optimum": self.num_optimum,
+            "time_limit": self.time_limit,
+        }
+        require_comparison(train, **settings)
         kept = self.output / "neighbors"
         found = _finish(
             lambda: compare(
                 evaluate(run.logits_fn, test, config),
                 train,
                 test,
-                epsilon=self.epsilon,
-                norm=self.norm,
-                num_regions=self.num_regions,
-                num_optimum=self.num_optimum,
-                time_limit=self.time_limit,
+                **settings,
                 seed=self.seed,
                 cache=kept,
                 progress=NeighborLine(),

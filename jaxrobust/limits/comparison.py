@@ -1,5 +1,6 @@
 """A model's errors beside what concentration, and what any function at all, allows."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -12,7 +13,19 @@ from jaxrobust.evaluation import Evaluation
 from jaxrobust.theory import RobustOptimum, optimal_robust_classifier
 from jaxrobust.threat import THREATS
 
-__all__ = ["Comparison", "best_possible", "compare"]
+__all__ = [
+    "Comparison",
+    "best_possible",
+    "compare",
+    "require_comparison",
+    "require_optimum",
+]
+
+NUM_REGIONS = {"linf": 10, "l2": 20}
+"""Rectangles and balls, as MC-T2 has on MNIST."""
+
+NUM_NEIGHBORS = 50
+"""Of the density that rectangles go by, if there are so many examples."""
 
 
 class Comparison(NamedTuple):
@@ -75,6 +88,75 @@ class Comparison(NamedTuple):
         return rows
 
 
+def require_optimum(
+    *, epsilon: float, norm: str, num_examples: int, time_limit: float
+) -> None:
+    """Refuse what `best_possible` cannot work with, before anything is computed.
+
+    Raises:
+        ValueError: for a norm other than linf and l2, a radius that is not finite and
+            non-negative, no examples, or no time.
+    """
+    if norm not in THREATS:
+        raise ValueError(
+            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; choose one of "
+            "these."
+        )
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"`epsilon` must be finite and non-negative, got {epsilon!r}; radii are in "
+            "units of [0, 1] pixels, so 8/255 rather than 8."
+        )
+    if num_examples < 1:
+        raise ValueError(
+            f"`num_examples` must be at least 1, got {num_examples!r}; 2000 is usual."
+        )
+    if not time_limit > 0:
+        raise ValueError(
+            f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
+        )
+
+
+def require_comparison(
+    train: Dataset,
+    *,
+    epsilon: float,
+    norm: str = "linf",
+    num_regions: int | None = None,
+    num_restarts: int = 10,
+    num_optimum: int = 2000,
+    time_limit: float = 60.0,
+) -> None:
+    """Refuse what `compare` cannot work with, before a model is evaluated.
+
+    The arguments are those of `compare`.
+
+    Raises:
+        ValueError: for an argument out of range.
+    """
+    require_optimum(epsilon=epsilon, norm=norm, num_examples=1, time_limit=time_limit)
+    if num_regions is not None and num_regions < 1:
+        raise ValueError(
+            f"`num_regions` must be at least 1 or None, got {num_regions!r}; None "
+            f"takes {NUM_REGIONS[norm]}."
+        )
+    count = NUM_REGIONS[norm] if num_regions is None else num_regions
+    if norm == "linf" and count > len(train):
+        raise ValueError(
+            f"`num_regions` must be in [1, {len(train)}], the number of training "
+            f"examples, got {count}; ask for fewer, or give more examples."
+        )
+    if num_restarts < 1:
+        raise ValueError(
+            f"`num_restarts` must be at least 1, got {num_restarts!r}; 10 is usual."
+        )
+    if num_optimum < 0:
+        raise ValueError(
+            f"`num_optimum` must be at least 0, got {num_optimum!r}; 0 leaves the "
+            "finite optimum out."
+        )
+
+
 def best_possible(
     dataset: Dataset,
     *,
@@ -95,15 +177,9 @@ def best_possible(
     Raises:
         ValueError: for an argument out of range.
     """
-    if norm not in THREATS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; choose one of "
-            "these."
-        )
-    if num_examples < 1:
-        raise ValueError(
-            f"`num_examples` must be at least 1, got {num_examples!r}; 2000 is usual."
-        )
+    require_optimum(
+        epsilon=epsilon, norm=norm, num_examples=num_examples, time_limit=time_limit
+    )
     part = subset(dataset, min(num_examples, len(dataset)))
     points = np.asarray(as_float(part.images)).reshape(len(part), -1)
     return optimal_robust_classifier(
@@ -131,13 +207,15 @@ def compare(
 
     Args:
         evaluation: of the model on `test`, at `epsilon` among others.
-        train: examples that the error region is selected on.
+        train: examples that the error region is selected on. The density that
+            rectangles go by is that of 50 neighbors, or of all if there are fewer.
         test: examples that it is reported on.
         epsilon: radius, in units of [0, 1] pixels.
         norm: linf (rectangles) or l2 (balls); that of the evaluation.
-        num_regions: rectangles or balls; None for 10 or 20, as MC-T2 has on MNIST.
+        num_regions: rectangles (no more than training examples) or balls; None for 10
+            or 20, as MC-T2 has on MNIST.
         num_restarts: of the rectangles.
-        num_optimum: training examples for the finite optimum; 0 for none.
+        num_optimum: training examples for the finite optimum, at most all; 0 for none.
         time_limit: seconds for the integer program of the finite optimum.
         seed: of everything random.
         cache: directory that keeps the neighbors, so that a killed search goes on.
@@ -149,6 +227,15 @@ def compare(
     References:
         Mahloujifar et al., 2019, arXiv:1905.12202, Table 2; MC-T2.
     """
+    require_comparison(
+        train,
+        epsilon=epsilon,
+        norm=norm,
+        num_regions=num_regions,
+        num_restarts=num_restarts,
+        num_optimum=num_optimum,
+        time_limit=time_limit,
+    )
     if epsilon not in evaluation.is_robust:
         radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
         raise ValueError(
@@ -165,17 +252,21 @@ def compare(
         "cache": cache,
         "progress": progress,
     }
+    if num_regions is None:
+        num_regions = NUM_REGIONS[norm]
     if norm == "linf":
         estimate = estimate_linf(
             train.images,
             test.images,
-            num_rectangles=num_regions or 10,
+            num_rectangles=num_regions,
+            num_neighbors=min(NUM_NEIGHBORS, len(train)),
             num_restarts=num_restarts,
+            feasible_only=True,
             **shared,
         )
     else:
         estimate = estimate_l2(
-            train.images, test.images, num_balls=num_regions or 20, **shared
+            train.images, test.images, num_balls=num_regions, **shared
         )
     optimum = None
     num_optimum = min(num_optimum, len(train))

@@ -1,6 +1,7 @@
 """A model beside the limits: where each number comes from, and the rules between."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from jaxrobust.concentration import estimate_l2
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
 from jaxrobust.evaluation import Evaluation
 from jaxrobust.limits import best_possible, compare
+from jaxrobust.limits.comparison import require_comparison
 from jaxrobust.theory import optimal_robust_classifier
 
 EPSILON = 0.2
@@ -68,6 +70,35 @@ def test_a_faultless_model_is_taken_for_the_least_fault(splits):
     assert len(found.as_rows()) == 2
 
 
+def test_every_region_has_the_models_risk(splits):
+    # The second of the first two restarts leaves 14 of 300 points, 0.047.
+    found = compare(
+        evaluation(splits[1], 0.05, 0.4),
+        *splits,
+        epsilon=EPSILON,
+        num_regions=5,
+        num_restarts=2,
+        num_optimum=0,
+    )
+    assert len(found.estimate.train) == 2
+    for risks in found.estimate.train:
+        assert risks.risk >= 0.05 - 1e-9
+
+
+def test_few_examples_have_fewer_neighbors(splits):
+    train, test = splits
+    found = compare(
+        evaluation(test, 0.1, 0.2),
+        subset(train, 40),
+        test,
+        epsilon=EPSILON,
+        num_regions=2,
+        num_restarts=1,
+        num_optimum=0,
+    )
+    assert found.estimate.settings["num_neighbors"] == 40
+
+
 def test_a_radius_that_was_not_evaluated_is_refused(splits):
     with pytest.raises(ValueError, match=r"radius of the evaluation \(0.2\), got 0.3"):
         compare(evaluation(splits[1], 0.1, 0.2), *splits, epsilon=0.3)
@@ -94,3 +125,52 @@ def test_bad_numbers_are_refused(splits):
         best_possible(splits[0], epsilon=0.1, norm="l1")
     with pytest.raises(ValueError, match="`num_examples` must be at least 1, got 0"):
         best_possible(splits[0], epsilon=0.1, num_examples=0)
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """Nothing is computed."""
+    for name in ("estimate_linf", "estimate_l2", "optimal_robust_classifier", "subset"):
+        monkeypatch.setattr(
+            f"jaxrobust.limits.comparison.{name}",
+            lambda *_, **__: pytest.fail("computed before everything was checked"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "l1", "num_optimum": 0}, "`norm` must be one of linf, l2, got 'l1'"),
+        ({"num_regions": 0}, "`num_regions` must be at least 1 or None, got 0"),
+        ({"num_regions": -1, "norm": "l2"}, "`num_regions` must be at least 1 or None"),
+        ({"num_regions": 301}, r"`num_regions` must be in \[1, 300\], .*, got 301"),
+        ({"num_restarts": 0}, "`num_restarts` must be at least 1, got 0"),
+        ({"num_optimum": -5}, "`num_optimum` must be at least 0, got -5"),
+        ({"time_limit": 0}, "`time_limit` must be above 0, got 0"),
+        ({"time_limit": math.nan}, "`time_limit` must be above 0, got nan"),
+        ({"epsilon": -0.1}, "`epsilon` must be finite and non-negative, got -0.1"),
+        ({"epsilon": math.nan}, "`epsilon` must be finite and non-negative, got nan"),
+    ],
+)
+def test_a_comparison_is_checked_before_anything_is_computed(
+    arguments, message, splits, idle
+):
+    arguments = {"epsilon": EPSILON} | arguments
+    with pytest.raises(ValueError, match=message):
+        require_comparison(splits[0], **arguments)
+    with pytest.raises(ValueError, match=message):
+        compare(evaluation(splits[1], 0.1, 0.2), *splits, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epsilon": math.inf}, "`epsilon` must be finite and non-negative, got inf"),
+        ({"time_limit": -1}, "`time_limit` must be above 0, got -1"),
+    ],
+)
+def test_an_optimum_is_checked_before_anything_is_computed(
+    arguments, message, splits, idle
+):
+    with pytest.raises(ValueError, match=message):
+        best_possible(splits[0], **{"epsilon": EPSILON} | arguments)
