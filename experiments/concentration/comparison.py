@@ -117,8 +117,8 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         f" of the images. Model: under PGD with {steps} steps of {pgd.step_size:g} and "
         f"{pgd.num_restarts} random starts, which bounds its error from below. Region: "
         "of at least the model's risk on the training images; mean and deviation over "
-        f"{config.num_restarts} restarts. Any function: on {config.num_optimum:,} "
-        "training images.",
+        f"{_restarts(rows)} restarts. Any function: on {config.num_optimum:,} training "
+        "images.",
         *_remarks(rows),
     ]
     return {
@@ -128,6 +128,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         "tables": {"Risk and adversarial risk": results_table({"rows": rows})},
         "figures": figures,
     }
+
+
+def _restarts(rows: Sequence[Mapping[str, Any]]) -> str:
+    counts = {len(row["estimate"]["test"]["restarts"]) for row in rows}
+    return " or ".join(map(str, sorted(counts)))
 
 
 def _remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
