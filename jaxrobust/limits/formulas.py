@@ -6,8 +6,10 @@ the functions of `jaxrobust.theory`, which name the range.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import jax
 import numpy as np
 
 from jaxrobust.theory import (
@@ -17,6 +19,7 @@ from jaxrobust.theory import (
     no_free_lunch,
     optimal_robust_classifier,
 )
+from jaxrobust.theory.arguments import count, real
 from jaxrobust.theory.hardness import hardness_gadget
 
 __all__ = [
@@ -159,21 +162,25 @@ class NoFreeLunch:
 
     def table(self) -> FormulaTable:
         """Robust accuracies of the classifiers of least standard and robust loss."""
-        eta = self.strength / self.dimension**0.5
+        dimension = count("dimension", self.dimension, fix="count the weak features")
+        fix = "give h, the mean of a weak feature times the root of their number"
+        real("strength", self.strength, "(0, inf)", fix=fix)
+        fix = "give radii in units of the mean of a weak feature"
+        real("ratios", np.asarray(self.ratios), "[0, inf)", fix=fix)
+        eta = self.strength / dimension**0.5
         shared = {"eta": eta, "reliability": self.reliability}
-        plain = no_free_lunch.optimal_weights(self.dimension, **shared)
+        best = jax.jit(partial(no_free_lunch.optimal_weights, dimension, **shared))
+        plain = best(epsilon=0.0)
 
         def robust(ratio: float) -> Any:
             epsilon = ratio * eta
-            weights = no_free_lunch.optimal_weights(
-                self.dimension, epsilon=epsilon, **shared
-            )
+            weights = best(epsilon=epsilon)
             return no_free_lunch.accuracy(weights, epsilon=epsilon, **shared)
 
         columns = {
             "averaging": _along(
                 lambda ratio: no_free_lunch.averaging_accuracy(
-                    self.dimension, eta, ratio * eta
+                    dimension, eta, ratio * eta
                 ),
                 self.ratios,
             ),
@@ -185,8 +192,11 @@ class NoFreeLunch:
             ),
             "least robust loss": _along(robust, self.ratios),
         }
-        error = 1 - float(no_free_lunch.accuracy(plain, **shared))
+        # At the least, for which the sentence is true also where the error underflows.
+        least = float(np.finfo(np.float32).tiny)
+        error = max(float(no_free_lunch.error(plain, **shared)), least)
         bound = no_free_lunch.adversarial_accuracy_bound(error, self.reliability)
+        standard = f"{'at most ' if error == least else ''}{error:.3g}"
         return FormulaTable(
             "Robust accuracy with a robust and many weak features",
             "NF-V1, NF-V2, NF-V3",
@@ -194,7 +204,7 @@ class NoFreeLunch:
             self.ratios,
             columns,
             (
-                f"A classifier of standard error {error:.3g} has an adversarial "
+                f"A classifier of standard error {standard} has an adversarial "
                 f"accuracy of at most {float(bound):.3g} at epsilon = 2 eta (NF-V2).",
             ),
         )

@@ -8,20 +8,32 @@ looked at. It computes in the default float type: float32 unless JAX is set othe
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
+from jax import dtypes
+from jax.typing import ArrayLike, DTypeLike
 
-__all__ = ["count", "real", "whole"]
+__all__ = ["count", "real", "vector", "whole"]
 
 
-def _refuse_outside(name: str, value: ArrayLike, interval: str, fix: str) -> None:
-    known = np.asarray(value, dtype=float)
-    low, high = (float(end) for end in interval[1:-1].split(","))
+def _refuse_outside(
+    name: str, value: ArrayLike, interval: str, fix: str, dtype: DTypeLike = float
+) -> None:
+    """Refuse values outside of the interval once they are numbers of a type."""
+    with np.errstate(over="ignore", under="ignore"):
+        low, high, known = (
+            np.asarray(each, dtype)
+            for each in (*map(float, interval[1:-1].split(",")), value)
+        )
+    # Below the normal numbers XLA may compute with 0.
+    known = np.where(np.abs(known) < np.finfo(known.dtype).tiny, 0, known)
     is_above = known >= low if interval[0] == "[" else known > low
     is_below = known <= high if interval[-1] == "]" else known < high
     # NaN lies in no interval.
     wrong = known[~(is_above & is_below)]
     if wrong.size:
-        raise ValueError(f"`{name}` must be in {interval}, got {wrong[0]:g}; {fix}.")
+        kind = "" if dtype is float else f" in {known.dtype}"
+        raise ValueError(
+            f"`{name}` must be in {interval}, got {wrong[0]:g}{kind}; {fix}."
+        )
 
 
 def real(
@@ -36,11 +48,47 @@ def real(
         fix: what to do instead, for the message.
 
     Raises:
-        ValueError: for a value outside.
+        ValueError: for a value outside, before or after it is rounded.
     """
-    if not isinstance(value, jax.Array):
-        _refuse_outside(name, value, interval, fix)
+    if isinstance(value, jax.Array):
+        return jnp.asarray(value, dtype=float)
+    _refuse_outside(name, value, interval, fix)
+    _refuse_outside(name, value, interval, fix, dtypes.canonicalize_dtype(float))
     return jnp.asarray(value, dtype=float)
+
+
+def vector(
+    name: str,
+    value: ArrayLike,
+    interval: str = "(-inf, inf)",
+    *,
+    length: int | None = None,
+    at_least: int = 1,
+    fix: str,
+) -> jax.Array:
+    """A vector of real arguments in the default float type.
+
+    Args:
+        name: of the argument, for the message.
+        value: array; the shape of JAX arrays is checked too, which a trace knows, but
+            their values are not.
+        interval: allowed values, such as "[0, 1)".
+        length: allowed number of entries, if there is one only.
+        at_least: smallest number of entries otherwise.
+        fix: what to do instead, for the message.
+
+    Raises:
+        ValueError: for another shape, or a value outside.
+    """
+    checked = real(name, value, interval, fix=fix)
+    is_long_enough = checked.size >= at_least if length is None else True
+    if checked.ndim != 1 or not is_long_enough or length not in (None, checked.size):
+        entries = f"at least {at_least}" if length is None else f"{length}"
+        raise ValueError(
+            f"`{name}` must be a vector with a length of {entries}, got the shape "
+            f"{checked.shape}; {fix}."
+        )
+    return checked
 
 
 def whole(name: str, value: ArrayLike, interval: str, *, fix: str) -> jax.Array:

@@ -8,10 +8,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 
-from jaxrobust.theory.arguments import count, real
+from jaxrobust.theory.arguments import count, real, vector
 from jaxrobust.types import PRNGKey
 
 __all__ = ["linear_error", "optimal_error", "sample"]
@@ -85,7 +86,8 @@ def linear_error(
         norm: of the adversary, l2 or linf.
 
     Raises:
-        ValueError: for a number out of range, or another norm.
+        ValueError: for a number out of range, another norm, or weights and a mean
+            that are not vectors of one length.
 
     References:
         LP-V1 (LP, proof of Theorem 2), for any hyperplane.
@@ -94,11 +96,17 @@ def linear_error(
         raise ValueError(
             f"`norm` must be one of l2, linf, got {norm!r}; choose one of these."
         )
-    weights = real("weights", weights, fix="give finite weights")
-    mean = real("mean", mean, fix="give a finite mean")
+    weights = vector("weights", weights, fix="give a finite weight of each axis")
+    fix = "give as many finite numbers as weights"
+    mean = vector("mean", mean, length=weights.size, fix=fix)
     bias = real("bias", bias, fix="give a finite bias")
+    # The largest weight becomes 1, or squares would over- or underflow. The error does
+    # not depend on the factor, so that needs no gradient.
+    largest = lax.stop_gradient(jnp.max(jnp.abs(weights)))
+    is_constant = largest == 0
+    size = jnp.where(is_constant, 1.0, largest)
+    weights, bias = weights / size, bias / size
     squared = jnp.sum(jnp.square(weights))
-    is_constant = squared == 0
     # A square root of 0 has no gradient, not even where it is not used.
     length = jnp.sqrt(jnp.where(is_constant, 1.0, squared))
     dual = length if norm == "l2" else jnp.sum(jnp.abs(weights))
@@ -124,10 +132,10 @@ def sample(
 
     Raises:
         TypeError: if `num_examples` is not an integer.
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or a mean that is not a vector.
     """
     num_examples = count("num_examples", num_examples, fix="draw at least one")
-    mean = real("mean", mean, fix="give a finite mean")
+    mean = vector("mean", mean, fix="give a finite number of each axis")
     sigma = _sigma(sigma)
     label_key, noise_key = jax.random.split(key)
     labels = jax.random.rademacher(label_key, (num_examples,), dtype=jnp.int32)

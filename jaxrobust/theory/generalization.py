@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust.theory.arguments import real
+from jaxrobust.theory.arguments import real, vector
 
 __all__ = [
     "covering_number",
@@ -39,7 +39,7 @@ def covering_number(
     dimension: ArrayLike,
     is_rigorous: bool = False,
 ) -> jax.Array:
-    r"""How many balls cover the data, :math:`(C / \epsilon)^k`.
+    r"""How many balls cover the data, :math:`(C / \epsilon)^k`, but at least 1.
 
     Args:
         radius: :math:`\epsilon`, how far a sample's neighborhood reaches, in (0, inf).
@@ -51,13 +51,16 @@ def covering_number(
             :math:`2^k` times as many.
 
     Returns:
-        The number, in (0, inf]; infinite where it overflows.
+        The number, in [1, inf]; infinite where it overflows.
 
     Raises:
         ValueError: for a number out of range.
 
     References:
         SW-V3, SW-V5 (SW, Section 4).
+
+    Differs from the paper: its formula is below 1 where the radius is above :math:`C`,
+    but there is no cover of less than one ball.
     """
     fix = "give it in the units of the points"
     radius = real("radius", radius, "(0, inf)", fix=fix)
@@ -66,7 +69,7 @@ def covering_number(
     dimension = real("dimension", dimension, "(0, inf)", fix=fix)
     if is_rigorous:
         radius = radius / 2
-    return (constant / radius) ** dimension
+    return jnp.maximum((constant / radius) ** dimension, 1.0)
 
 
 def robustness_bound(
@@ -177,7 +180,7 @@ def perturbation_growth(
         perturbation_norm: Euclidean norm of the perturbation, in [0, inf).
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or norms that are not a vector.
 
     References:
         SW-V4 (SW, Section 4).
@@ -186,7 +189,7 @@ def perturbation_growth(
     product runs over the last layer too, where its norm does not belong.
     """
     fix = "give the largest singular value of each layer"
-    norms = real("spectral_norms", spectral_norms, "[0, inf)", fix=fix)
+    norms = vector("spectral_norms", spectral_norms, "[0, inf)", fix=fix)
     fix = "give a Euclidean norm"
     moved = real("perturbation_norm", perturbation_norm, "[0, inf)", fix=fix)
     return jnp.prod(norms) * moved

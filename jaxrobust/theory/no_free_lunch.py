@@ -13,15 +13,14 @@ for all weak features lie on a circle, and the best one without an adversary is 
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.special import ndtr
+from jax.scipy.special import log_ndtr, ndtr
 from jax.typing import ArrayLike
 
-from jaxrobust.theory.arguments import count, real
+from jaxrobust.theory.arguments import count, real, vector
 from jaxrobust.types import PRNGKey, Scalar
 
 __all__ = [
@@ -30,6 +29,7 @@ __all__ = [
     "averaging_accuracy",
     "circle_weights",
     "descend",
+    "error",
     "hinge_loss",
     "optimal_weights",
     "positive_part_mean",
@@ -49,6 +49,22 @@ def _eta(value: ArrayLike) -> jax.Array:
 def _epsilon(value: ArrayLike) -> jax.Array:
     fix = "give a radius in the units of the features"
     return real("epsilon", value, "[0, inf)", fix=fix)
+
+
+def _weights(value: ArrayLike) -> jax.Array:
+    fix = "give finite weights, of the first feature and at least one weak one"
+    return vector("weights", value, at_least=2, fix=fix)
+
+
+def _size(weights: jax.Array) -> jax.Array:
+    """Largest absolute weight, or 1 if all are 0.
+
+    Squares of weights divided by it neither overflow nor underflow all. It has no
+    gradient, so a function that undoes the division, or does not depend on the norm of
+    the weights, has the gradient that it had without.
+    """
+    largest = lax.stop_gradient(jnp.max(jnp.abs(weights)))
+    return jnp.where(largest > 0, largest, 1.0)
 
 
 def sample(
@@ -166,7 +182,8 @@ def positive_part_mean(mean: ArrayLike, sigma: ArrayLike) -> jax.Array:
     """
     mean = real("mean", mean, fix="give a finite mean")
     sigma = real("sigma", sigma, "[0, inf)", fix="give a standard deviation")
-    has_noise = sigma > 0
+    # Further out the noise changes no digit, and squares could overflow.
+    has_noise = jnp.abs(mean) < 40 * sigma
     scale = jnp.where(has_noise, sigma, 1.0)
     ratio = mean / scale
     density = jnp.exp(-jnp.square(ratio) / 2) / math.sqrt(2 * math.pi)
@@ -205,10 +222,11 @@ def _margins(
     if moves_first:
         lowered += jnp.abs(first)
     common = eta * jnp.sum(rest) - epsilon * lowered
-    squared = jnp.sum(jnp.square(rest))
+    size = _size(rest)
+    squared = jnp.sum(jnp.square(rest / size))
     is_zero = squared == 0
     # A square root of 0 has no gradient, not even where it is not used.
-    length = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
+    length = jnp.where(is_zero, 0.0, size * jnp.sqrt(jnp.where(is_zero, 1.0, squared)))
     return common + first, common - first, length
 
 
@@ -236,7 +254,7 @@ def hinge_loss(
         moves_first: whether the adversary moves the first feature too.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or weights that are not a vector.
 
     References:
         NF-V3 (NF, Theorem 2.2).
@@ -245,7 +263,7 @@ def hinge_loss(
     expectation, which no adversary that sees the point would accept; here inside. The
     norm of the weights is a condition, where the paper tunes a penalty to reach it.
     """
-    weights = real("weights", weights, fix="give finite weights")
+    weights = _weights(weights)
     agree, disagree, length = _margins(
         weights, _eta(eta), _epsilon(epsilon), moves_first
     )
@@ -253,6 +271,33 @@ def hinge_loss(
     return p * positive_part_mean(1 - agree, length) + (1 - p) * positive_part_mean(
         1 - disagree, length
     )
+
+
+def _share(
+    weights: ArrayLike,
+    eta: ArrayLike,
+    epsilon: ArrayLike,
+    reliability: ArrayLike,
+    moves_first: bool,
+    *,
+    is_right: bool,
+) -> jax.Array:
+    """Probability of a worst margin above 0, or of one that is not."""
+    weights = _weights(weights)
+    *margins, length = _margins(
+        weights / _size(weights), _eta(eta), _epsilon(epsilon), moves_first
+    )
+    scale = jnp.where(length > 0, length, 1.0)
+    agree, disagree = (
+        jnp.where(
+            length > 0,
+            ndtr((1 if is_right else -1) * margin / scale),
+            ((margin > 0) == is_right).astype(scale.dtype),
+        )
+        for margin in margins
+    )
+    p = _reliability(reliability)
+    return p * agree + (1 - p) * disagree
 
 
 def accuracy(
@@ -276,20 +321,54 @@ def accuracy(
         moves_first: whether the adversary moves the first feature too.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a number out of range, or weights that are not a vector.
 
     References:
         NF-V1, NF-V3 (NF, Section 2).
     """
-    weights = real("weights", weights, fix="give finite weights")
-    *margins, length = _margins(weights, _eta(eta), _epsilon(epsilon), moves_first)
-    scale = jnp.where(length > 0, length, 1.0)
-    agree, disagree = (
-        jnp.where(length > 0, ndtr(margin / scale), (margin > 0).astype(scale.dtype))
-        for margin in margins
-    )
-    p = _reliability(reliability)
-    return p * agree + (1 - p) * disagree
+    return _share(weights, eta, epsilon, reliability, moves_first, is_right=True)
+
+
+def error(
+    weights: ArrayLike,
+    *,
+    eta: ArrayLike,
+    epsilon: ArrayLike = 0.0,
+    reliability: ArrayLike = 0.7,
+    moves_first: bool = True,
+) -> jax.Array:
+    """Robust error of a linear classifier, in [0, 1].
+
+    One less its `accuracy`, with all digits also where that rounds to 1.
+
+    Args:
+        weights: `(dimension + 1,)`, of the first and the weak features, of any norm.
+        eta: mean of a weak feature times the label, in (0, inf).
+        epsilon: l_inf radius, in [0, inf).
+        reliability: p, probability that the first feature is the label, in [1/2, 1).
+        moves_first: whether the adversary moves the first feature too.
+
+    Raises:
+        ValueError: for a number out of range, or weights that are not a vector.
+
+    References:
+        NF-V1, NF-V3 (NF, Section 2).
+    """
+    return _share(weights, eta, epsilon, reliability, moves_first, is_right=False)
+
+
+_NUM_PIECES = 64
+"""Of the quarter circle, in which minima are searched."""
+
+
+def _mean_above_zero(mean: jax.Array) -> jax.Array:
+    """Mean of a Gaussian of deviation 1 where it is above 0."""
+    # The sum cancels in the lower tail, where a series takes over.
+    is_far = mean < -10
+    far, near = jnp.where(is_far, mean, -10.0), jnp.where(is_far, 0.0, mean)
+    density = jnp.exp(-jnp.square(near) / 2 - log_ndtr(near)) / math.sqrt(2 * math.pi)
+    series = (1 - 2 / far**2 + 10 / far**4) / -far
+    return jnp.where(is_far, series, near + density)
 
 
 def optimal_weights(
@@ -300,11 +379,17 @@ def optimal_weights(
     reliability: ArrayLike = 0.7,
     moves_first: bool = True,
 ) -> jax.Array:
-    """The classifier on the circle with the smallest expected hinge loss.
+    r"""The classifier on the circle with the smallest expected hinge loss.
 
-    Without an adversary nearly all weight is on the weak features, and no other weights
-    of norm 1 are better. From the radius `eta` on none is, and the accuracy is that of
-    the first feature with and without an adversary, as long as the radius is below 1.
+    Without an adversary no other weights of norm 1 are better, and for a large
+    :math:`\eta \sqrt d` nearly all weight is on the weak features.
+
+    From the radius `eta` on, the first feature alone is the best of all weights of norm
+    1, if the adversary leaves it in place or the radius is at most 2p - 1. Its accuracy
+    is then p, with and without an adversary. If the adversary moves it by more than
+    2p - 1, it costs more than it gains: the best on the circle may be the weak features
+    alone, and weights that are not on the circle, as all on one weak feature, may have
+    a smaller loss.
 
     Args:
         dimension: number of weak features, at least 1; static.
@@ -314,7 +399,9 @@ def optimal_weights(
         moves_first: whether the adversary moves the first feature too.
 
     Returns:
-        Weights `(dimension + 1,)`, of norm 1 and none below 0.
+        Weights `(dimension + 1,)`, of norm 1 and none below 0. Without an adversary,
+        float32 moves the first by up to about :math:`4 \cdot 10^{-7}`, or
+        :math:`10^{-7} h` where :math:`h = \eta \sqrt d` is above 10.
 
     Raises:
         TypeError: if `dimension` is not an integer.
@@ -325,30 +412,62 @@ def optimal_weights(
 
     Differs from the paper: at an adversary of radius epsilon a weak weight adds
     w_i (epsilon - eta) to the loss, at least 0, printed as 2 eta - epsilon, at most 0;
-    the conclusion is the same. If the adversary moves the first feature too, a radius
-    near 1 makes that feature so bad that all weight on one weak feature, which is not
-    on the circle, can have a smaller loss.
+    the conclusion, the first feature alone at any radius of 2 eta or more, is the same
+    for an adversary that leaves this feature in place.
     """
-    loss = partial(
-        hinge_loss,
-        eta=_eta(eta),
-        epsilon=_epsilon(epsilon),
-        reliability=_reliability(reliability),
-        moves_first=moves_first,
-    )
-    slope = jax.grad(lambda angle: loss(circle_weights(angle, dimension)))
+    dimension = count("dimension", dimension, fix="count the weak features")
+    p, radius = _reliability(reliability), _epsilon(epsilon)
+    gain = (_eta(eta) - radius) * math.sqrt(dimension)
+    moved = radius if moves_first else jnp.zeros_like(radius)
 
-    # The loss falls, then rises along the quarter of the circle; where its values
-    # agree to all digits, the sign of the slope still tells on which side one is.
+    def place(angle: jax.Array) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+        """Both norms, and the means of 1 - margin if the first feature is right or not.
+
+        In the first mean, 1 - `first` is written so that nothing cancels.
+        """
+        first, rest = jnp.cos(angle), jnp.sin(angle)
+        common = moved * first - gain * rest
+        return first, rest, [rest**2 / (1 + first) + common, 1 + first + common]
+
+    def loss(angle: jax.Array) -> jax.Array:
+        _, rest, means = place(angle)
+        parts = [positive_part_mean(mean, rest) for mean in means]
+        return p * parts[0] + (1 - p) * parts[1]
+
+    def falls(angle: jax.Array) -> jax.Array:
+        """Whether the loss falls with the angle, also where it underflows.
+
+        With r the mean over the norm of the others, the derivative of H is Phi(r) times
+        the sum below. Only the sign counts, so the larger Phi(r) is taken as 1.
+        """
+        first, rest, means = place(angle)
+        ratios = [mean / rest for mean in means]
+        logs = [log_ndtr(ratio) for ratio in ratios]
+        top = jnp.maximum(*logs)
+        # Norm of the others times the derivative of r.
+        changes = [rest / (1 + first), -(1 + first) / rest]
+        agree, disagree = (
+            jnp.exp(log - top)
+            * (first * _mean_above_zero(ratio) + change - moved / rest)
+            for log, ratio, change in zip(logs, ratios, changes, strict=True)
+        )
+        return p * agree + (1 - p) * disagree < 0
+
     def halve(_, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
         middle = (low + high) / 2
-        falls = slope(middle) < 0
-        return jnp.where(falls, middle, low), jnp.where(falls, high, middle)
+        is_down = falls(middle)
+        return jnp.where(is_down, middle, low), jnp.where(is_down, high, middle)
 
-    ends = (jnp.asarray(0.0, float), jnp.asarray(math.pi / 2, float))
-    low, _ = lax.fori_loop(0, 40, halve, ends)
-    return circle_weights(low, dimension)
+    # There may be a minimum at either end and others between. Each piece that starts
+    # downhill and ends uphill is searched, as if the circle ended in walls.
+    angles = jnp.linspace(0, math.pi / 2, _NUM_PIECES + 1, dtype=float)
+    inner, wall = falls(angles[1:-1]), jnp.ones(1, bool)
+    has_minimum = jnp.append(wall, inner) & ~jnp.append(inner, ~wall)
+    found, _ = lax.fori_loop(0, 40, halve, (angles[:-1], angles[1:]))
+    best = found[jnp.argmin(jnp.where(has_minimum, loss(found), jnp.inf))]
+    # At the right angle the cosine may round to less than 0.
+    return jnp.maximum(circle_weights(best, dimension), 0.0)
 
 
 def descend(
@@ -381,7 +500,7 @@ def descend(
     """
     num_steps = count("num_steps", num_steps, fix="400 is usual")
     step_size = real("step_size", step_size, "(0, inf)", fix="0.1 is usual")
-    weights = real("weights", weights, fix="give finite weights")
+    weights = vector("weights", weights, fix="give finite weights")
 
     def normalize(weights: jax.Array) -> jax.Array:
         return weights / jnp.linalg.norm(weights)
@@ -393,4 +512,4 @@ def descend(
         rate = step_size * (1 - index / num_steps)
         return normalize(weights - rate * along)
 
-    return lax.fori_loop(0, num_steps, step, normalize(weights))
+    return lax.fori_loop(0, num_steps, step, normalize(weights / _size(weights)))

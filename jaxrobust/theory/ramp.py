@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrobust.theory.arguments import real
+from jaxrobust.theory.arguments import real, vector
 
 __all__ = ["logistic_loss", "logistic_slopes", "ramp_loss", "ramp_width"]
 
@@ -33,6 +33,11 @@ def ramp_loss(margin: ArrayLike, width: ArrayLike) -> jax.Array:
     return jnp.clip(1 + margin / width, 0.0, 1.0)
 
 
+def _margins(value: ArrayLike) -> jax.Array:
+    fix = "give the finite margins of one example, over each of the other classes"
+    return vector("margins", value, fix=fix)
+
+
 def logistic_loss(margins: ArrayLike) -> jax.Array:
     r"""Cross-entropy by margins, :math:`\log(1 + \sum_i e^{-u_i})`, in (0, inf).
 
@@ -40,12 +45,12 @@ def logistic_loss(margins: ArrayLike) -> jax.Array:
         margins: `(classes - 1,)`, u, logit of the label minus each of the others.
 
     Raises:
-        ValueError: for margins that are not finite.
+        ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
         SW-V2 (SW, Equation 5).
     """
-    margins = real("margins", margins, fix="give finite margins")
+    margins = _margins(margins)
     # As a logsumexp with the label's own margin of 0: no exponential overflows.
     return jax.nn.logsumexp(jnp.append(-margins, 0.0))
 
@@ -59,7 +64,7 @@ def logistic_slopes(margins: ArrayLike) -> jax.Array:
         margins: `(classes - 1,)`, logit of the label minus each of the others.
 
     Raises:
-        ValueError: for margins that are not finite.
+        ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
         SW-V2 (SW, Equation 5).
@@ -67,7 +72,7 @@ def logistic_slopes(margins: ArrayLike) -> jax.Array:
     Differs from the paper: the printed expression is the exponential of the loss, which
     is above 1 and not the derivative.
     """
-    margins = real("margins", margins, fix="give finite margins")
+    margins = _margins(margins)
     return -jax.nn.softmax(jnp.append(-margins, 0.0))[:-1]
 
 
@@ -81,7 +86,7 @@ def ramp_width(margins: ArrayLike) -> jax.Array:
         margins: `(classes - 1,)`, logit of the label minus each of the others.
 
     Raises:
-        ValueError: for margins that are not finite.
+        ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
         SW-V2 (SW, Equation 5).

@@ -1,6 +1,7 @@
 """The tables of the closed forms: the numbers by hand, the axis as it was asked for."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -40,6 +41,17 @@ def test_no_free_lunch():
     np.testing.assert_allclose(table.columns["least robust loss"][1:], 0.7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("strength", [8.0, 20.0])
+def test_the_bound_by_a_tiny_error_is_not_zero(strength):
+    ratios = (0.0, 2.0)
+    table = formulas.NoFreeLunch(strength=strength, ratios=ratios).table()
+    (note,) = table.notes
+    error, bound = map(float, re.findall(r"\d\.?\d*e-\d+", note))
+    assert bound == pytest.approx(7 / 3 * error, rel=0.01)
+    attacked = table.columns["least standard loss"][1]
+    assert 0 <= attacked <= bound and bound > 0
+
+
 def test_cube_ball_and_facets():
     cube = formulas.Cube(num_classes=2, dimension=100, epsilons=(0.1, 0.6)).table()
     any_classes, one, of_sum = cube.columns.values()
@@ -72,6 +84,13 @@ def test_graph():
         (formulas.Bernoulli(advantage=0.5), r"`advantage` must be in \(0, 0.5\)"),
         (formulas.Bernoulli(epsilons=(0.5,)), "`epsilons` must be whole numbers"),
         (formulas.Gaussians(epsilons=(-0.1,)), "`epsilon` must be in"),
+        (formulas.NoFreeLunch(dimension=0), r"`dimension` must be in .*, got 0; count"),
+        (
+            formulas.NoFreeLunch(dimension=-4),
+            "`dimension` must be .*, got -4; count",
+        ),
+        (formulas.NoFreeLunch(strength=-1.0), "`strength` must be in .*, got -1; give"),
+        (formulas.NoFreeLunch(ratios=(-1.0,)), "`ratios` must be in .*, got -1; give"),
         (formulas.Ball(epsilons=(3.0,)), "`epsilon` must be in"),
     ],
 )

@@ -5,7 +5,7 @@ import pytest
 
 from jaxrobust.theory import bernoulli, bounds, gaussian, generalization, no_free_lunch
 from jaxrobust.theory import ramp as ramps
-from jaxrobust.theory.arguments import count, real, whole
+from jaxrobust.theory.arguments import count, real, vector, whole
 
 NAN = float("nan")
 KEY = jax.random.key(0)
@@ -114,6 +114,17 @@ def hinge_loss(**changed):
         (lambda: generalization.perturbation_growth(np.array([1, -2])), ".* got -2"),
         (lambda: ramps.ramp_loss(0, 0), r"`width` must be in \(0, inf\), got 0"),
         (lambda: ramps.logistic_loss(np.array([NAN])), "`margins` must be .*, got nan"),
+        # In the interval, but not once they are of the type that is computed with.
+        (
+            lambda: no_free_lunch.adversarial_accuracy_bound(0, 0.99999999),
+            r"`reliability` must be in \[0.5, 1\), got 1 in float32; it is",
+        ),
+        (
+            lambda: gaussian.optimal_error(0, 1e-50),
+            r"`sigma` must be in \(0, inf\), got 0 in float32; give",
+        ),
+        (lambda: gaussian.optimal_error(0, 1e-40), "`sigma` .*, got 0 in float32"),
+        (lambda: gaussian.optimal_error(1e39, 1), "`distance` .*, got inf in float32"),
     ],
 )
 def test_numbers_out_of_range_are_refused(call, message):
@@ -166,6 +177,75 @@ def test_arrays_of_jax_may_be_traced_and_are_not_checked():
     assert real("x", jnp.asarray(7.0), "(0, 1)", fix="scale it") == 7
     assert whole("x", jnp.asarray(-7), "[0, inf)", fix="count") == -7
     jax.jit(lambda x: real("x", x, "(0, 1)", fix="scale it"))(7.0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: gaussian_sample(mean=1.0),
+            r"`mean` must be a vector with a length of at least 1, got the shape \(\)",
+        ),
+        (
+            lambda: gaussian.linear_error(np.ones(2), mean=np.ones((2, 1)), sigma=1),
+            r"`mean` must be a vector with a length of 2, got the shape \(2, 1\); give",
+        ),
+        (
+            lambda: gaussian.linear_error(np.ones(2), mean=np.ones(3), sigma=1),
+            r"`mean` must be .* of 2, got the shape \(3,\)",
+        ),
+        (
+            lambda: gaussian.linear_error(np.ones((1, 2)), mean=np.ones(2), sigma=1),
+            r"`weights` must be a vector .*, got the shape \(1, 2\)",
+        ),
+        (
+            lambda: hinge_loss(weights=np.ones((2, 3))),
+            r"`weights` must be .* at least 2, got the shape \(2, 3\); give finite",
+        ),
+        (
+            lambda: no_free_lunch.accuracy(np.ones(1), eta=1),
+            r"`weights` must be .* at least 2, got the shape \(1,\)",
+        ),
+        (lambda: no_free_lunch.error(1.0, eta=1), "`weights` must be a vector"),
+        (
+            lambda: no_free_lunch.descend(jnp.sum, np.ones((2, 2))),
+            "`weights` must be a vector",
+        ),
+        (
+            lambda: ramps.logistic_loss(np.ones((3, 2))),
+            r"`margins` must be a vector .*, got the shape \(3, 2\); give the finite",
+        ),
+        (lambda: ramps.logistic_slopes(1.0), "`margins` must be a vector"),
+        (
+            lambda: ramps.ramp_width(np.ones(0)),
+            r"`margins` must be .* at least 1, got the shape \(0,\)",
+        ),
+        (
+            lambda: generalization.perturbation_growth(np.ones((2, 2))),
+            "`spectral_norms` must be a vector",
+        ),
+    ],
+)
+def test_other_shapes_than_vectors_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_shape_of_a_vector_is_known_to_a_trace():
+    def total(x):
+        return jnp.sum(vector("x", x, length=3, fix="give three"))
+
+    assert jax.jit(jax.vmap(total))(jnp.ones((2, 3))).tolist() == [3, 3]
+    with pytest.raises(ValueError, match=r"`x` must be .* of 3, got the shape \(2,\)"):
+        jax.jit(jax.vmap(total))(jnp.ones((3, 2)))
+    assert vector("x", [1.0, 2.0], fix="give some").shape == (2,)
+    with pytest.raises(ValueError, match=r"`x` must be in \[0, 1\], got 2; give less"):
+        vector("x", np.array([1.0, 2.0]), "[0, 1]", fix="give less")
+
+
+def test_an_end_that_rounds_stays_in_its_interval():
+    # 0.3 is more in float32 than in float64.
+    assert real("x", 0.3, "[0, 0.3]", fix="change it") == np.float32(0.3)
 
 
 def test_numbers_are_of_the_default_float_type():

@@ -130,6 +130,19 @@ def test_weights_of_zero_have_a_gradient():
     assert np.all(np.isfinite(gradient(jnp.zeros(3))))
 
 
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_the_error_does_not_depend_on_the_size_of_the_weights(size):
+    # Squares of these are 0 or infinite in float32.
+    ones = np.ones(2)
+    found = LINEAR(size * ones, 0.0, ones, 1.0, 0.0)
+    assert float(found) == pytest.approx(stats.norm.cdf(-np.sqrt(2)), rel=1e-5)
+    gradient = jax.grad(LINEAR, argnums=(0, 1))
+    usual = gradient(jnp.asarray(WEIGHTS), 0.5, MEAN, 0.5, 0.1)
+    scaled = gradient(jnp.asarray(size * WEIGHTS), 0.5 * size, MEAN, 0.5, 0.1)
+    for slope, other in zip(scaled, usual, strict=True):
+        np.testing.assert_allclose(size * np.float64(slope), other, rtol=1e-4)
+
+
 def test_arrays_give_the_values_of_their_entries():
     epsilons = np.array([0.0, 0.5, 2.0])
     expected = [float(optimal_error(2, 1, float(each))) for each in epsilons]

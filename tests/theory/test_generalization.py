@@ -79,6 +79,14 @@ def test_cells_of_the_radius_of_a_ball_may_hold_points_too_far_apart():
     assert numbers == [2.0, 4.0]
 
 
+@pytest.mark.parametrize("is_rigorous", [False, True])
+def test_no_cover_has_less_than_one_ball(is_rigorous):
+    settings = {"dimension": 3, "is_rigorous": is_rigorous}
+    radii = np.array([10.0, 2.0, 1.0])
+    found = covering_number(radii, constant=1.0, **settings)
+    np.testing.assert_allclose(found, [1, 1, 8 if is_rigorous else 1])
+
+
 @settings(max_examples=10)
 @given(dimension=st.integers(1, 6), radius=st.floats(0.1, 1))
 def test_the_rigorous_cover_has_two_to_the_dimension_times_as_many(dimension, radius):

@@ -15,6 +15,7 @@ from jaxrobust.theory.no_free_lunch import (
     averaging_accuracy,
     circle_weights,
     descend,
+    error,
     hinge_loss,
     optimal_weights,
     positive_part_mean,
@@ -230,6 +231,112 @@ LOSS = jax.jit(
         weights, eta=eta, epsilon=epsilon, reliability=p
     )
 )
+
+
+@pytest.mark.parametrize(
+    ("strength", "first"),
+    [(16, 0.02646954445), (30, 0.01412028549), (40, 0.01059064903)],
+)
+def test_the_minimizer_does_not_underflow_with_the_loss(strength, first):
+    # From a search in 60 digits; the loss is exp(-strength^2 / 2) or so.
+    weights = np.asarray(optimum(100)(strength / 10, 0.0, 0.7))
+    assert weights[0] == pytest.approx(first, abs=1e-7 * strength)
+    assert np.linalg.norm(weights) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(("eta", "epsilon"), [(0.5, 0.5), (0.5, 0.501)])
+def test_of_two_minima_the_lower_one_is_found(eta, epsilon):
+    # The radius is above 2p - 1, and so the weak features alone are a minimum too.
+    weights = np.asarray(optimum(100)(eta, epsilon, 0.7))
+    assert weights[0] == pytest.approx(0, abs=2e-7)
+    grid = np.linspace(1e-6, np.pi / 2, 2001)
+    values = numpy_loss(grid, 100, eta, epsilon, 0.7)
+    falling = np.diff(values) < 0
+    assert np.argmin(values) == 2000 and np.any(falling[:-1] & ~falling[1:])
+    found = float(LOSS(weights, eta, epsilon, 0.7))
+    assert found == pytest.approx(values[-1], rel=1e-5)
+
+
+def test_a_first_feature_that_moves_too_far_may_have_no_weight():
+    weights = np.asarray(optimum(100)(0.6, 0.6, 0.7))
+    assert weights[0] == pytest.approx(0, abs=2e-7)
+    shares = [float(accuracy(weights, eta=0.6, epsilon=each)) for each in (0.6, 0)]
+    assert shares == pytest.approx([0.5, 1.0], abs=1e-6)
+
+
+def test_no_angle_has_a_smaller_loss_than_the_minimizer():
+    rng = np.random.default_rng(3)
+    eta = np.exp(rng.uniform(np.log(0.02), np.log(2), 60))
+    # Half of the radii are near eta, where there may be several minima.
+    near = eta + rng.normal(0, 0.01, 60)
+    epsilon = np.where(np.arange(60) % 2, near, eta * rng.uniform(0, 2.5, 60))
+    p = rng.uniform(0.5, 0.95, 60)
+    weights = jax.jit(jax.vmap(optimum(100)))(eta, np.abs(epsilon), p)
+    found = jax.vmap(LOSS)(weights, eta, np.abs(epsilon), p)
+    grid = np.linspace(1e-6, np.pi / 2, 8001)
+    for index, value in enumerate(np.asarray(found)):
+        setting = eta[index], abs(epsilon[index]), p[index]
+        assert value <= numpy_loss(grid, 100, *setting).min() * (1 + 2e-5) + 1e-7
+
+
+@pytest.mark.parametrize("moves_first", [True, False])
+def test_from_eta_on_no_weights_of_norm_one_beat_the_first_feature(moves_first):
+    # If it moves, as long as the radius is at most 2p - 1.
+    rng = np.random.default_rng(4)
+    weights = rng.normal(size=(2000, 4)) * np.exp(rng.normal(size=(2000, 4)))
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    settings = {"reliability": 0.7, "moves_first": moves_first}
+    for eta, epsilon in [(0.3, 0.3), (0.3, 0.4)] + [(0.3, 0.9)] * (not moves_first):
+        loss = partial(hinge_loss, eta=eta, epsilon=epsilon, **settings)
+        first = float(loss(np.eye(4)[0]))
+        losses = jax.jit(jax.vmap(loss))(weights)
+        assert first == pytest.approx(0.6 + epsilon * moves_first)
+        assert np.all(np.asarray(losses) >= first - 1e-6)
+
+
+def test_beyond_that_weights_off_the_circle_may_be_better():
+    # The first feature is still the best of the circle of many weak features.
+    settings = {"eta": 0.5, "epsilon": 0.6}
+    weights = optimum(100)(0.5, 0.6, 0.7)
+    np.testing.assert_allclose(weights[0], 1.0, atol=1e-6)
+    one_weak = np.eye(101)[1]
+    losses = [float(hinge_loss(each, **settings)) for each in (weights, one_weak)]
+    np.testing.assert_allclose(losses, [1.2, 1.169], atol=5e-4)
+
+
+def test_the_error_is_what_the_accuracy_lacks_with_all_its_digits():
+    for weights in (WEIGHTS, np.eye(4)[0], np.zeros(4)):
+        for epsilon in (0.0, 0.25, 1.0):
+            settings = {"eta": ETA, "epsilon": epsilon, "reliability": 0.8}
+            total = error(weights, **settings) + accuracy(weights, **settings)
+            assert float(total) == pytest.approx(1, abs=1e-6)
+    # A margin of 0 is an error.
+    assert float(error(np.eye(4)[0], eta=ETA, epsilon=1.0)) == 1.0
+    first, rest = 0.05, np.full(100, 0.1)
+    found = float(error(np.array([first, *rest]), eta=0.8))
+    expected = 0.7 * stats.norm.cdf(-8 - first) + 0.3 * stats.norm.cdf(-8 + first)
+    assert found == pytest.approx(expected, rel=1e-4, abs=0)
+
+
+@pytest.mark.parametrize("size", [1e-20, 1e20])
+def test_shares_do_not_depend_on_the_size_of_the_weights(size):
+    ones = np.ones(3)
+    law = stats.norm(2, np.sqrt(2))
+    expected = 0.7 * law.sf(-1) + 0.3 * law.sf(1)
+    found, _ = SHARE_AND_SLOPE(size * ones)
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    weights = np.array([0.5, 1.0, -0.25])
+    slopes = [np.float64(SHARE_AND_SLOPE(each * weights)[1]) for each in (size, 1.0)]
+    np.testing.assert_allclose(size * slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
+
+
+SHARE_AND_SLOPE = jax.jit(jax.value_and_grad(partial(accuracy, eta=1.0)))
+
+
+def test_the_loss_of_tiny_weights_has_their_margin_as_slope():
+    slope = jax.jit(jax.grad(partial(hinge_loss, eta=1.0)))
+    found = slope(1e-20 * jnp.ones(3))
+    np.testing.assert_allclose(found, [-0.4, -1.0, -1.0], rtol=1e-5)
 
 
 @pytest.mark.parametrize("epsilon", [0.2, 0.4, 0.9])
