@@ -264,7 +264,8 @@ def test_more_classes_than_floats_can_tell_have_a_bound():
 
 def test_small_sets_of_the_cube_do_not_vanish():
     found = np.asarray(cube_expansion(1e-10, np.array([0, 0.5])))
-    exact = special.ndtr(special.ndtri(1e-10) + [0, 0.5 * math.sqrt(2 * math.pi)])
+    steps = np.array([0, 0.5]) * math.sqrt(2 * math.pi)
+    exact = special.ndtr(special.ndtri(1e-10) + steps)
     np.testing.assert_allclose(found, exact, rtol=1e-5)
 
 
