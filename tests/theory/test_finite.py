@@ -385,6 +385,14 @@ def test_flipping_coins_has_the_error_of_a_threshold(
     assert found.robust_error == pytest.approx(error, abs=1e-6)
 
 
+def test_two_classes_of_many_points_are_optimal_whatever_they_weigh():
+    rng = np.random.default_rng(0)
+    points, labels = rng.uniform(size=(8000, 2)), rng.integers(0, 2, 8000)
+    found = solve((points, labels, rng.dirichlet(np.ones(8000)), 0.01), "l2")
+    assert found.is_optimal and 0.3 < found.robust_error < 0.5
+    assert 0 <= found.robust_error - found.lower_bound < 1e-8
+
+
 POINTS, LABELS = np.zeros((3, 2)), np.array([0, 1, 1])
 
 
