@@ -129,6 +129,17 @@ def maximum_packing(
     return maximum_independent_set(close, np.ones(num_vertices), time_limit=time_limit)
 
 
+def _refuse_overlap(around: np.ndarray, is_packed: np.ndarray) -> None:
+    claims = around[:, is_packed].sum(axis=1)
+    if (claims > 1).any():
+        vertex = int(claims.argmax())
+        packed = np.flatnonzero(around[vertex] & is_packed)[:2].tolist()
+        raise ValueError(
+            "`is_packed` must choose vertices whose neighborhoods are disjoint, got "
+            f"{packed[0]} and {packed[1]}, which meet at {vertex}; leave one out."
+        )
+
+
 def predictions_of_packing(
     num_vertices: int, edges: np.ndarray, is_packed: np.ndarray
 ) -> np.ndarray:
@@ -153,14 +164,7 @@ def predictions_of_packing(
             f"`is_packed` must be of shape ({num_vertices},), got "
             f"{is_packed.shape!r}; give each vertex a flag."
         )
-    claims = around[:, is_packed].sum(axis=1)
-    if (claims > 1).any():
-        vertex = int(claims.argmax())
-        packed = np.flatnonzero(around[vertex] & is_packed)[:2].tolist()
-        raise ValueError(
-            "`is_packed` must choose vertices whose neighborhoods are disjoint, got "
-            f"{packed[0]} and {packed[1]}, which meet at {vertex}; leave one out."
-        )
+    _refuse_overlap(around, is_packed)
     predictions = np.arange(num_vertices)
     vertices, packed = np.nonzero(around & is_packed)
     predictions[vertices] = packed
@@ -237,7 +241,7 @@ def independent_set_of_packing(
         `(vertices,)`.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or for what is no packing.
     """
     edges = _checked(num_vertices, edges)
     is_packed = np.asarray(is_packed, bool)
@@ -246,6 +250,7 @@ def independent_set_of_packing(
             f"`is_packed` must be of shape ({num_vertices + len(edges)},), got "
             f"{is_packed.shape!r}; give a packing of the graph of `packing_graph`."
         )
+    _refuse_overlap(_neighborhoods(*packing_graph(num_vertices, edges)), is_packed)
     chosen = is_packed[:num_vertices].copy()
     # A middle is near all vertices with edges, so an end of it can take its place.
     chosen[edges[is_packed[num_vertices:], 0]] = True

@@ -232,6 +232,19 @@ GRAPH = np.array([[0, 1], [1, 2]])
             lambda: independent_set_of_packing(3, GRAPH, [1, 0, 0]),
             r"of shape \(5,\), got \(3,\)",
         ),
+        # Two joined vertices, a middle and an end of it, and two middles.
+        (
+            lambda: independent_set_of_packing(2, [[0, 1]], [1, 1, 0]),
+            "disjoint, got 0 and 1, which meet at 2; leave one out",
+        ),
+        (
+            lambda: independent_set_of_packing(3, GRAPH, [1, 0, 0, 1, 0]),
+            "disjoint, got 0 and 3, which meet at",
+        ),
+        (
+            lambda: independent_set_of_packing(3, GRAPH, [0, 0, 0, 1, 1]),
+            "disjoint, got 3 and 4, which meet at",
+        ),
     ],
 )
 def test_what_is_no_graph_or_packing_is_refused(call, message):
