@@ -26,7 +26,16 @@ def test_theory_prints_and_writes(tmp_path, capsys):
     found = results(tmp_path / "out")
     assert found["config"]["num_features"] == 11
     assert len(found["columns"]["robust error"]) == len(found["values"])
-    assert (tmp_path / "out" / "theory.svg").read_text().startswith("<?xml")
+    assert found["logarithms"].keys() == found["columns"].keys()
+    # Logarithms have a figure of their own.
+    for name in ("theory", "logarithms"):
+        assert (tmp_path / "out" / f"{name}.svg").read_text().startswith("<?xml")
+    facets = tmp_path / "facets"
+    assert main(["limits", "theory", "facets", "--output", str(facets)]) == 0
+    assert sorted(path.name for path in facets.iterdir()) == [
+        "results.json",
+        "theory.svg",
+    ]
     # Nothing is written over.
     assert main(["limits", "theory", "cube", *flags[2:]]) == 2
     assert "which has one" in capsys.readouterr().err

@@ -170,7 +170,7 @@ class SolvedRadii:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Written:
     output: Path = Path("limits")
-    """Directory for results.json and the figure; it must hold no other results."""
+    """Directory for results.json and figures; it must hold no other results."""
 
     def table(self) -> formulas.FormulaTable:
         """What the formula gives."""
@@ -184,12 +184,21 @@ class _Written:
         print(markdown_table(table.cells()), end="")
         for note in table.notes:
             print(f"\n{note}")
-        lines = [
-            plots.Curve(name, table.values, column)
-            for name, column in table.columns.items()
-        ]
-        figure = plots.curves(lines, xlabel=table.axis, ylabel="", title=table.title)
-        _draw(figure, self.output, "theory")
+        figures: tuple[tuple[str, Mapping[str, Sequence[float]], str], ...] = (
+            ("theory", table.columns, ""),
+            ("logarithms", table.logarithms, "natural logarithm"),
+        )
+        for name, columns, ylabel in figures:
+            if not columns:
+                continue
+            lines = [
+                plots.Curve(label, table.values, column)
+                for label, column in columns.items()
+            ]
+            figure = plots.curves(
+                lines, xlabel=table.axis, ylabel=ylabel, title=table.title
+            )
+            _draw(figure, self.output, name)
         _write(self.output, {"config": _flags(self), **table.as_record()})
         return 0
 

@@ -5,9 +5,11 @@ the functions of `jaxrobust.theory`, which name the range.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import numpy as np
@@ -44,6 +46,8 @@ class FormulaTable(NamedTuple):
         values: on the axis.
         columns: by name as many numbers.
         notes: sentences for the reader.
+        logarithms: natural ones of columns that may be too small for a float, by the
+            name of the column. They are no part of its figure.
     """
 
     title: str
@@ -52,16 +56,19 @@ class FormulaTable(NamedTuple):
     values: tuple[float, ...]
     columns: dict[str, tuple[float, ...]]
     notes: tuple[str, ...] = ()
+    logarithms: Mapping[str, tuple[float, ...]] = MappingProxyType({})
 
     def cells(self) -> list[list[str]]:
         """Texts of a table; the first row is the header."""
-        rows = zip(self.values, *self.columns.values(), strict=True)
+        logs = {f"log of {name}": each for name, each in self.logarithms.items()}
+        columns = self.columns | logs
+        rows = zip(self.values, *columns.values(), strict=True)
         body = [[f"{number:.6g}" for number in row] for row in rows]
-        return [[self.axis, *self.columns], *body]
+        return [[self.axis, *columns], *body]
 
     def as_record(self) -> dict[str, Any]:
         """Plain values, for a results file."""
-        return self._asdict()
+        return self._asdict() | {"logarithms": dict(self.logarithms)}
 
 
 def _column(values: Any) -> tuple[float, ...]:
@@ -102,6 +109,9 @@ class Gaussians:
         return FormulaTable("Two Gaussians", "LP-V1", "epsilon", self.epsilons, columns)
 
 
+_BernoulliNorm = Literal["l0", "linf"]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bernoulli:
     """Product Bernoulli classes: the least robust error of any one (LP-V2 to LP-V4)."""
@@ -110,33 +120,49 @@ class Bernoulli:
     """Coordinates in which the classes differ, k."""
     advantage: float = 0.3
     """Each agrees with the label with probability 1/2 plus this, t."""
-    norm: Literal["l0", "linf"] = "l0"
+    norm: _BernoulliNorm = "l0"
     """l0: the adversary flips coordinates; linf: it moves all of them."""
     epsilons: tuple[float, ...] = tuple(float(count) for count in range(0, 21, 2))
     """Coordinates that are flipped, or radii for coordinates -1 and 1."""
 
+    def _flips(self) -> tuple[int, ...]:
+        """The radii as whole numbers."""
+        for epsilon in self.epsilons:
+            if not (0 <= epsilon < math.inf and epsilon == math.floor(epsilon)):
+                raise ValueError(
+                    "`epsilons` must be whole numbers in [0, inf) with norm l0, got "
+                    f"{float(epsilon):g}; they count flipped coordinates."
+                )
+        return tuple(map(int, self.epsilons))
+
     def table(self) -> FormulaTable:
-        """The Bayes error and the robust error by radius."""
+        """The robust error by radius and the Bayes error, and their logarithms."""
+        if self.norm not in get_args(_BernoulliNorm):
+            raise ValueError(
+                f"`norm` must be one of {', '.join(get_args(_BernoulliNorm))}, got "
+                f"{self.norm!r}; choose one of these."
+            )
         settings = self.num_features, self.advantage
         if self.norm == "linf":
-            errors = _along(
-                lambda epsilon: bernoulli.linf_error(*settings, epsilon), self.epsilons
+            radii, plain, log = (
+                self.epsilons,
+                bernoulli.linf_error,
+                bernoulli.log_linf_error,
             )
         else:
-            for epsilon in self.epsilons:
-                if epsilon != int(epsilon):
-                    raise ValueError(
-                        "`epsilons` must be whole numbers with norm l0, got "
-                        f"{epsilon!r}; they count flipped coordinates."
-                    )
-            errors = _along(
-                lambda epsilon: bernoulli.l0_error(*settings, int(epsilon)),
-                self.epsilons,
+            radii, plain, log = (
+                self._flips(),
+                bernoulli.l0_error,
+                bernoulli.log_l0_error,
             )
-        bayes = float(bernoulli.bayes_error(*settings))
+        count = len(radii)
         columns = {
-            "robust error": errors,
-            "Bayes error": (bayes,) * len(self.epsilons),
+            "robust error": _along(lambda radius: plain(*settings, radius), radii),
+            "Bayes error": count * _column(bernoulli.bayes_error(*settings)),
+        }
+        logarithms = {
+            "robust error": _along(lambda radius: log(*settings, radius), radii),
+            "Bayes error": count * _column(bernoulli.log_bayes_error(*settings)),
         }
         return FormulaTable(
             f"Product Bernoulli, {self.norm}",
@@ -144,6 +170,7 @@ class Bernoulli:
             "epsilon",
             self.epsilons,
             columns,
+            logarithms=logarithms,
         )
 
 

@@ -91,21 +91,35 @@ def vector(
     return checked
 
 
-def whole(name: str, value: ArrayLike, interval: str, *, fix: str) -> jax.Array:
+def whole(
+    name: str, value: ArrayLike, interval: str, *, fix: str, most: int | None = None
+) -> jax.Array:
     """An argument that counts something and may be traced.
+
+    Args:
+        name: of the argument, for the message.
+        value: whole number or array of such; JAX arrays are not checked.
+        interval: allowed values, such as "[0, inf)".
+        fix: what to do instead, for the message.
+        most: a larger number counts as this one, so that none is too large for JAX.
 
     Raises:
         TypeError: for a value that is not an integer.
         ValueError: for a value outside the interval.
     """
-    kind = np.asarray(value).dtype if not isinstance(value, jax.Array) else value.dtype
-    if not jnp.issubdtype(kind, jnp.integer):
+    if isinstance(value, int) and most is not None:
+        value = min(value, most)
+    known = value if isinstance(value, jax.Array) else np.asarray(value)
+    if not jnp.issubdtype(known.dtype, jnp.integer):
         raise TypeError(
             f"`{name}` must be of integers, got {value!r}; give a whole number."
         )
-    if not isinstance(value, jax.Array):
-        _refuse_outside(name, value, interval, fix)
-    return jnp.asarray(value, dtype=int)
+    if not isinstance(known, jax.Array):
+        _refuse_outside(name, known, interval, fix)
+    if most is not None:
+        # Before the cast to JAX's own integers, which would wrap around.
+        known = known.clip(max=min(most, int(jnp.iinfo(known.dtype).max)))
+    return jnp.asarray(known, dtype=int)
 
 
 def count(name: str, value: int, interval: str = "[1, inf)", *, fix: str) -> int:

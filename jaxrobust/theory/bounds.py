@@ -137,11 +137,6 @@ def sum_vulnerable_fraction_normal(
     return jax.scipy.special.erf(ratio / math.sqrt(2))
 
 
-def _cube_outside(measure: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """Most that is left outside; as a tail, which does not round to 0."""
-    return ndtr(-(epsilon * math.sqrt(2 * math.pi) + ndtri(measure)))
-
-
 def cube_expansion(measure: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     r"""Lower bound of the volume within `epsilon` of a set in the unit cube.
 
@@ -165,7 +160,8 @@ def cube_expansion(measure: ArrayLike, epsilon: ArrayLike) -> jax.Array:
     Phi(Phi^-1(sqrt(2 pi) epsilon)), which is sqrt(2 pi) epsilon and false; it is
     Phi(sqrt(2 pi) epsilon).
     """
-    return 1 - _cube_outside(_measure(measure, "(0, 1)"), _epsilon(epsilon))
+    start = ndtri(_measure(measure, "(0, 1)"))
+    return ndtr(start + _epsilon(epsilon) * math.sqrt(2 * math.pi))
 
 
 def cube_expansion_exponential(epsilon: ArrayLike) -> jax.Array:
@@ -208,6 +204,17 @@ def ball_modulus(epsilon: ArrayLike) -> jax.Array:
     return quarter / (1 + jnp.sqrt(1 - quarter))
 
 
+def _ball_outside(epsilon: jax.Array, dimension: jax.Array) -> jax.Array:
+    """(1 - modulus)^(2 dimension), with its slope up to a radius of 2."""
+    quarter = jnp.square(epsilon) / 4
+    # 1 - quarter would round a small radius away, so the power is one of its logarithm;
+    # where that is infinite, a finite one keeps the slope from being 0 times infinity.
+    is_inside = quarter < 1
+    log_left = jnp.log1p(-jnp.where(is_inside, quarter, 0.0))
+    log_left = jnp.where(is_inside, log_left, jnp.finfo(quarter.dtype).min)
+    return (1 - quarter) * jnp.exp((dimension - 1) * log_left)
+
+
 def ball_expansion(
     measure: ArrayLike, epsilon: ArrayLike, dimension: ArrayLike
 ) -> jax.Array:
@@ -232,9 +239,8 @@ def ball_expansion(
         SN-V3 (SN, Theorem 2.1).
     """
     measure = _measure(measure, "(0, 1]")
-    quarter = jnp.square(_epsilon(epsilon, "[0, 2]")) / 4
-    outside = jnp.exp(_dimension(dimension) * jnp.log1p(-quarter)) / measure
-    return jnp.maximum(1 - outside, 0.0)
+    outside = _ball_outside(_epsilon(epsilon, "[0, 2]"), _dimension(dimension))
+    return jnp.maximum(1 - outside / measure, 0.0)
 
 
 def ball_expansion_exponential(
@@ -294,9 +300,12 @@ def cube_vulnerable_fraction(num_classes: ArrayLike, epsilon: ArrayLike) -> jax.
     References:
         SN-V3 (SN, Example 2).
     """
-    classes = _num_classes(num_classes)
-    outside = _cube_outside(1 - 1 / classes, _epsilon(epsilon))
-    return jnp.maximum(1 - classes * outside, 0.0)
+    # 1 - 1/k would round the k of many classes away, hence the quantile of 1/k. It is
+    # rounded itself, so what stands is divided by its probability rather than by 1/k.
+    # Of more classes than floats can tell, the weaker bound of 1e30 holds.
+    start = ndtri(jnp.maximum(1 / _num_classes(num_classes), 1e-30))
+    stands = ndtr(start - _epsilon(epsilon) * math.sqrt(2 * math.pi))
+    return jnp.maximum(1 - stands / ndtr(start), 0.0)
 
 
 def ball_vulnerable_fraction(
@@ -322,9 +331,8 @@ def ball_vulnerable_fraction(
         SN-V3 (SN, Example 2).
     """
     classes = _num_classes(num_classes)
-    quarter = jnp.square(_epsilon(epsilon, "[0, 2]")) / 4
-    outside = jnp.exp(_dimension(dimension) * jnp.log1p(-quarter)) / (1 - 1 / classes)
-    return jnp.maximum(1 - classes * outside, 0.0)
+    outside = _ball_outside(_epsilon(epsilon, "[0, 2]"), _dimension(dimension))
+    return jnp.maximum(1 - classes * outside / (1 - 1 / classes), 0.0)
 
 
 def log_facets_bound(dimension: ArrayLike, distance: ArrayLike) -> jax.Array:

@@ -8,6 +8,12 @@ any number of classes. It bounds the error of every model on these points from b
 
 Balls are closed, so they meet if their centers are at most 2 epsilon apart. A pixel
 range changes nothing: the midpoint of two points in a box lies in the box.
+
+In l_0 an adversary changes coordinates, at most :math:`m = \lfloor \epsilon \rfloor` of
+them, and balls meet if their centers differ in at most :math:`2 m`. For if a point
+differs from both centers in at most m, they differ from each other in at most 2 m; and
+if they do, then one of them with half of these coordinates, rounded up, taken from the
+other differs from either in at most m. It lies in every box that holds both.
 """
 
 import dataclasses
@@ -30,18 +36,25 @@ __all__ = [
     "optimal_robust_classifier",
 ]
 
-Norm = Literal["linf", "l2", "l1"]
+Norm = Literal["linf", "l2", "l1", "l0"]
 Reach = Literal["space", "support"]
 """Where the adversary may move a point: anywhere, or to other points only."""
 
-_METRICS: dict[str, Literal["chebyshev", "euclidean", "cityblock"]] = {
+_METRICS: dict[str, Literal["chebyshev", "euclidean", "cityblock", "hamming"]] = {
     "linf": "chebyshev",
     "l2": "euclidean",
     "l1": "cityblock",
+    "l0": "hamming",
 }
-_ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
+_ORDERS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 _BLOCK = 1024  # points on a side; a block of distances is 8 MiB
 _PREFIX = 64  # coordinates that a first look takes
+
+
+def _distance_table(left: np.ndarray, right: np.ndarray, norm: Norm) -> np.ndarray:
+    table = cdist(left, right, _METRICS[norm])
+    # Hamming's is a share of the coordinates.
+    return np.rint(table * left.shape[1]) if norm == "l0" else table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -78,7 +91,7 @@ class NearestPointClassifier:
         for here in _blocks(len(flat)):
             closest = np.full(len(flat[here]), math.inf)
             for there in _blocks(len(self.points)):
-                table = cdist(flat[here], self.points[there], _METRICS[self.norm])
+                table = _distance_table(flat[here], self.points[there], self.norm)
                 found = table.argmin(axis=1)
                 distance = table[np.arange(len(table)), found]
                 is_closer = distance < closest
@@ -136,8 +149,9 @@ def optimal_robust_classifier(
         points: `(points, ...)`, finite; trailing axes count as coordinates.
         labels: `(points,)` of integers.
         weights: `(points,)`, non-negative with sum 1; None for equal ones.
-        norm: linf, l2 or l1.
-        epsilon: radius, finite and non-negative, in the unit of the points.
+        norm: linf, l2, l1 or l0.
+        epsilon: radius, finite and non-negative, in the unit of the points; in l0 the
+            number of coordinates that may change, where a fraction adds nothing.
         reach: "space" lets the adversary go anywhere in the ball; "support" only to
             other points in it, as LP's proof of hardness needs (LP-V5).
         tolerance: see `conflicting_pairs`.
@@ -157,15 +171,7 @@ def optimal_robust_classifier(
     weights = (
         np.full(count, 1 / count) if weights is None else np.asarray(weights, float)
     )
-    if (
-        weights.shape != (count,)
-        or not (weights >= 0).all()
-        or not abs(weights.sum() - 1) <= 1e-6
-    ):
-        raise ValueError(
-            f"`weights` must be non-negative, of shape ({count},) and sum 1, got shape "
-            f"{weights.shape!r} and sum {weights.sum()!r}; divide them by their sum."
-        )
+    _refuse_weights(weights, count)
     if not time_limit > 0:
         raise ValueError(
             f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
@@ -204,14 +210,16 @@ def conflicting_pairs(
     Args:
         points: `(points, ...)`, finite; trailing axes count as coordinates.
         labels: `(points,)` of integers.
-        norm: linf, l2 or l1.
-        epsilon: radius, finite and non-negative, in the unit of the points.
+        norm: linf, l2, l1 or l0.
+        epsilon: radius, finite and non-negative, in the unit of the points; in l0 the
+            number of coordinates that may change, where a fraction adds nothing.
         reach: "space" or "support", see `optimal_robust_classifier`.
         tolerance: non-negative distance, added to the reach so that balls that touch
             count as meeting in spite of rounding: 8-bit images lie on a grid, so many
             pairs are exactly 2 epsilon apart. None is :math:`4 u \max|x|
             d^{1/p}` for coordinates of relative precision :math:`u`; 5e-7 (linf) or
-            1e-5 (l2) for MNIST in float32.
+            1e-5 (l2) for MNIST in float32. It is 0 in l0, whose distances are counted;
+            coordinates are compared there as float64.
 
     Returns:
         `(pairs, 2)`, indices of points, the smaller one first.
@@ -221,7 +229,9 @@ def conflicting_pairs(
     """
     points, labels = _checked(points, labels, norm, epsilon, reach, tolerance)
     margin = tolerance
-    if margin is None:
+    if norm == "l0":
+        margin, epsilon = margin or 0.0, math.floor(epsilon)
+    elif margin is None:
         dtype = points.dtype if points.dtype.kind == "f" else np.float64
         largest = float(np.abs(points).max(initial=0.0))
         growth = points.shape[1] ** (1 / _ORDERS[norm])
@@ -283,6 +293,24 @@ def _checked(
     return points, labels
 
 
+def _refuse_weights(weights: np.ndarray, count: int) -> None:
+    if weights.shape != (count,):
+        raise ValueError(
+            f"`weights` must be of shape ({count},), got {weights.shape!r}; "
+            "give one per point."
+        )
+    wrong = np.flatnonzero(~((weights >= 0) & (weights < math.inf)))
+    if wrong.size:
+        raise ValueError(
+            f"`weights` must be finite and non-negative, got {weights[wrong[0]]:g} "
+            f"for point {wrong[0]}; give a point that does not count a weight of 0."
+        )
+    total = float(weights.sum())
+    if abs(total - 1) > 1e-6:
+        fix = "divide them by their sum" if total else "give some point a weight"
+        raise ValueError(f"`weights` must have the sum 1, got {total:.9g}; {fix}.")
+
+
 def _blocks(count: int) -> Iterator[slice]:
     for start in range(0, count, _BLOCK):
         yield slice(start, min(start + _BLOCK, count))
@@ -298,17 +326,16 @@ def _near(
     """
     if not (len(first) and len(second)):
         return
-    metric = _METRICS[norm]
     order = np.argsort(-np.var(first, axis=0, dtype=np.float64), kind="stable")
     for here in _blocks(len(first)):
         left = first[here][:, order].astype(np.float64)
         for there in _blocks(len(second)):
             right = second[there][:, order].astype(np.float64)
-            prefix = cdist(left[:, :_PREFIX], right[:, :_PREFIX], metric)
+            prefix = _distance_table(left[:, :_PREFIX], right[:, :_PREFIX], norm)
             # Room for rounding: a sum of fewer terms may come out a bit larger.
             is_near = prefix <= radius * (1 + 1e-12)
             if left.shape[1] > _PREFIX and is_near.mean() > 0.1:
-                is_near = cdist(left, right, metric) <= radius
+                is_near = _distance_table(left, right, norm) <= radius
                 rows, columns = np.nonzero(is_near)
             else:
                 rows, columns = np.nonzero(is_near)

@@ -29,7 +29,7 @@ __all__ = [
     "predictions_of_packing",
 ]
 
-_ORDERS = {"linf": math.inf, "l2": 2, "l1": 1}
+_ORDERS = {"linf": math.inf, "l2": 2, "l1": 1, "l0": 0}
 
 
 class Gadget(NamedTuple):
@@ -53,7 +53,7 @@ def hardness_gadget(
     edges: np.ndarray,
     *,
     norm: Norm = "linf",
-    epsilon: float = 1.0,
+    epsilon: float | None = None,
 ) -> Gadget:
     r"""The distribution of a graph.
 
@@ -63,6 +63,10 @@ def hardness_gadget(
     differ by :math:`\lambda` in :math:`2 k - 4` coordinates, others by :math:`2
     \lambda` in one more.
 
+    In l0 the entries are :math:`1, 2, \dots`, row by row, so that two points differ in
+    all :math:`d = k (k - 1) / 2` coordinates; in that of an edge both get the smaller
+    of their entries, and then differ in :math:`\epsilon = d - 1`.
+
     Its least robust error is :math:`1 - s / k`, where :math:`s` is the size of the
     largest packing: `optimal_robust_classifier(points, labels, norm=norm,
     epsilon=epsilon, reach="support")`.
@@ -70,15 +74,18 @@ def hardness_gadget(
     Args:
         num_vertices: :math:`k`, at least 3.
         edges: `(edges, 2)`, different vertices in [0, k), each pair once.
-        norm: linf, l2 or l1.
-        epsilon: radius, finite and above 0.
+        norm: linf, l2, l1 or l0.
+        epsilon: radius, finite and above 0; None for 1. The graph decides it in l0,
+            where None is d - 1.
 
     Raises:
         ValueError: for an argument out of range.
 
     References:
-        Lemma 1 of LP, where lambda is printed with the (2k-4)-th root of epsilon;
-        LP-V5.
+        Lemma 1 of LP and the remark on l_0 that follows it (LP-V5).
+
+    Differs from the paper: it prints lambda with the (2k-4)-th root of epsilon, with
+    which neighbors are not epsilon apart.
     """
     edges = _checked(num_vertices, edges)
     if num_vertices < 3:
@@ -91,18 +98,29 @@ def hardness_gadget(
             f"`norm` must be one of {', '.join(_ORDERS)}, got {norm!r}; "
             "choose one of these."
         )
+    first, second = np.triu_indices(num_vertices, 1)
+    pair = np.arange(len(first))
+    is_edge = np.isin(first * num_vertices + second, edges @ [num_vertices, 1])
+    labels = np.arange(num_vertices)
+    if norm == "l0":
+        if epsilon not in (None, len(pair) - 1):
+            raise ValueError(
+                f"`epsilon` must be {len(pair) - 1} with norm l0 and {num_vertices} "
+                f"vertices, got {epsilon!r}; leave it out."
+            )
+        points = 1.0 + np.arange(num_vertices)[:, None] * len(pair) + pair
+        points[second[is_edge], pair[is_edge]] = points[first[is_edge], pair[is_edge]]
+        return Gadget(points, labels, norm, float(len(pair) - 1))
+    epsilon = 1.0 if epsilon is None else epsilon
     if not 0 < epsilon < math.inf:
         raise ValueError(
             f"`epsilon` must be finite and above 0, got {epsilon!r}; 1.0 will do."
         )
-    first, second = np.triu_indices(num_vertices, 1)
-    pair = np.arange(len(first))
     points = np.zeros((num_vertices, len(pair)))
     points[first, pair], points[second, pair] = -1.0, 1.0
-    is_edge = np.isin(first * num_vertices + second, edges @ [num_vertices, 1])
     points[first[is_edge], pair[is_edge]] = 1.0
     scale = epsilon / (2 * num_vertices - 4) ** (1 / _ORDERS[norm])
-    return Gadget(scale * points, np.arange(num_vertices), norm, float(epsilon))
+    return Gadget(scale * points, labels, norm, float(epsilon))
 
 
 def maximum_packing(
@@ -129,6 +147,17 @@ def maximum_packing(
     return maximum_independent_set(close, np.ones(num_vertices), time_limit=time_limit)
 
 
+def _refuse_overlap(around: np.ndarray, is_packed: np.ndarray) -> None:
+    claims = around[:, is_packed].sum(axis=1)
+    if (claims > 1).any():
+        vertex = int(claims.argmax())
+        packed = np.flatnonzero(around[vertex] & is_packed)[:2].tolist()
+        raise ValueError(
+            "`is_packed` must choose vertices whose neighborhoods are disjoint, got "
+            f"{packed[0]} and {packed[1]}, which meet at {vertex}; leave one out."
+        )
+
+
 def predictions_of_packing(
     num_vertices: int, edges: np.ndarray, is_packed: np.ndarray
 ) -> np.ndarray:
@@ -153,14 +182,7 @@ def predictions_of_packing(
             f"`is_packed` must be of shape ({num_vertices},), got "
             f"{is_packed.shape!r}; give each vertex a flag."
         )
-    claims = around[:, is_packed].sum(axis=1)
-    if (claims > 1).any():
-        vertex = int(claims.argmax())
-        packed = np.flatnonzero(around[vertex] & is_packed)[:2].tolist()
-        raise ValueError(
-            "`is_packed` must choose vertices whose neighborhoods are disjoint, got "
-            f"{packed[0]} and {packed[1]}, which meet at {vertex}; leave one out."
-        )
+    _refuse_overlap(around, is_packed)
     predictions = np.arange(num_vertices)
     vertices, packed = np.nonzero(around & is_packed)
     predictions[vertices] = packed
@@ -237,7 +259,7 @@ def independent_set_of_packing(
         `(vertices,)`.
 
     Raises:
-        ValueError: for an argument out of range.
+        ValueError: for an argument out of range, or for what is no packing.
     """
     edges = _checked(num_vertices, edges)
     is_packed = np.asarray(is_packed, bool)
@@ -246,6 +268,7 @@ def independent_set_of_packing(
             f"`is_packed` must be of shape ({num_vertices + len(edges)},), got "
             f"{is_packed.shape!r}; give a packing of the graph of `packing_graph`."
         )
+    _refuse_overlap(_neighborhoods(*packing_graph(num_vertices, edges)), is_packed)
     chosen = is_packed[:num_vertices].copy()
     # A middle is near all vertices with edges, so an end of it can take its place.
     chosen[edges[is_packed[num_vertices:], 0]] = True

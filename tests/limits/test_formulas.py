@@ -33,6 +33,31 @@ def test_bernoulli():
     assert moves.source == "LP-V2, LP-V3" and flips.source == "LP-V2, LP-V4"
 
 
+def test_errors_below_all_floats_have_logarithms():
+    settings = {"num_features": 10_000, "epsilons": (0.0, 1000.0, 2000.0)}
+    table = formulas.Bernoulli(**settings).table()
+    assert table.columns["robust error"] == (0.0, 0.0, 0.0)
+    # -2236.45 is the sum in float64.
+    bayes, robust = table.logarithms["Bayes error"], table.logarithms["robust error"]
+    assert bayes == pytest.approx([-2236.45] * 3, abs=0.02)
+    assert robust[0] == pytest.approx(bayes[0], rel=1e-6)
+    assert robust[0] < robust[1] < robust[2] < math.log(0.5)
+    header, first, *_ = table.cells()
+    assert header[3:] == ["log of robust error", "log of Bayes error"]
+    assert first[1:3] == ["0", "0"] and first[4].startswith("-2236.4")
+    assert table.as_record()["logarithms"] == table.logarithms
+    moves = formulas.Bernoulli(num_features=10_000, norm="linf", epsilons=(0.5, 1.0))
+    logs = moves.table().logarithms["robust error"]
+    assert logs == pytest.approx([-2236.45, math.log(0.5)], rel=1e-5)
+
+
+def test_the_logarithms_are_those_of_the_columns():
+    table = formulas.Bernoulli(num_features=11, epsilons=(0.0, 3.0, 1e300)).table()
+    for name, column in table.columns.items():
+        np.testing.assert_allclose(np.exp(table.logarithms[name]), column, rtol=1e-5)
+    assert table.columns["robust error"][-1] == pytest.approx(0.5)
+
+
 def test_no_free_lunch():
     table = formulas.NoFreeLunch(dimension=100, ratios=(0.0, 1.0, 2.0)).table()
     averaging = norm.cdf([4, 0, -4])
@@ -83,6 +108,20 @@ def test_graph():
         (formulas.Graph(edges=("0-9",)), "9"),
         (formulas.Bernoulli(advantage=0.5), r"`advantage` must be in \(0, 0.5\)"),
         (formulas.Bernoulli(epsilons=(0.5,)), "`epsilons` must be whole numbers"),
+        (
+            formulas.Bernoulli(epsilons=(0.0, math.inf)),
+            r"`epsilons` must be whole numbers in \[0, inf\) with norm l0, got inf",
+        ),
+        (formulas.Bernoulli(epsilons=(math.nan,)), "`epsilons` must be .*, got nan"),
+        (formulas.Bernoulli(epsilons=(-1.0,)), "`epsilons` must be .*, got -1"),
+        (
+            formulas.Bernoulli(norm="linf", epsilons=(math.inf,)),
+            r"`epsilon` must be in \[0, inf\), got inf",
+        ),
+        (
+            formulas.Bernoulli(norm="l2"),
+            "`norm` must be one of l0, linf, got 'l2'; choose one of these",
+        ),
         (formulas.Gaussians(epsilons=(-0.1,)), "`epsilon` must be in"),
         (formulas.NoFreeLunch(dimension=0), r"`dimension` must be in .*, got 0; count"),
         (

@@ -3,6 +3,7 @@ import math
 from functools import cache, partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from jaxrobust.theory.bernoulli import (
     linf_error,
     log_bayes_error,
     log_l0_error,
+    log_linf_error,
     sample,
 )
 
@@ -203,6 +205,60 @@ def test_rules_come_in_mirrored_pairs(advantage, budget):
 def test_a_budget_beyond_all_coordinates_changes_nothing():
     found = program(l0_error, 3)(0.4, np.array([3, 4, 5, 6, 1000]))
     np.testing.assert_allclose(found, 0.5, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "budget",
+    [
+        2**31 - 1,
+        2**31,
+        10**30,
+        np.int64(2**40),
+        np.array([2**31 - 1, 2**63 - 1]),
+        np.uint64(2**64 - 1),
+        np.int8(127),
+        jnp.int32(2**31 - 1),
+        jnp.uint32(2**32 - 1),
+        jnp.int8(127),
+    ],
+    ids=repr,
+)
+def test_no_budget_is_too_large(budget):
+    np.testing.assert_allclose(l0_error(150, 0.3, budget), 0.5, rtol=1e-6)
+
+
+def test_a_traced_budget_may_be_the_largest_there_is():
+    found = program(l0_error, 50)(0.3, jnp.int32([0, 50, 2**31 - 1]))
+    np.testing.assert_allclose(found, [1.29363e-6, 0.5, 0.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_features", [3, 10_000])
+def test_the_logarithm_for_linf_steps_at_one(num_features):
+    epsilons = np.array([0, 0.99, 1, 50])
+    found = program(log_linf_error, num_features)(0.3, epsilons)
+    bayes = program(log_bayes_error, num_features)(0.3)
+    np.testing.assert_allclose(found, [bayes, bayes, *2 * [np.log(0.5)]], rtol=1e-6)
+
+
+def exact_log_bayes_error(num_features, advantage):
+    """In float64, the even case as that of one feature less."""
+    agree = np.arange((num_features + 1) // 2)
+    count = num_features - (num_features % 2 == 0)
+    good, bad = np.log(0.5 + advantage), np.log(0.5 - advantage)
+    logs = (
+        agree * good
+        + (count - agree) * bad
+        - special.betaln(agree + 1, count - agree + 1)
+    )
+    return special.logsumexp(logs - np.log(count + 1))
+
+
+@pytest.mark.parametrize("num_features", [1, 50, 1001, 10_000])
+def test_logarithms_are_as_exact_as_said(num_features):
+    advantages = np.linspace(0.005, 0.499, 100)
+    found = np.asarray(program(log_bayes_error, num_features)(advantages))
+    exact = [exact_log_bayes_error(num_features, each) for each in advantages]
+    np.testing.assert_allclose(found, exact, rtol=5e-6)
 
 
 def test_arrays_give_the_values_of_their_entries():

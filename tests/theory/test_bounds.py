@@ -242,6 +242,44 @@ def test_the_bound_of_classes_is_that_of_their_complements():
     assert found == pytest.approx(0.975, abs=0.005)
 
 
+@pytest.mark.parametrize("num_classes", [2, 10, 1e3, 1e6, 1e8, 1e12])
+def test_many_classes_are_no_more_vulnerable_than_in_float64(num_classes):
+    epsilons = np.array([0, 1e-3, 0.01, 0.1, 0.3, 1])
+    start = special.ndtri(1 / num_classes)
+    ends = start - epsilons * math.sqrt(2 * math.pi)
+    exact = -np.expm1(special.log_ndtr(ends) - special.log_ndtr(start))
+    found = np.asarray(cube_vulnerable_fraction(num_classes, epsilons))
+    assert found[0] == 0 and np.all(found <= exact + 3e-6)
+    np.testing.assert_allclose(found, exact, atol=3e-6)
+    epsilons = np.array([0, 0.01, 0.1, 0.3, 1])
+    left = (1 - epsilons**2 / 4) ** 100 * num_classes / (1 - 1 / num_classes)
+    found = np.asarray(ball_vulnerable_fraction(num_classes, epsilons, 100))
+    np.testing.assert_allclose(found, np.maximum(1 - left, 0), atol=3e-6)
+
+
+def test_more_classes_than_floats_can_tell_have_a_bound():
+    found = np.asarray(cube_vulnerable_fraction(np.array([1e30, 1e38]), 0.1))
+    assert found[0] == found[1] and 0.9 < found[0] < 1
+
+
+def test_small_sets_of_the_cube_do_not_vanish():
+    found = np.asarray(cube_expansion(1e-10, np.array([0, 0.5])))
+    steps = np.array([0, 0.5]) * math.sqrt(2 * math.pi)
+    exact = special.ndtr(special.ndtri(1e-10) + steps)
+    np.testing.assert_allclose(found, exact, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dimension", [1, 1.5, 2, 10, 100])
+def test_bounds_of_the_ball_have_a_slope_up_to_the_largest_radius(dimension):
+    # (1 - epsilon^2 / 4)^d falls to 0 at 2, with slope -1 there on a line, else 0.
+    slope = 1.0 if dimension == 1 else 0.0
+    value, found = jax.value_and_grad(ball_expansion, 1)(0.5, 2.0, dimension)
+    assert value == 1 and found == pytest.approx(slope / 0.5)
+    value, found = jax.value_and_grad(ball_vulnerable_fraction, 1)(4, 2.0, dimension)
+    assert value == 1 and found == pytest.approx(slope * 16 / 3)
+    assert jax.grad(ball_expansion, 2)(0.5, 2.0, float(dimension)) == 0
+
+
 @pytest.mark.parametrize("dimension", [2, 3, 10, 100, 784])
 @pytest.mark.parametrize("distance", [1.0, 1.5, 2.0, 5.0])
 def test_facets_are_as_many_as_caps_that_cover_the_sphere(dimension, distance):

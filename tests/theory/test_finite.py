@@ -370,6 +370,45 @@ def test_a_product_of_coins_has_its_bayes_error_until_corners_touch(
         assert found.lower_bound == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("reach", ["space", "support"])
+@pytest.mark.parametrize("seed", range(8))
+def test_changed_coordinates_are_those_of_all_places_tried(seed, reach):
+    rng = np.random.default_rng(seed)
+    size, epsilon = 3 + seed % 2, [0.0, 1.0, 1.5, 2.0][seed // 2]
+    points = rng.integers(0, 2 + seed % 2, (9, size)).astype(float)
+    labels, weights = rng.integers(0, 3, 9), rng.dirichlet(np.ones(9))
+    # The value 3 stands for all that no point has.
+    everywhere = np.array(list(itertools.product(range(4), repeat=size)), float)
+    places = everywhere if reach == "space" else points
+    reached = (points[:, None] != places).sum(axis=-1) <= epsilon
+    meets = (reached[:, None] & reached).any(axis=-1)
+    table = (labels[:, None] != labels) & meets
+    found = solve((points, labels, weights, epsilon), "l0", reach=reach)
+    pairs = conflicting_pairs(points, labels, norm="l0", epsilon=epsilon, reach=reach)
+    np.testing.assert_array_equal(pairs, np.argwhere(np.triu(table)))
+    assert found.is_optimal and found.num_conflicts == len(pairs)
+    assert found.robust_error == pytest.approx(least_error(table, weights), abs=1e-6)
+    # The classifier is right wherever the adversary may go.
+    answers = found.classifier(places)
+    lost = [(answers[near] != y).any() for near, y in zip(reached, labels, strict=True)]
+    assert weights @ lost <= found.robust_error + 1e-12
+
+
+def test_changed_coordinates_of_many_are_counted():
+    # More than the first look takes, of values with and without rounding.
+    rng = np.random.default_rng(4)
+    base = rng.uniform(size=90).astype(np.float32)
+    points = np.where(rng.uniform(size=(400, 90)) < 0.1, rng.uniform(size=90), base)
+    points[::7] = rng.uniform(size=(58, 90))
+    labels = np.arange(400) % 2
+    distance = (points[:, None] != points).sum(axis=-1)
+    for epsilon in (4, 8.5):
+        table = (labels[:, None] != labels) & (distance <= 2 * math.floor(epsilon))
+        found = conflicting_pairs(points, labels, norm="l0", epsilon=epsilon)
+        assert 10 < len(found) < 400**2 / 4
+        np.testing.assert_array_equal(found, np.argwhere(np.triu(table)))
+
+
 @pytest.mark.parametrize(
     ("num_coordinates", "theta", "num_flips", "error"),
     # LP-V4, where the first was checked against all 2^16 classifiers.
@@ -383,6 +422,19 @@ def test_flipping_coins_has_the_error_of_a_threshold(
     problem = points, labels, weights, 2.0 * num_flips
     found = solve(problem, "l1", reach="support")
     assert found.robust_error == pytest.approx(error, abs=1e-6)
+    # In l0 it may also leave the corners, which does not help it.
+    problem = points, labels, weights, num_flips
+    for reach in ("support", "space"):
+        found = solve(problem, "l0", reach=reach)
+        assert found.robust_error == pytest.approx(error, abs=1e-6)
+
+
+def test_two_classes_of_many_points_are_optimal_whatever_they_weigh():
+    rng = np.random.default_rng(0)
+    points, labels = rng.uniform(size=(8000, 2)), rng.integers(0, 2, 8000)
+    found = solve((points, labels, rng.dirichlet(np.ones(8000)), 0.01), "l2")
+    assert found.is_optimal and 0.3 < found.robust_error < 0.5
+    assert 0 <= found.robust_error - found.lower_bound < 1e-8
 
 
 POINTS, LABELS = np.zeros((3, 2)), np.array([0, 1, 1])
@@ -400,12 +452,17 @@ POINTS, LABELS = np.zeros((3, 2)), np.array([0, 1, 1])
         ({"epsilon": -0.1}, "`epsilon` must be finite and non-negative, got -0.1"),
         ({"epsilon": math.inf}, "`epsilon` must be finite"),
         ({"tolerance": -1.0}, "`tolerance` must be finite and non-negative"),
-        ({"norm": "l7"}, "`norm` must be one of linf, l2, l1, got 'l7'"),
+        ({"norm": "l7"}, "`norm` must be one of linf, l2, l1, l0, got 'l7'"),
         ({"reach": "moon"}, "`reach` must be one of space, support, got 'moon'"),
-        ({"weights": np.ones(3)}, "sum 1, got shape .* and sum .*3.0.*; divide"),
-        ({"weights": np.array([2.0, -1.0, 0.0])}, "must be non-negative"),
-        ({"weights": np.array([0.5, 0.5, math.nan])}, "must be non-negative"),
-        ({"weights": np.array([0.5, 0.5])}, r"of shape \(3,\)"),
+        ({"weights": np.ones(3)}, "must have the sum 1, got 3; divide them by"),
+        ({"weights": np.zeros(3)}, "must have the sum 1, got 0; give some point a"),
+        (
+            {"weights": np.array([1.1, -0.1, 0.0])},
+            "must be finite and non-negative, got -0.1 for point 1; give a point",
+        ),
+        ({"weights": np.array([0.5, 0.5, math.nan])}, "got nan for point 2;"),
+        ({"weights": np.array([math.inf, 0.5, 0.5])}, "got inf for point 0;"),
+        ({"weights": np.array([0.5, 0.5])}, r"of shape \(3,\), got \(2,\); give one"),
         ({"time_limit": 0}, "`time_limit` must be above 0, got 0"),
     ],
 )

@@ -70,15 +70,16 @@ def test_there_are_as_many_graphs_as_known():
     assert counts.tolist() == [1, 2, 4, 11, 34]
 
 
-@pytest.mark.parametrize("norm", METRICS)
+@pytest.mark.parametrize("norm", [*METRICS, "l0"])
 def test_every_small_graph_gives_its_packing(norm):
     rng = np.random.default_rng(0)
+    epsilon = None if norm == "l0" else 0.3
     for count, edges in GRAPHS:
         if count < 3:
             continue
         names = rng.permutation(count)
         edges = rng.permuted(names[edges], axis=1)
-        gadget = hardness_gadget(count, edges, norm=norm, epsilon=0.3)
+        gadget = hardness_gadget(count, edges, norm=norm, epsilon=epsilon)
         found = optimal_robust_classifier(
             gadget.points,
             gadget.labels,
@@ -197,6 +198,30 @@ def test_distances_are_those_of_the_lemma(norm, count):
     assert found.robust_error == pytest.approx(1 - 1 / count)
 
 
+@pytest.mark.parametrize("count", [3, 5, 9])
+def test_distances_are_those_of_the_remark_on_l0(count):
+    rng = np.random.default_rng(count)
+    first, second = np.triu_indices(count, 1)
+    kept = rng.uniform(size=len(first)) < 0.5
+    edges = np.stack([second[kept], first[kept]], axis=1)
+    gadget = hardness_gadget(count, edges, norm="l0")
+    assert gadget.points.shape == (count, len(first))
+    distance = (gadget.points[first] != gadget.points[second]).sum(axis=1)
+    assert gadget.epsilon == len(first) - 1
+    assert np.all(distance == np.where(kept, gadget.epsilon, gadget.epsilon + 1))
+    # In the whole space all balls meet here, too.
+    found = optimal_robust_classifier(
+        gadget.points, gadget.labels, norm="l0", epsilon=gadget.epsilon
+    )
+    assert found.robust_error == pytest.approx(1 - 1 / count)
+
+
+def test_entries_are_those_of_the_remark_on_l0():
+    # The points 0 and 2 have the smaller of 2 and 8 in the coordinate of theirs.
+    points = hardness_gadget(3, np.array([[2, 0]]), norm="l0").points
+    assert points.tolist() == [[1, 2, 3], [4, 5, 6], [7, 2, 9]]
+
+
 def test_signs_are_those_of_the_lemma():
     # The coordinate of the pair (0, 1), which is no edge, and of (0, 2), which is one.
     points = hardness_gadget(3, np.array([[2, 0]]), norm="linf").points
@@ -216,7 +241,11 @@ GRAPH = np.array([[0, 1], [1, 2]])
         (lambda: hardness_gadget(3, [[0.5, 1]]), "must be integers.*got float64"),
         (lambda: hardness_gadget(3, [0, 1]), r"shape \(edges, 2\), got .*\(2,\)"),
         (lambda: hardness_gadget(2, [[0, 1]]), "at least 3, got 2; add vertices"),
-        (lambda: hardness_gadget(3, GRAPH, norm="l0"), "linf, l2, l1, got 'l0'"),
+        (lambda: hardness_gadget(3, GRAPH, norm="l7"), "linf, l2, l1, l0, got 'l7'"),
+        (
+            lambda: hardness_gadget(3, GRAPH, norm="l0", epsilon=1.0),
+            "`epsilon` must be 2 with norm l0 and 3 vertices, got 1.0; leave it out",
+        ),
         (lambda: hardness_gadget(3, GRAPH, epsilon=0.0), "above 0, got 0.0"),
         (lambda: hardness_gadget(3, GRAPH, epsilon=np.inf), "must be finite"),
         (lambda: maximum_packing(0, []), "`num_vertices` must be at least 1, got 0"),
@@ -231,6 +260,19 @@ GRAPH = np.array([[0, 1], [1, 2]])
         (
             lambda: independent_set_of_packing(3, GRAPH, [1, 0, 0]),
             r"of shape \(5,\), got \(3,\)",
+        ),
+        # Two joined vertices, a middle and an end of it, and two middles.
+        (
+            lambda: independent_set_of_packing(2, [[0, 1]], [1, 1, 0]),
+            "disjoint, got 0 and 1, which meet at 2; leave one out",
+        ),
+        (
+            lambda: independent_set_of_packing(3, GRAPH, [1, 0, 0, 1, 0]),
+            "disjoint, got 0 and 3, which meet at",
+        ),
+        (
+            lambda: independent_set_of_packing(3, GRAPH, [0, 0, 0, 1, 1]),
+            "disjoint, got 3 and 4, which meet at",
         ),
     ],
 )

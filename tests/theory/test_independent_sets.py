@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import optimize
 
-from jaxrobust.theory import CliqueCover, certified_bound, maximum_independent_set
+from jaxrobust.theory import (
+    CliqueCover,
+    certified_bound,
+    independent_sets,
+    maximum_independent_set,
+)
 
 
 def heaviest(count, edges, weights):
@@ -89,6 +94,71 @@ def test_two_parts_or_no_parts_named_agree(kind):
         assert flow.weight == pytest.approx(program.weight, rel=1e-6)
         bound = certified_bound(flow.certificate, edges, weights)
         assert bound == pytest.approx(flow.weight, rel=1e-6)
+
+
+def two_parts(rng, count, num_edges):
+    sides = rng.integers(0, 2, count)
+    edges = rng.integers(0, count, (num_edges, 2))
+    return sides, edges[sides[edges[:, 0]] != sides[edges[:, 1]]]
+
+
+def test_weights_of_many_vertices_without_a_common_unit_are_proven_optimal():
+    rng = np.random.default_rng(0)
+    sides, edges = two_parts(rng, 8000, 40_000)
+    weights = rng.dirichlet(np.ones(8000))
+    found = maximum_independent_set(edges, weights, sides)
+    assert found.is_optimal and 0.5 < found.weight < 0.8
+    assert found.upper_bound - found.weight < 1e-8
+    assert certified_bound(found.certificate, edges, weights) - found.weight < 1e-8
+
+
+@pytest.mark.parametrize("most_units", [2**30, 2**12])
+def test_flows_in_several_rounds_are_those_of_all_sets(most_units, monkeypatch):
+    # The smaller the flows, the more rounds they take.
+    monkeypatch.setattr(independent_sets, "_MOST_UNITS", most_units)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        sides, edges = two_parts(rng, 12, 40)
+        weights = rng.exponential(size=12) ** 3
+        found = maximum_independent_set(edges, weights, sides)
+        assert found.is_optimal
+        assert found.weight == pytest.approx(heaviest(12, edges, weights), rel=1e-11)
+        assert found.upper_bound == pytest.approx(found.weight, rel=1e-11)
+        bound = certified_bound(found.certificate, edges, weights)
+        assert bound == pytest.approx(found.weight, rel=1e-11)
+
+
+def test_optimal_means_that_weight_and_bound_agree_to_a_millionth():
+    rng = np.random.default_rng(2)
+    parts = np.arange(150) % 6
+    edges = random_graph(rng, 150, 0.05)
+    edges = edges[parts[edges[:, 0]] != parts[edges[:, 1]]]
+    weights = rng.exponential(size=150)
+    gaps = []
+    for time_limit in (1e-6, 60.0):
+        found = maximum_independent_set(edges, weights, parts, time_limit=time_limit)
+        gaps.append((found.upper_bound - found.weight) / weights.sum())
+        assert found.is_optimal == (gaps[-1] <= 1e-6)
+    assert gaps[0] > 1e-3 and gaps[1] <= 1e-6
+
+
+def test_components_too_large_for_a_table_have_the_bound_of_the_relaxation():
+    # An odd ring reaches that bound; a chain of triangles, of which at most a third can
+    # be chosen, does not.
+    ring = np.arange(8193)
+    edges = np.stack([ring, (ring + 1) % 8193], axis=1)
+    parts = np.where(ring == 8192, 2, ring % 2)
+    found = maximum_independent_set(edges, np.ones(8193), parts)
+    assert found.weight == found.upper_bound == 4096 and found.is_optimal
+    first = np.arange(0, 8193, 3)
+    pairs = [(first, first + 1), (first + 1, first + 2), (first, first + 2)]
+    pairs.append((first[:-1] + 2, first[1:]))
+    edges = np.concatenate([np.stack(pair, axis=1) for pair in pairs])
+    found = maximum_independent_set(edges, np.ones(8193), np.arange(8193) % 3)
+    assert found.weight == found.is_chosen.sum() == 2731
+    assert not found.is_chosen[edges].all(axis=1).any()
+    assert found.upper_bound == 4096 and not found.is_optimal
+    assert certified_bound(found.certificate, edges, np.ones(8193)) >= 4096
 
 
 @pytest.mark.parametrize(
