@@ -118,11 +118,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     steps = pgd.num_steps or "2.5 * epsilon / step"
     notes = [
         f"Data: {next(iter(runs.values())).problem.title}, {_num_images(config)} test "
-        f"images, in percent of them. Model: under PGD with {steps} steps of {pgd.step_size:g} and "
-        f"{pgd.num_restarts} random starts, which bounds its error from below. Region: "
-        "of at least the model's risk on the training images; mean and deviation over "
-        f"{_restarts(rows)} restarts. Any function: on {config.num_optimum:,} training "
-        "images.",
+        f"images, in percent of them. Model: under PGD with {steps} steps of "
+        f"{pgd.step_size:g} and {pgd.num_restarts} random starts, which bounds its "
+        "error from below. Region: of at least the model's risk on the training "
+        f"images; mean and deviation over {_restarts(rows)} restarts. Any function: on "
+        f"{config.num_optimum:,} training images.",
         *_remarks(rows),
     ]
     return {
