@@ -9,7 +9,10 @@ import re
 import sys
 
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8"
+    # Much is compiled here and hardly anything runs.
+    + " --xla_backend_optimization_level=0"
 )
 
 import jax

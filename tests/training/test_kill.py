@@ -88,14 +88,14 @@ def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
 
 
 def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(tmp_path):
-    directory = tmp_path / "run"
+    directory, few = tmp_path / "run", ("--epochs", "3")
     process = subprocess.Popen(
-        command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(directory, *few), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while not (directory / "config.json").exists() and process.poll() is None:
         time.sleep(0.001)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    done = subprocess.run(command(directory, "--resume"), capture_output=True)
+    done = subprocess.run(command(directory, *few, "--resume"), capture_output=True)
     assert done.returncode == 0
     assert load_run(directory).is_complete
