@@ -48,8 +48,6 @@ def _config(preset: str, **settings: Any) -> Config:
     return Config(**vars(table1.PRESETS[preset]), **settings)
 
 
-_RADII = {table1.BASE: 0.3, table1.EXTENDED: 0.4, table1.IAT: 0.4}
-
 PRESETS = {
     "smoke": _config(
         "smoke",
@@ -59,8 +57,8 @@ PRESETS = {
         num_optimum=100,
         search_size=300,
     ),
-    "cpu": _config("cpu", radii=_RADII, test_size=2000),
-    "paper": _config("paper", radii=_RADII),
+    "cpu": _config("cpu", radii=table1.RADII, test_size=2000),
+    "paper": _config("paper", radii=table1.RADII),
 }
 
 

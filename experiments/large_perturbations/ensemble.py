@@ -53,8 +53,6 @@ def _config(preset: str, **settings: Any) -> Config:
     return Config(**vars(table1.PRESETS[preset]), **settings)
 
 
-_RADII = {table1.BASE: 0.3, table1.EXTENDED: 0.4, table1.IAT: 0.4}
-
 PRESETS = {
     "smoke": _config(
         "smoke",
@@ -62,8 +60,8 @@ PRESETS = {
         ensemble=EnsembleConfig(num_steps=5, num_targets=2, num_queries=20),
         test_size=60,
     ),
-    "cpu": _config("cpu", radii=_RADII, test_size=1000),
-    "paper": _config("paper", radii=_RADII),
+    "cpu": _config("cpu", radii=table1.RADII, test_size=1000),
+    "paper": _config("paper", radii=table1.RADII),
 }
 
 

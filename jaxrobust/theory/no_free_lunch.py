@@ -339,17 +339,8 @@ def error(
 ) -> jax.Array:
     """Robust error of a linear classifier, in [0, 1].
 
-    One less its `accuracy`, with all digits also where that rounds to 1.
-
-    Args:
-        weights: `(dimension + 1,)`, of the first and the weak features, of any norm.
-        eta: mean of a weak feature times the label, in (0, inf).
-        epsilon: l_inf radius, in [0, inf).
-        reliability: p, probability that the first feature is the label, in [1/2, 1).
-        moves_first: whether the adversary moves the first feature too.
-
-    Raises:
-        ValueError: for a number out of range, or weights that are not a vector.
+    One less its `accuracy`, with all digits also where that rounds to 1. Arguments and
+    refusals are those of `accuracy`.
 
     References:
         NF-V1, NF-V3 (NF, Section 2).
