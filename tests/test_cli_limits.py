@@ -273,10 +273,15 @@ def test_compare_says_that_work_is_kept_only_if_it_is(
         # Told when the first distances are found.
         patch.setattr(limits.NeighborLine, "__call__", interrupt)
         assert main(command) == 75
-    kept = tmp_path / "neighbors"
-    assert f"goes on from what is kept in {kept}" in capsys.readouterr().err
+    attacks, kept = tmp_path / "attacks.npz", tmp_path / "neighbors"
+    said = capsys.readouterr().err
+    assert f"goes on from what is kept in {attacks} and {kept}" in said
     assert json.loads(next(kept.glob("*/done.json")).read_text()) > 0
-    assert main(command) == 0
+    # The attacks are not made again: their outcomes are in the journal.
+    with monkeypatch.context() as patch:
+        patch.setattr("jaxrobust.evaluation.packing._buckets", interrupt)
+        assert main(command) == 0
+    assert not attacks.exists()
 
 
 def test_a_search_that_was_interrupted_at_once_has_kept_nothing(

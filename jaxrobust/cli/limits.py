@@ -99,22 +99,24 @@ class NeighborLine:
         print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _finish(compute: Callable[[], Any], kept: Path) -> Any:
+def _finish(compute: Callable[[], Any], *kept: Path) -> Any:
     """Compute, and say where the work is kept if it is interrupted.
 
     Args:
         compute: what takes long.
-        kept: a file of results, or the cache of a search; an interruption that finds
-            no work there is passed on as it is.
+        *kept: files of results, or caches of searches; an interruption that finds no
+            work in any of them is passed on as it is.
     """
     try:
         with interrupt_on_signals():
             return compute()
     except KeyboardInterrupt as error:
-        if not _holds_work(kept):
+        places = [str(place) for place in kept if _holds_work(place)]
+        if not places:
             raise
         raise Interrupted(
-            f"interrupted; the same command goes on from what is kept in {kept}"
+            "interrupted; the same command goes on from what is kept in "
+            + " and ".join(places)
         ) from error
 
 
@@ -511,8 +513,8 @@ class Optimum(_OnData):
 class Compare:
     """A trained model beside the limits on its own data, at its own clean error.
 
-    If it is interrupted, the search for neighbors, which comes after the attacks on the
-    model, goes on when the same command is given again; the attacks begin anew.
+    A command that was interrupted, in the attacks on the model or in the search for
+    neighbors that follows, goes on when it is given again.
     """
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
@@ -570,10 +572,10 @@ class Compare:
             "time_limit": self.time_limit,
         }
         require_comparison(train, **settings)
-        kept = self.output / "neighbors"
+        attacks, kept = self.output / "attacks.npz", self.output / "neighbors"
         found = _finish(
             lambda: compare(
-                evaluate(run.logits_fn, test, config),
+                evaluate(run.logits_fn, test, config, journal=attacks),
                 train,
                 test,
                 **settings,
@@ -581,6 +583,7 @@ class Compare:
                 cache=kept,
                 progress=NeighborLine(),
             ),
+            attacks,
             kept,
         )
         rows = found.as_rows()
@@ -600,6 +603,7 @@ class Compare:
         _draw(plots.risk_bars(rows, title=title), self.output, "comparison")
         record = {"config": _flags(self), "data": test.title, "rows": rows}
         _write(self.output, record | {"estimate": found.estimate.as_row()})
+        attacks.unlink()
         return 0
 
 
