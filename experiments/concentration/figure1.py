@@ -8,6 +8,7 @@ Left (F1a): risk and AdvRisk for quantiles q at a fixed number T of rectangles. 
 Presets:
     smoke: digits, a few points; shows that the program runs, nothing else.
     cpu: MNIST .3.
+    cifar10: CIFAR-10 8/255.
     paper: F1a for CIFAR-10 8/255, F1b for both.
 """
 
@@ -36,6 +37,11 @@ class Config(table1.Config):
 
 NUMBERS = (1, 2, 5, 10, 15, 20, 30, 40)
 
+CIFAR10 = Config(
+    cases=cases("cifar10", 0.05, {"8/255": NUMBERS}),
+    by_quantile=cases("cifar10", 0.05, {"8/255": 30}),
+)
+
 PRESETS = {
     "smoke": Config(
         cases=cases("digits", 0.05, {"0.1": (1, 3)}),
@@ -48,12 +54,10 @@ PRESETS = {
         cases=cases("mnist", 0.01, {"0.3": NUMBERS[:6]}),
         by_quantile=cases("mnist", 0.01, {"0.3": 10}),
     ),
+    "cifar10": CIFAR10,
     "paper": Config(
-        cases=(
-            *cases("mnist", 0.01, {"0.3": NUMBERS}),
-            *cases("cifar10", 0.05, {"8/255": NUMBERS}),
-        ),
-        by_quantile=cases("cifar10", 0.05, {"8/255": 30}),
+        cases=(*cases("mnist", 0.01, {"0.3": NUMBERS}), *CIFAR10.cases),
+        by_quantile=CIFAR10.by_quantile,
     ),
 }
 

@@ -17,6 +17,7 @@ from jaxrobust import plots
 from jaxrobust.cli.commands import load_evaluation_data
 from jaxrobust.concentration import (
     Estimate,
+    Rule,
     estimate_half_space,
     estimate_l2,
     estimate_linf,
@@ -264,7 +265,7 @@ class Concentration(_OnData):
     at most the number of training images."""
     num_restarts: int = 10
     """linf: of k-means."""
-    rule: Literal["train", "train and test"] = "train"
+    rule: Rule = "train"
     """linf: what selects the set; "train and test" is the rule of the authors' code."""
     slack: float = 0.0
     """l2: how much more than alpha the training risk is to be, relatively; the

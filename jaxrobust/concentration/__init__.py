@@ -24,6 +24,7 @@ from jaxrobust.concentration.guarantee import (
 )
 from jaxrobust.concentration.half_spaces import estimate_half_space, half_space
 from jaxrobust.concentration.hyperrectangles import (
+    Rule,
     SortedPoints,
     cover,
     estimate_linf,
@@ -54,6 +55,7 @@ __all__ = [
     "NeighborLists",
     "Region",
     "Risks",
+    "Rule",
     "SortedPoints",
     "Visit",
     "candidate_balls",

@@ -34,6 +34,7 @@ from jaxrobust.concentration.regions import Hyperrectangles
 
 __all__ = [
     "Clusters",
+    "Rule",
     "SortedPoints",
     "cluster",
     "cover",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 Rule = Literal["train", "train and test"]
+"""The splits on which a region is selected, see `estimate_linf`."""
 
 MAX_ROUNDS = 30
 WIDTH = 0.005
