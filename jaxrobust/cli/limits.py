@@ -28,6 +28,7 @@ from jaxrobust.evaluation.journal import fingerprint
 from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
+from jaxrobust.theory import Norm
 from jaxrobust.training import Interrupted, load_run, versions
 from jaxrobust.training.signals import interrupt_on_signals
 
@@ -228,8 +229,6 @@ class _OnData:
     data: str = "digits"
     """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, or a
     directory with train.npz and test.npz."""
-    norm: Literal["linf", "l2"] = "linf"
-    """Norm of the ball."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     seed: int = 0
@@ -251,6 +250,8 @@ class Concentration(_OnData):
     that was interrupted goes on when the same command is given again.
     """
 
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
     train_size: int | None = None
     """Number of training examples; by default all."""
     epsilon: float = 0.3
@@ -397,8 +398,11 @@ class Optimum(_OnData):
     those that are missing when it is given again.
     """
 
+    norm: Norm = "linf"
+    """Norm of the ball."""
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii, in units of [0, 1] pixels."""
+    """Radii, in units of [0, 1] pixels; in l0 numbers of coordinates, pixels times
+    channels."""
     train_size: int | Literal["default"] | None = "default"
     """Number of training examples; by default 2000, or all if there are fewer. None
     takes all."""

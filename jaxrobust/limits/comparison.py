@@ -1,16 +1,16 @@
 """A model's errors beside what concentration, and what any function at all, allows."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from jaxrobust.concentration import Estimate, estimate_l2, estimate_linf
 from jaxrobust.data import Dataset, as_float, subset
 from jaxrobust.evaluation import Evaluation
-from jaxrobust.theory import RobustOptimum, optimal_robust_classifier
+from jaxrobust.theory import Norm, RobustOptimum, optimal_robust_classifier
 from jaxrobust.threat import THREATS
 
 __all__ = [
@@ -94,18 +94,15 @@ def require_optimum(
     """Refuse what `best_possible` cannot work with, before anything is computed.
 
     Raises:
-        ValueError: for a norm other than linf and l2, a radius that is not finite and
-            non-negative, no examples, or no time.
+        ValueError: for a norm other than linf, l2, l1 and l0, a radius that is not
+            finite and non-negative, no examples, or no time.
     """
-    if norm not in THREATS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; choose one of "
-            "these."
-        )
+    _require_norm(norm, get_args(Norm))
     if not 0 <= epsilon < math.inf:
         raise ValueError(
             f"`epsilon` must be finite and non-negative, got {epsilon!r}; radii are in "
-            "units of [0, 1] pixels, so 8/255 rather than 8."
+            "units of [0, 1] pixels, so 8/255 rather than 8, but in l0 numbers of "
+            "coordinates."
         )
     if num_examples < 1:
         raise ValueError(
@@ -114,6 +111,14 @@ def require_optimum(
     if not time_limit > 0:
         raise ValueError(
             f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
+        )
+
+
+def _require_norm(norm: str, allowed: Iterable[str]) -> None:
+    if norm not in allowed:
+        raise ValueError(
+            f"`norm` must be one of {', '.join(allowed)}, got {norm!r}; choose one of "
+            "these."
         )
 
 
@@ -134,6 +139,7 @@ def require_comparison(
     Raises:
         ValueError: for an argument out of range.
     """
+    _require_norm(norm, THREATS)
     require_optimum(epsilon=epsilon, norm=norm, num_examples=1, time_limit=time_limit)
     if num_regions is not None and num_regions < 1:
         raise ValueError(
@@ -161,7 +167,7 @@ def best_possible(
     dataset: Dataset,
     *,
     epsilon: float,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: Norm = "linf",
     num_examples: int = 2000,
     time_limit: float = 60.0,
 ) -> RobustOptimum:
@@ -169,8 +175,9 @@ def best_possible(
 
     Args:
         dataset: images in [0, 1] once they are floats, and labels.
-        epsilon: radius, in units of [0, 1] pixels.
-        norm: linf or l2.
+        epsilon: radius, in units of [0, 1] pixels; in l0 the number of coordinates
+            (pixels times channels) that may change.
+        norm: linf, l2, l1 or l0.
         num_examples: the first of each class, in proportion; at most all.
         time_limit: seconds for the integer program, of more than two classes.
 

@@ -120,9 +120,25 @@ def test_examples_that_contradict_each_other_cannot_all_be_robust():
     assert best_possible(dataset, epsilon=0.5).robust_error == 0.5
 
 
+@pytest.mark.parametrize(
+    ("norm", "apart", "meeting"),
+    # Three of four coordinates differ, by 1 each.
+    [("l0", 1, 2), ("l1", 1.49, 1.5), ("l2", 0.86, 0.87), ("linf", 0.49, 0.5)],
+)
+def test_two_images_conflict_from_half_their_distance_on(norm, apart, meeting):
+    images = np.zeros((2, 2, 2, 1), np.uint8)
+    images[1].flat[:3] = 255
+    dataset = dataclasses.replace(
+        load_arrays("digits", "test"), images=images, labels=np.array([0, 1], np.int32)
+    )
+    assert best_possible(dataset, epsilon=apart, norm=norm).robust_error == 0.0
+    assert best_possible(dataset, epsilon=meeting, norm=norm).robust_error == 0.5
+
+
 def test_bad_numbers_are_refused(splits):
-    with pytest.raises(ValueError, match="`norm` must be one of linf, l2, got 'l1'"):
-        best_possible(splits[0], epsilon=0.1, norm="l1")
+    message = "`norm` must be one of linf, l2, l1, l0, got 'l3'"
+    with pytest.raises(ValueError, match=message):
+        best_possible(splits[0], epsilon=0.1, norm="l3")
     with pytest.raises(ValueError, match="`num_examples` must be at least 1, got 0"):
         best_possible(splits[0], epsilon=0.1, num_examples=0)
 
