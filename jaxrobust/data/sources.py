@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import os
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -121,7 +122,9 @@ def _read_npy(name: str, path: Path, split: Split) -> Dataset:
     )
 
 
-def _read_digits(split: Split) -> Dataset:
+@functools.cache
+def _bundled_digits() -> tuple[Any, dict[str, np.ndarray]]:
+    """All digits, which scikit-learn reads from text, and which are in each split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -132,7 +135,13 @@ def _read_digits(split: Split) -> Dataset:
         random_state=0,
         stratify=bundled.target,
     )
-    chosen = train if split == "train" else test
+    return bundled, {"train": train, "test": test}
+
+
+def _read_digits(split: Split) -> Dataset:
+    bundled, splits = _bundled_digits()
+    chosen = splits[split]
+    # Copies, so that whoever changes them changes nobody else's.
     return Dataset(
         name="digits",
         title=DIGITS_TITLE,

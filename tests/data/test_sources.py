@@ -175,6 +175,12 @@ class TestDigits:
         labels = load_arrays("digits", "test").labels[:12]
         np.testing.assert_array_equal(labels, [7, 6, 3, 7, 7, 3, 2, 8, 9, 3, 2, 6])
 
+    def test_who_changes_digits_changes_nobody_elses(self):
+        mine = load_arrays("digits", "test")
+        mine.images[:], mine.labels[:] = 7, 7
+        fresh = load_arrays("digits", "test")
+        assert fresh.images.max() == 1 and len(np.unique(fresh.labels)) == 10
+
 
 class TestNames:
     def test_unknown_name_lists_the_known_ones_and_suggests_one(self):
