@@ -231,8 +231,6 @@ class _OnData:
     directory with train.npz and test.npz."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
-    seed: int = 0
-    """Of everything random."""
     output: Path = Path("limits")
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
@@ -273,6 +271,8 @@ class Concentration(_OnData):
     published numbers have .25 on MNIST."""
     max_centers: int | None = None
     """l2: centers drawn at random; by default all."""
+    seed: int = 0
+    """Of everything random."""
 
     def require_counts(self, num_train: int) -> None:
         """Refuse what rectangles cannot be made of, before neighbors are searched."""
