@@ -123,7 +123,7 @@ def _read_npy(name: str, path: Path, split: Split) -> Dataset:
 
 
 @functools.cache
-def _bundled_digits() -> tuple[Any, dict[str, np.ndarray]]:
+def _bundled_digits() -> tuple[Any, dict[str, Any]]:
     """All digits, which scikit-learn reads from text, and which are in each split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
