@@ -608,7 +608,7 @@ class Compare:
         _draw(plots.risk_bars(rows, title=title), self.output, "comparison")
         record = {"config": _flags(self), "data": test.title, "rows": rows}
         _write(self.output, record | {"estimate": found.estimate.as_row()})
-        attacks.unlink()
+        attacks.unlink(missing_ok=True)
         return 0
 
 
