@@ -16,7 +16,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.05"
 # Programs here are compiled often and run briefly; at level 0 those that train would
 # take longer than they save. Without fusion emitters they are compiled in two thirds
 # of the time; XLA ends the process for a flag that it does not know. Splitting programs
-# for a compilation in threads costs a tenth more, and the workers keep all cores busy.
+# for a compilation in threads costs up to a tenth more, and all cores are busy anyway.
 _flags = [
     "--xla_backend_optimization_level=1",
     "--xla_cpu_parallel_codegen_split_count=1",

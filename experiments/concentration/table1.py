@@ -10,12 +10,11 @@ Presets:
     smoke: digits, two restarts; shows that the program runs, nothing else.
     cpu: the MNIST rows, with the paper's numbers of rectangles.
     cifar10: the CIFAR-10 rows.
-    cifar10-selected: that of 8/255, selected by the rule of the authors' code.
+    cifar10-authors-rule: that of 8/255, selected by the rule of the authors' code.
     paper: all rows, the number of rectangles searched for on the training split.
 
 Differs from the paper: the number of rectangles and the quantile are selected on the
-training split, where its code selects on the test split; `cifar10-selected` does that
-too.
+training split, where its code selects on the test split, as `cifar10-authors-rule` does.
 """
 
 import dataclasses
@@ -90,7 +89,7 @@ PRESETS = {
     ),
     "cpu": Config(cases=cases("mnist", 0.01, MNIST)),
     "cifar10": Config(cases=cases("cifar10", 0.05, CIFAR10)),
-    "cifar10-selected": Config(
+    "cifar10-authors-rule": Config(
         cases=cases("cifar10", 0.05, {"8/255": CIFAR10["8/255"]}),
         rule="train and test",
     ),
