@@ -13,8 +13,8 @@ Presets:
     cifar10-authors-rule: that of 8/255, selected by the rule of the authors' code.
     paper: all rows, the number of rectangles searched for on the training split.
 
-Differs from the paper: the number of rectangles and the quantile are selected on the
-training split, where its code selects on the test split, as `cifar10-authors-rule` does.
+Differs from the paper: but for `cifar10-authors-rule`, the number of rectangles and the
+quantile are selected on the training split, where its code selects on the test split.
 """
 
 import dataclasses
