@@ -21,6 +21,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jaxrobust.pytrees import Pytree, static
 from jaxrobust.types import Images, PerExample, PRNGKey, Scalar
 
 __all__ = [
@@ -74,8 +75,10 @@ def l2_normalize(images: Images) -> Images:
 
 
 @dataclasses.dataclass(frozen=True)
-class ThreatModel:
+class ThreatModel(Pytree):
     """A norm ball round each clean image, cut by the valid pixel range.
+
+    A subclass is a pytree like those here, with nothing to register.
 
     Attributes:
         epsilon: radius, in units of [0, 1] pixels (8/255, not 8); non-negative. A
@@ -89,7 +92,7 @@ class ThreatModel:
     """
 
     epsilon: Scalar
-    bounds: tuple[float, float] | None = (0.0, 1.0)
+    bounds: tuple[float, float] | None = static(default=(0.0, 1.0))
 
     def __post_init__(self):
         if isinstance(self.epsilon, int | float | np.number) and not (
@@ -136,12 +139,6 @@ class ThreatModel:
         raise NotImplementedError
 
 
-_pytree = partial(
-    jax.tree_util.register_dataclass, data_fields=["epsilon"], meta_fields=["bounds"]
-)
-
-
-@_pytree
 @dataclasses.dataclass(frozen=True)
 class LinfBall(ThreatModel):
     r"""All images within `epsilon` of the clean one in every pixel.
@@ -174,7 +171,6 @@ class LinfBall(ThreatModel):
         return jnp.sign(gradient)
 
 
-@_pytree
 @dataclasses.dataclass(frozen=True)
 class L2Ball(ThreatModel):
     r"""All images within Euclidean distance `epsilon` of the clean one.

@@ -19,7 +19,7 @@ LAYERS = {
     "training": 3,
     **dict.fromkeys(("attacks", "concentration"), 2),
     **dict.fromkeys(("losses", "threat", "models", "data", "theory"), 1),
-    **dict.fromkeys(("types", "compilation", "hosts"), 0),
+    **dict.fromkeys(("types", "pytrees", "keeping", "compilation", "hosts"), 0),
 }
 FENCES = {
     "flax": ("models", "training"),

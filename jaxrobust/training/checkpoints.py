@@ -40,12 +40,12 @@ class CheckpointWarning(UserWarning):
 
 def to_arrays(state: TrainState) -> TrainState:
     """The state with its random key as plain numbers."""
-    return state.replace(key=jax.random.key_data(state.key))
+    return state._replace(key=jax.random.key_data(state.key))
 
 
 def from_arrays(state: TrainState) -> TrainState:
     """The inverse of `to_arrays`."""
-    return state.replace(key=jax.random.wrap_key_data(state.key))
+    return state._replace(key=jax.random.wrap_key_data(state.key))
 
 
 def _checksums(arrays: Any) -> dict[str, int]:

@@ -136,7 +136,7 @@ class Standing:
             weights = state.epoch_weights if is_jump else state.weights
             if following is not None:
                 return enter_phase(self.config, following, problem, state, weights)
-            return state.replace(weights=weights)
+            return state._replace(weights=weights)
 
         return change
 
@@ -168,7 +168,7 @@ def enter_phase(
         _refuse_difference("optimizer state", source.opt_state, fresh)
         kept = source.opt_state
     weights = source._replace(opt_state=kept)
-    return state.replace(weights=weights, epoch_weights=weights)
+    return state._replace(weights=weights, epoch_weights=weights)
 
 
 @functools.lru_cache(maxsize=16)

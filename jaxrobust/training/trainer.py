@@ -14,7 +14,6 @@ batch on every device, so that the numbers do not depend on how many there are.
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +116,7 @@ class Weights(NamedTuple):
     opt_state: Any
 
 
-class TrainState(flax.struct.PyTreeNode):
+class TrainState(NamedTuple):
     """All there is to know of a run between two steps; arrays only.
 
     Attributes:
@@ -308,7 +307,7 @@ def make_trainer(
         return jax.random.permutation(shuffle_key, num_examples)
 
     def begin_epoch(state: TrainState, epsilon: Float[Array, ""]) -> TrainState:
-        return state.replace(
+        return state._replace(
             batch=jnp.int32(0),
             epoch_weights=_copy(state.weights),
             epsilon=epsilon,
@@ -317,7 +316,7 @@ def make_trainer(
 
     def end_epoch(state: TrainState) -> tuple[TrainState, Float[Array, ""]]:
         moved = optax.tree.sub(state.weights.params, state.epoch_weights.params)
-        state = state.replace(epoch=state.epoch + 1, batch=jnp.int32(0))
+        state = state._replace(epoch=state.epoch + 1, batch=jnp.int32(0))
         return state, optax.tree.norm(moved)
 
     def step(
@@ -376,7 +375,7 @@ def make_trainer(
             num_bad_gradients=num_bad,
             num_examples=jnp.int32(batch_size),
         )
-        return state.replace(
+        return state._replace(
             step=state.step + 1,
             batch=state.batch + 1,
             weights=Weights(params, batch_stats, opt_state),
@@ -393,7 +392,7 @@ def make_trainer(
     ) -> TrainState:
         # Not touched by a step: kept out of the loop, whose state may be copied.
         kept = state.epoch_weights
-        state = state.replace(epoch_weights=())
+        state = state._replace(epoch_weights=())
         order = order_of(state, images.shape[0])
 
         def batch_of(state: TrainState) -> tuple[Array, Array]:
@@ -418,6 +417,6 @@ def make_trainer(
             return step(state, controls, *take(state))
 
         state = lax.while_loop(is_running, one_batch, state)
-        return state.replace(epoch_weights=kept)
+        return state._replace(epoch_weights=kept)
 
     return Trainer(init, init_optimizer, begin_epoch, run, order_of, end_epoch)

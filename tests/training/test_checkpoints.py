@@ -30,7 +30,7 @@ def new_state(step=0):
     noise = jax.random.normal(jax.random.key(step), (16, 3))
     params = {"head": {"kernel": noise, "bias": jnp.arange(3.0) / 7}}
     weights = state.weights._replace(params=params)
-    return state.replace(step=jnp.int32(step), weights=weights)
+    return state._replace(step=jnp.int32(step), weights=weights)
 
 
 def like(progress):
@@ -39,7 +39,7 @@ def like(progress):
 
 
 def plain(state):
-    return state.replace(key=jax.random.key_data(state.key))
+    return state._replace(key=jax.random.key_data(state.key))
 
 
 @pytest.fixture

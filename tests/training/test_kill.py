@@ -49,8 +49,8 @@ def assert_same_weights(one: Path, other: Path) -> None:
     first, second = load_run(one), load_run(other)
     assert first.is_complete and second.is_complete
     chex.assert_trees_all_equal(
-        first.state.replace(key=jax.random.key_data(first.state.key)),
-        second.state.replace(key=jax.random.key_data(second.state.key)),
+        first.state._replace(key=jax.random.key_data(first.state.key)),
+        second.state._replace(key=jax.random.key_data(second.state.key)),
     )
     losses = [[record["loss"] for record in run.records] for run in (first, second)]
     assert losses[0] == losses[1]

@@ -31,8 +31,8 @@ from jaxrobust.training import programs as programs_module
 
 def same_state(one, other):
     chex.assert_trees_all_equal(
-        one.replace(key=jax.random.key_data(one.key)),
-        other.replace(key=jax.random.key_data(other.key)),
+        one._replace(key=jax.random.key_data(one.key)),
+        other._replace(key=jax.random.key_data(other.key)),
     )
 
 

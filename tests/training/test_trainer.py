@@ -144,7 +144,7 @@ def test_an_epoch_sees_no_example_twice(epoch):
     labels = jnp.zeros(11, jnp.int32)
     trainer = trainer_of(Recorder(), batch_size=4, momentum=0.0)
     state = trainer.init(jax.random.key(0), images)
-    state = state.replace(epoch=jnp.int32(epoch))
+    state = state._replace(epoch=jnp.int32(epoch))
     state = train(trainer, state, controls(), images, labels, stop=2)
     weight = np.asarray(state.weights.params["weight"])
     assert sorted(np.round(weight / weight.max(), 5)) == [0.0] * 3 + [1.0] * 8
@@ -157,7 +157,7 @@ def test_epochs_are_shuffled_differently():
     first = trainer.init(jax.random.key(0), images)
     seen = []
     for epoch in range(3):
-        state = first.replace(epoch=jnp.int32(epoch))
+        state = first._replace(epoch=jnp.int32(epoch))
         state = train(trainer, state, controls(), images, labels)
         seen.append(tuple(np.flatnonzero(np.asarray(state.weights.params["weight"]))))
     assert len(set(seen)) == 3
@@ -184,8 +184,8 @@ def test_an_epoch_in_slices_is_the_same_to_the_bit(sliced, stops):
         state = run(state, jnp.int32(stop))
     state = run(state, jnp.int32(10))
     chex.assert_trees_all_equal(
-        state.replace(key=jax.random.key_data(state.key)),
-        whole.replace(key=jax.random.key_data(whole.key)),
+        state._replace(key=jax.random.key_data(state.key)),
+        whole._replace(key=jax.random.key_data(whole.key)),
     )
 
 

@@ -1,0 +1,72 @@
+"""Settings and threat models as pytrees that are never taken for each other.
+
+`jax.tree_util.register_dataclass`, and `flax.struct` with it, makes tree definitions
+that compare equal across classes whose static fields agree (seen in jax 0.10 to 0.12).
+A cache of compiled programs that looks one up by some bits of its hash, and then by
+equality, now and then runs the program of the other class. Here the class is part of
+what is compared, and no subclass can forget it.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+__all__ = ["Pytree", "static"]
+
+
+def static(**options: Any) -> Any:
+    """A dataclass field that is structure: hashable, and compiled into programs.
+
+    Args:
+        options: as for `dataclasses.field`, such as `default`.
+    """
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+def _is_static(field: dataclasses.Field) -> bool:
+    return field.metadata.get("static", False)
+
+
+class Pytree:
+    """Base of frozen dataclasses that jax maps over, traces and compiles for.
+
+    Fields are leaves (or trees of them), but for those made by `static`. A subclass is
+    registered by being defined; registering it again is an error.
+    """
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+
+        def parts(tree: Any, wanted: bool) -> list[tuple[str, Any]]:
+            return [
+                (field.name, getattr(tree, field.name))
+                for field in dataclasses.fields(tree)
+                if _is_static(field) is wanted
+            ]
+
+        def flatten_with_keys(tree: Any):
+            leaves = [
+                (jax.tree_util.GetAttrKey(name), value)
+                for name, value in parts(tree, False)
+            ]
+            return leaves, (cls, tuple(parts(tree, True)))
+
+        def flatten(tree: Any):
+            leaves = [value for _, value in parts(tree, False)]
+            return leaves, (cls, tuple(parts(tree, True)))
+
+        def unflatten(structure: Any, leaves: Any):
+            # Past `__init__`: what jax puts in place of leaves would not pass its
+            # checks.
+            tree = object.__new__(cls)
+            names = [
+                field.name for field in dataclasses.fields(cls) if not _is_static(field)
+            ]
+            for name, value in (*zip(names, leaves, strict=True), *structure[1]):
+                object.__setattr__(tree, name, value)
+            return tree
+
+        jax.tree_util.register_pytree_with_keys(
+            cls, flatten_with_keys, unflatten, flatten
+        )
