@@ -138,7 +138,7 @@ def test_leaves_that_are_no_numbers_pass_through():
 
 
 def test_registering_a_subclass_again_is_refused():
-    with pytest.raises(ValueError, match="[Dd]uplicate"):
+    with pytest.raises(ValueError, match=r"[Dd]uplicate"):
         jax.tree_util.register_dataclass(
             type("Twice", (Pytree,), {}), data_fields=[], meta_fields=[]
         )
