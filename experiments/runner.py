@@ -22,6 +22,7 @@ import tyro
 
 from jaxrobust import hosts, plots
 from jaxrobust.compilation import keep_compilations
+from jaxrobust.keeping import versions
 from jaxrobust.models import ModelConfig
 from jaxrobust.plots import Figure
 from jaxrobust.report import html_page, markdown_table
@@ -42,7 +43,6 @@ from jaxrobust.training import (
     reporter_for,
     sweep,
     train,
-    versions,
 )
 from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.signals import interrupt_on_signals

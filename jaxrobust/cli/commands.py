@@ -21,6 +21,7 @@ from jaxrobust.evaluation import (
     evaluate_models,
 )
 from jaxrobust.interop import export_model
+from jaxrobust.keeping import versions
 from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig, ModelName
 from jaxrobust.report import (
@@ -59,7 +60,6 @@ from jaxrobust.training import (
     standard,
     sweep,
     train,
-    versions,
 )
 from jaxrobust.training.signals import interrupt_on_signals
 

@@ -24,12 +24,12 @@ from jaxrobust.concentration import (
 )
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.evaluation.journal import fingerprint
+from jaxrobust.keeping import fingerprint, versions
 from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.theory import Norm
-from jaxrobust.training import Interrupted, load_run, versions
+from jaxrobust.training import Interrupted, load_run
 from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = ["LIMITS"]

@@ -5,7 +5,6 @@ they belong to. It is replaced by renaming, so whoever reads it finds a whole on
 whenever the writer was killed.
 """
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -21,45 +20,15 @@ import numpy as np
 
 import jaxrobust
 from jaxrobust import hosts
+from jaxrobust.keeping import difference
 
-__all__ = ["Journal", "JournalError", "fingerprint"]
+__all__ = ["Journal", "JournalError"]
 
 _HEADER = "header"
 
 
 class JournalError(ValueError):
     """A journal that is damaged, or that of another evaluation."""
-
-
-def fingerprint(tree: Any) -> str:
-    """A hash of the bytes, shapes, types and names of all arrays of a pytree."""
-    found = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        array = np.ascontiguousarray(np.asarray(leaf))
-        name = f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};"
-        found.update(name.encode())
-        found.update(array.tobytes())
-    return found.hexdigest()[:16]
-
-
-def _differences(before: Any, now: Any, place: str = "") -> list[str]:
-    """Each place in which two JSON values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = dict.fromkeys([*before, *now])
-        pairs = [(str(name), before.get(name), now.get(name)) for name in names]
-    elif isinstance(before, list) and isinstance(now, list):
-        if len(before) != len(now):
-            return [f"{place}: {len(before)} entries, now {len(now)}"]
-        pairs = [
-            (str(index), *each)
-            for index, each in enumerate(zip(before, now, strict=True))
-        ]
-    else:
-        return [] if before == now else [f"{place}: {before!r}, now {now!r}"]
-    lines = []
-    for name, one, other in pairs:
-        lines += _differences(one, other, f"{place}.{name}" if place else name)
-    return lines
 
 
 class Journal:
@@ -106,7 +75,7 @@ class Journal:
                 f"{str(self.path)!r}, which cannot be read ({error}); remove it, or "
                 "give another name."
             ) from error
-        lines = _differences(header, self.header)
+        lines = difference(header, self.header)
         if lines:
             shown = "; ".join(lines[:5])
             raise JournalError(

@@ -37,7 +37,7 @@ from jaxrobust.evaluation.input_space import (
     saliency,
     steepest_directions,
 )
-from jaxrobust.evaluation.journal import fingerprint
+from jaxrobust.keeping import fingerprint
 from jaxrobust.models import ModelConfig
 from jaxrobust.report.storage import Storage
 from jaxrobust.report.subjects import (

@@ -17,11 +17,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrobust.keeping import plain, versions, write_whole
 from jaxrobust.report.assessment import Assessment, assess
 from jaxrobust.report.drawing import Drawing, draw
 from jaxrobust.report.page import page
 from jaxrobust.report.sections import lead, sections
-from jaxrobust.report.storage import Storage, plain, write_whole
+from jaxrobust.report.storage import Storage
 from jaxrobust.report.subjects import (
     ReportConfig,
     Subject,
@@ -29,7 +30,7 @@ from jaxrobust.report.subjects import (
     looked_at,
     subjects,
 )
-from jaxrobust.training import Run, versions
+from jaxrobust.training import Run
 from jaxrobust.training.config_json import config_to_json
 
 __all__ = ["command_line", "write_report"]

@@ -8,45 +8,17 @@ directory belongs to one report: its settings are written before the first resul
 import hashlib
 import io
 import json
-import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxrobust.training.config_json import config_difference
+from jaxrobust.keeping import difference, plain, write_whole
 
-__all__ = ["Storage", "plain", "write_whole"]
+__all__ = ["Storage"]
 
 PARTS, SETTINGS = "parts", "settings.json"
-
-
-def plain(value: Any) -> Any:
-    """A value as JSON gives it back: no tuples, no numpy, None for what is not finite.
-
-    JSON has neither infinity nor NaN, and a report is for any reader of JSON.
-    """
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def write_whole(path: Path, content: bytes | str) -> None:
-    """Replace a file, at once and as a whole."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
 
 
 class Storage:
@@ -81,7 +53,7 @@ class Storage:
                 f"whose {PARTS}/{SETTINGS} cannot be read ({error}); choose another "
                 "directory."
             ) from error
-        if lines := config_difference(before, self.settings):
+        if lines := difference(before, self.settings):
             raise ValueError(
                 f"`output` must be the directory of the same report, got "
                 f"{str(output)!r}, which differs in {'; '.join(lines[:5])}; choose "

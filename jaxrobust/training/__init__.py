@@ -35,7 +35,7 @@ from jaxrobust.training.progress import (
     TerminalReporter,
     reporter_for,
 )
-from jaxrobust.training.runs import Problem, Run, RunError, load_run, read_run, versions
+from jaxrobust.training.runs import Problem, Run, RunError, load_run, read_run
 from jaxrobust.training.sweep import (
     Member,
     SweepConfig,
@@ -103,5 +103,4 @@ __all__ = [
     "sweep",
     "train",
     "train_group",
-    "versions",
 ]

@@ -1,11 +1,11 @@
-"""Configurations to JSON and back, and the difference between two of them."""
+"""Configurations to JSON and back."""
 
 import dataclasses
 import types
 import typing
 from typing import Any, TypeVar
 
-__all__ = ["config_difference", "config_from_json", "config_to_json"]
+__all__ = ["config_from_json", "config_to_json"]
 
 T = TypeVar("T")
 
@@ -43,23 +43,3 @@ def config_from_json(kind: type[T], record: dict[str, Any]) -> T:
             f"got {', '.join(unknown)}; the file is from another version of jaxrobust."
         )
     return kind(**{name: _decode(hints[name], value) for name, value in record.items()})
-
-
-def config_difference(before: Any, after: Any, place: str = "") -> list[str]:
-    """Lines that name each field in which two JSON-like configurations differ."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        lines = []
-        for name in dict.fromkeys([*before, *after]):
-            inner = f"{place}.{name}" if place else name
-            lines += config_difference(before.get(name), after.get(name), inner)
-        return lines
-    if isinstance(before, list | tuple) and isinstance(after, list | tuple):
-        if len(before) != len(after):
-            return [f"{place}: {len(before)} entries, now {len(after)}"]
-        pairs = zip(before, after, strict=True)
-        return [
-            line
-            for index, (one, other) in enumerate(pairs)
-            for line in config_difference(one, other, f"{place}[{index}]")
-        ]
-    return [] if before == after else [f"{place}: {before!r}, now {after!r}"]

@@ -4,9 +4,7 @@
 `checkpoints/` the states. Nothing here trains.
 """
 
-import importlib.metadata
 import json
-import platform
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-import jaxrobust
+from jaxrobust.keeping import difference, versions, write_whole
 from jaxrobust.training.checkpoints import CheckpointError, Checkpoints
-from jaxrobust.training.config_json import (
-    config_difference,
-    config_from_json,
-    config_to_json,
-)
+from jaxrobust.training.config_json import config_from_json, config_to_json
 from jaxrobust.training.phases import Phase, TrainConfig
 from jaxrobust.training.trainer import Trainer, TrainState, bind, make_trainer
 from jaxrobust.types import LogitsFn
@@ -41,7 +35,6 @@ __all__ = [
     "shape_difference",
     "template_for",
     "trainer_for",
-    "versions",
 ]
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
@@ -92,13 +85,6 @@ class Run(NamedTuple):
         return bind(
             self.network, self.state.weights.params, self.state.weights.batch_stats
         )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, of this library and of what its numbers depend on."""
-    names = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-    found = {"python": platform.python_version(), "jaxrobust": jaxrobust.__version__}
-    return found | {name: importlib.metadata.version(name) for name in names}
 
 
 def trainer_for(
@@ -186,7 +172,7 @@ def check_same_run(directory: Path, config: TrainConfig, problem: Problem) -> No
     """
     now = _description(config, problem)
     before = json.loads((directory / CONFIG).read_text())
-    lines = config_difference({key: before.get(key) for key in now}, now)
+    lines = difference({key: before.get(key) for key in now}, now)
     if lines:
         raise RunError(
             f"`run_dir` must hold the run that is asked for, got {str(directory)!r}, "
@@ -199,10 +185,7 @@ def begin_run(directory: Path, config: TrainConfig, problem: Problem) -> None:
     """Make the directory of a new run and write its `config.json`."""
     directory.mkdir(parents=True, exist_ok=True)
     record = _description(config, problem) | {"versions": versions()}
-    # Renamed into place, so that a run that exists has a whole configuration.
-    part = directory / f"{CONFIG}.part"
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.rename(directory / CONFIG)
+    write_whole(directory / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def load_run(directory: Path | str) -> Run:

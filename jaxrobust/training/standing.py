@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.keeping import versions
 from jaxrobust.models import ModelConfig
 from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Phase, TrainConfig
@@ -16,7 +17,6 @@ from jaxrobust.training.runs import (
     load_run,
     shape_difference,
     trainer_for,
-    versions,
 )
 from jaxrobust.training.trainer import Controls, TrainState, Weights, make_trainer
 

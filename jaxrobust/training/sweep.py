@@ -14,7 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from jaxrobust.data import Dataset
 from jaxrobust.hosts import is_primary
-from jaxrobust.training.config_json import config_difference, config_to_json
+from jaxrobust.keeping import difference, write_whole
+from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.feeding import stretch_for
 from jaxrobust.training.loop import load_training_data, problem_of, train_group
 from jaxrobust.training.mesh import Placement, agree
@@ -379,7 +380,7 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
             "resume it (--resume) or choose another directory."
         )
     if is_used:
-        lines = config_difference(json.loads(path.read_text()), table)
+        lines = difference(json.loads(path.read_text()), table)
         if lines:
             raise RunError(
                 f"`run_dir` must hold the sweep that is asked for, got "
@@ -388,10 +389,7 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
             )
     agree(0.0)  # every process has looked before one of them writes
     if not is_used and is_primary():
-        directory.mkdir(parents=True, exist_ok=True)
-        part = directory / f"{SWEEP}.part"
-        part.write_text(json.dumps(table, indent=1) + "\n")
-        part.rename(path)
+        write_whole(path, json.dumps(table, indent=1) + "\n")
     agree(0.0)
 
 

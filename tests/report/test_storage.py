@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxrobust.report.storage import Storage, plain
+from jaxrobust.keeping import plain
+from jaxrobust.report.storage import Storage
 
 
 def test_what_json_does_not_know_becomes_plain():

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from jaxrobust.keeping import difference
 from jaxrobust.models import ModelConfig
 from jaxrobust.threat import L2Ball, LinfBall
 from jaxrobust.training import (
@@ -18,11 +19,7 @@ from jaxrobust.training import (
     iterative,
     standard,
 )
-from jaxrobust.training.config_json import (
-    config_difference,
-    config_from_json,
-    config_to_json,
-)
+from jaxrobust.training.config_json import config_from_json, config_to_json
 
 
 def test_iat_grows_by_a_hundredth_an_epoch_and_starts_above_zero():
@@ -172,10 +169,8 @@ def test_an_unknown_field_is_refused():
 def test_the_difference_of_two_configurations_names_the_field():
     other = config_to_json(CONFIG)
     other["phases"][1]["attack"]["num_steps"] = 4
-    assert config_difference(config_to_json(CONFIG), other) == [
+    assert difference(config_to_json(CONFIG), other) == [
         "phases[1].attack.num_steps: 3, now 4"
     ]
     other["phases"] = other["phases"][:1]
-    assert config_difference(config_to_json(CONFIG), other) == [
-        "phases: 2 entries, now 1"
-    ]
+    assert difference(config_to_json(CONFIG), other) == ["phases: 2 entries, now 1"]

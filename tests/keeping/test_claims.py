@@ -1,0 +1,72 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from jaxrobust.keeping import InUseError, UnclaimedWarning, claimed
+from jaxrobust.keeping.claims import fcntl
+
+HOLD = """
+import sys, time
+from jaxrobust.keeping import claimed
+with claimed(sys.argv[1], what="run_dir"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_claim_keeps_others_away_until_its_holder_dies(tmp_path, holder):
+    path = tmp_path / "run"
+    host = rf"process {holder.pid} on {os.uname().nodename} .* since \d{{4}}-"
+    with pytest.raises(InUseError, match=rf"`run_dir` must not be in use.*{host}"):
+        with claimed(path, what="run_dir"):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with claimed(path, what="run_dir"):
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_waited_for_as_long_as_asked(tmp_path, holder):
+    holder.send_signal(signal.SIGSTOP)
+    with pytest.raises(InUseError):
+        with claimed(tmp_path / "run", what="run_dir", wait=0.2):
+            pass
+    holder.send_signal(signal.SIGKILL)
+    with claimed(tmp_path / "run", what="run_dir", wait=30):
+        pass
+
+
+def test_a_claim_ends_with_its_block_also_by_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            with claimed(tmp_path / "new" / "run", what="run_dir"):
+                with pytest.raises(InUseError, match=f"process {os.getpid()} on"):
+                    with claimed(tmp_path / "new" / "run", what="run_dir"):
+                        pass
+                1 / 0  # noqa: B018
+
+
+def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.warns(UnclaimedWarning, match="no other one writes there"):
+        with claimed(tmp_path / "run", what="run_dir"):
+            pass
