@@ -24,8 +24,12 @@ def static(**options: Any) -> Any:
     return dataclasses.field(metadata={"static": True}, **options)
 
 
-def _is_static(field: dataclasses.Field) -> bool:
-    return field.metadata.get("static", False)
+def _names(tree: Any, *, is_static: bool) -> list[str]:
+    return [
+        field.name
+        for field in dataclasses.fields(tree)
+        if field.metadata.get("static", False) is is_static
+    ]
 
 
 class Pytree:
@@ -38,32 +42,27 @@ class Pytree:
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
 
-        def parts(tree: Any, wanted: bool) -> list[tuple[str, Any]]:
-            return [
-                (field.name, getattr(tree, field.name))
-                for field in dataclasses.fields(tree)
-                if _is_static(field) is wanted
-            ]
-
-        def flatten_with_keys(tree: Any):
-            leaves = [
-                (jax.tree_util.GetAttrKey(name), value)
-                for name, value in parts(tree, False)
-            ]
-            return leaves, (cls, tuple(parts(tree, True)))
+        def structure(tree: Any) -> tuple[Any, ...]:
+            names = _names(tree, is_static=True)
+            return (cls, *((name, getattr(tree, name)) for name in names))
 
         def flatten(tree: Any):
-            leaves = [value for _, value in parts(tree, False)]
-            return leaves, (cls, tuple(parts(tree, True)))
+            names = _names(tree, is_static=False)
+            return [getattr(tree, name) for name in names], structure(tree)
+
+        def flatten_with_keys(tree: Any):
+            names = _names(tree, is_static=False)
+            leaves = [
+                (jax.tree_util.GetAttrKey(name), getattr(tree, name)) for name in names
+            ]
+            return leaves, structure(tree)
 
         def unflatten(structure: Any, leaves: Any):
             # Past `__init__`: what jax puts in place of leaves would not pass its
             # checks.
             tree = object.__new__(cls)
-            names = [
-                field.name for field in dataclasses.fields(cls) if not _is_static(field)
-            ]
-            for name, value in (*zip(names, leaves, strict=True), *structure[1]):
+            names = _names(cls, is_static=False)
+            for name, value in (*zip(names, leaves, strict=True), *structure[1:]):
                 object.__setattr__(tree, name, value)
             return tree
 

@@ -246,7 +246,7 @@ def our_side(
     weights = run.state.weights
 
     def apply(weights: Any) -> Any:
-        state = run.state.replace(weights=weights)
+        state = run.state._replace(weights=weights)
         return run._replace(state=state).logits_fn
 
     def measure() -> Accuracies:

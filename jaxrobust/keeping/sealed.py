@@ -55,9 +55,9 @@ def plain(value: Any) -> Any:
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     """A JSON-like record with a checksum of all the rest, as its last entry."""
-    record = json.loads(json.dumps(record))
-    record.pop(CHECKSUM, None)
-    return {**record, CHECKSUM: mark(record)}
+    given = {name: value for name, value in record.items() if name != CHECKSUM}
+    rest = json.loads(json.dumps(given))
+    return {**rest, CHECKSUM: mark(rest)}
 
 
 def _opened(path: Path, record: Any, *, must_be_sealed: bool, remedy: str) -> Any:

@@ -127,7 +127,7 @@ def test_a_model_without_weights_is_known_by_its_answers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "place"),
     [
-        ({"models": (ONE, ONE)}, r"models\.1: '\w+', now '\w+'"),
+        ({"models": (ONE, ONE)}, r"models\[1\]: '\w+', now '\w+'"),
         ({"models": (ONE,)}, "models: 2 entries, now 1"),
         ({"data": data_of(seed=1)}, r"data: '\w+', now '\w+'"),
         ({"plan": PLAN._replace(seed=4)}, "seed: 3, now 4"),

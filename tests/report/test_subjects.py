@@ -124,7 +124,7 @@ def test_a_run_without_epochs_has_no_training_to_show(runs):
 def test_a_model_that_answers_with_nan_is_refused_by_name(runs, tmp_path):
     state = runs[0].state
     params = jax.tree.map(lambda x: x + np.nan, state.weights.params)
-    state = state.replace(weights=state.weights._replace(params=params))
+    state = state._replace(weights=state.weights._replace(params=params))
     broken = runs[0]._replace(state=state)
     with pytest.raises(ValueError, match=r"base: `logits_fn` must return finite"):
         write_report([broken], tmp_path / "report", SMALL)
