@@ -132,8 +132,11 @@ def test_a_model_without_weights_is_known_by_its_answers(tmp_path):
         ({"data": data_of(seed=1)}, r"data: '\w+', now '\w+'"),
         ({"plan": PLAN._replace(seed=4)}, "seed: 3, now 4"),
         ({"plan": PLAN._replace(norm="l2")}, "norm: 'linf', now 'l2'"),
-        ({"plan": PLAN._replace(epsilons=(0.2, 0.3))}, r"epsilons\.1: 0\.4, now 0\.3"),
-        ({"plan": PLAN._replace(batch_size=5)}, r"stages\.0\.bucket: 4, now 5"),
+        (
+            {"plan": PLAN._replace(epsilons=(0.2, 0.3))},
+            r"epsilons\[1\]: 0\.4, now 0\.3",
+        ),
+        ({"plan": PLAN._replace(batch_size=5)}, r"stages\[0\]\.bucket: 4, now 5"),
         ({"plan": PLAN._replace(stages=PLAN.stages[:1])}, "stages: 2 entries, now 1"),
         ({"settings": {"num_steps": 7}}, r"settings: None, now \{'num_steps': 7\}"),
     ],
