@@ -76,6 +76,10 @@ class TestDataDirectory:
         with pytest.raises(DataError, match=r"home/tensorflow_datasets/mnist.*default"):
             load_arrays("mnist", "test")
 
+    def test_an_unknown_home_is_no_traceback(self):
+        with pytest.raises(DataError, match="has been prepared"):
+            load_arrays("mnist", "test", data_dir="~nobody-of-this-name/data")
+
     def test_command_quotes_a_path_with_spaces(self, tmp_path):
         with pytest.raises(DataError, match=r"prepare mnist --data-dir '.*my data'`"):
             load_arrays("mnist", "test", data_dir=tmp_path / "my data")
@@ -106,6 +110,24 @@ class TestPrepared:
         prepared_mnist()
         load_arrays("mnist", "test", data_dir=tmp_path)
 
+    @pytest.mark.parametrize("count", [1, 2, 3, 5])
+    def test_shares_are_the_split(self, prepared_mnist, tmp_path, count):
+        prepared_mnist()
+        whole = load_arrays("mnist", "train", data_dir=tmp_path)
+        parts = [
+            load_arrays("mnist", "train", data_dir=tmp_path, share=(index, count))
+            for index in range(count)
+        ]
+        for field in ("images", "labels"):
+            found = np.concatenate([getattr(part, field) for part in parts])
+            np.testing.assert_array_equal(found, getattr(whole, field))
+
+    def test_more_shares_than_examples_are_an_error(self, prepared_mnist, tmp_path):
+        prepared_mnist()
+        for name, size in (("mnist", 6), ("digits", 360)):
+            with pytest.raises(DataError, match=f"at most {size} parts, .* one of 361"):
+                load_arrays(name, "test", data_dir=tmp_path, share=(0, 361))
+
     def test_newest_complete_version_is_read(
         self, prepared_mnist, random_shard, tmp_path
     ):
@@ -124,6 +146,9 @@ class TestPrepared:
             ),
             ("Re-encoded (Quality=90)", "CIFAR-10 (JPEG 90)"),
             ("CIFAR-10, 60,000 images", "CIFAR-10 (JPEG)"),
+            ("Of high quality, 32x32 pixels", "CIFAR-10 (JPEG)"),
+            ("JPEG of quality 2020", "CIFAR-10 (JPEG)"),
+            ("JPEG, quality=100.", "CIFAR-10 (JPEG 100)"),
         ],
     )
     def test_title_admits_a_lossy_encoding(
@@ -189,6 +214,10 @@ class TestDamage:
             ({"promised": [7]}, "ValueError: 6 examples instead of 7"),
             ({"promised": [6, 6]}, "split 'test', got none of mnist-test.array_record"),
             ({"promised": [0]}, "got none of its examples"),
+            ({"promised": [-6]}, r"ValueError: shards of \[-6\] examples"),
+            ({"promised": [10**15]}, "6 examples instead of 1000000000000000"),
+            ({"encoding": "gif"}, "images encoded as 'gif'"),
+            ({"encoding": 7, "written": "png"}, "got AttributeError"),
         ],
     )
     def test_broken_promise_of_the_metadata(
@@ -206,11 +235,48 @@ class TestDamage:
             load_arrays("mnist", "test", data_dir=tmp_path)
         error.match(self.MENDING)
 
-    def test_label_out_of_range(self, prepared_mnist, random_shard, tmp_path):
+    @pytest.mark.parametrize("label", [10, -1, 2**32 + 3])
+    def test_label_out_of_range(self, prepared_mnist, random_shard, tmp_path, label):
         images, _ = random_shard(2)
-        prepared_mnist(splits={"test": [(images, [3, 10])]})
-        with pytest.raises(DataError, match="`labels` must be in"):
+        prepared_mnist(splits={"test": [(images, [3, label])]})
+        message = f"mnist-test.*: the label {label} among 10 classes"
+        with pytest.raises(DataError, match=message) as error:
             load_arrays("mnist", "test", data_dir=tmp_path)
+        error.match(self.MENDING)
+
+    def test_two_splits_of_one_name(self, prepared_mnist, tmp_path):
+        path = prepared_mnist() / "dataset_info.json"
+        info = json.loads(path.read_text())
+        info["splits"].append({**info["splits"][1], "shardLengths": []})
+        path.write_text(json.dumps(info))
+        with pytest.raises(DataError, match="splits train, test, test"):
+            load_arrays("mnist", "test", data_dir=tmp_path)
+
+    @pytest.mark.parametrize(
+        "shape, written, admitted, message",
+        [
+            ((32, 32, 3), "jpeg", "png", "another format instead of png"),
+            ((32, 32, 3), "png", "jpeg", "another format instead of jpeg"),
+            ((32, 32, 3), "bmp", "png", "another format instead of png"),
+            # Decoded without a word: 300 becomes 44.
+            ((28, 28, 1), "16 bits", "png", "png of other pixels"),
+            # The places of its colors in a table, taken for gray values.
+            ((28, 28, 1), "palette", "png", "png of other pixels"),
+        ],
+    )
+    def test_pictures_in_another_form_than_the_title_admits(
+        self, tmp_path, prepared_mnist, shape, written, admitted, message
+    ):
+        name = "mnist" if shape[0] == 28 else "cifar10"
+        some = np.full((2, *shape), 200, np.uint8)
+        prepared_mnist(
+            name=name,
+            splits={"test": [(some, [3, 4])]},
+            encoding=admitted,
+            written=written,
+        )
+        with pytest.raises(DataError, match=f"{name}-test.*{message}"):
+            load_arrays(name, "test", data_dir=tmp_path)
 
     @pytest.mark.parametrize(
         "file, content, message",
