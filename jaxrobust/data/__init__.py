@@ -4,13 +4,15 @@ from jaxrobust.data.arrays import (
     DataError,
     Dataset,
     Pixels,
+    Split,
     as_float,
     of_classes,
+    require_learnable,
     subset,
 )
 from jaxrobust.data.augmentation import pad_crop_flip
 from jaxrobust.data.preparation import DatasetStatus, prepare, status
-from jaxrobust.data.sources import DATASETS, Split, load_arrays
+from jaxrobust.data.sources import DATASETS, load_arrays
 from jaxrobust.data.variants import VARIANTS, apply_variant, binarize
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "of_classes",
     "pad_crop_flip",
     "prepare",
+    "require_learnable",
     "status",
     "subset",
 ]

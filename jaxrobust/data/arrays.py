@@ -1,42 +1,66 @@
 """Labeled images held in memory, and what every source of them must promise."""
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Sequence
+from typing import Literal, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from jaxrobust.keeping import fingerprint
+
 __all__ = [
+    "MOST_CLASSES",
     "DataError",
     "Dataset",
     "Pixels",
+    "Split",
     "as_float",
     "of_classes",
     "part_of_range",
+    "require_learnable",
+    "require_visible",
     "subset",
 ]
 
+Split = Literal["train", "test"]
+
 Pixels = UInt8[Array | np.ndarray, "*shape"] | Float[Array | np.ndarray, "*shape"]
 """Images of any shape: bytes in 0..255, or floats in [0, 1]."""
+
+MOST_CLASSES = 2**20
+"""Far more than any set of labeled images has (ImageNet-21k: 21,841), so that a number
+that is no class, such as an identifier, does not ask for a network of 275 GB."""
+
+_MOST_CHANNELS = 4
+"""Of an image in gray or color, with or without transparency."""
 
 
 class DataError(ValueError):
     """A data set that is unknown, missing, damaged or not what it says it is."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, init=False)
 class Dataset:
     """One split of a data set, checked when it is made.
+
+    A class may be without examples, as in a subset; `require_learnable` says what
+    training needs beyond that.
 
     Attributes:
         name: what `load_arrays` was asked for: a known name or a path.
         title: the name for reports, which says what the pixels really are, such as
             "CIFAR-10 (JPEG 75)".
         images: (examples, height, width, channels), bytes in 0..255, or float32 in
-            [0, 1] with both ends included.
-        labels: int32, class of each image, in [0, num_classes).
-        num_classes: number of classes, whether or not all of them occur.
+            [0, 1] with both ends included; NumPy or JAX arrays are taken, in any byte
+            order, and kept as a NumPy array in that of the machine.
+        labels: class of each image, in [0, num_classes); integers of any type are
+            taken, NumPy or JAX, and kept as int32.
+        num_classes: number of classes, whether or not all of them occur; in
+            [2, `MOST_CLASSES`].
 
     Raises:
         DataError: if images and labels differ in number, are none at all, or have
@@ -49,44 +73,162 @@ class Dataset:
     labels: np.ndarray
     num_classes: int
 
-    def __post_init__(self):
-        of = f" for {self.title}"
-        images, labels = self.images, self.labels
-        if images.ndim != 4 or 0 in images.shape:
+    # Written out, since more types are taken than are kept.
+    def __init__(
+        self,
+        *,
+        name: str,
+        title: str,
+        images: Array | np.ndarray,
+        labels: Array | np.ndarray,
+        num_classes: SupportsIndex,
+    ):
+        of = f" for {title}"
+        count = operator.index(num_classes)
+        if not 2 <= count <= MOST_CLASSES:
             raise DataError(
-                "`images` must be a non-empty array (examples, height, width, "
-                f"channels), got shape {images.shape!r}{of}; reshape the images."
+                f"`num_classes` must be in [2, {MOST_CLASSES}], got {count}{of}; "
+                "number the classes from 0 without gaps; a model of one class is never "
+                "wrong, however it is attacked."
             )
-        if images.dtype not in (np.uint8, np.float32):
-            raise DataError(
-                f"`images` must be uint8 or float32, got {images.dtype.name!r}{of}; "
-                "give bytes in 0..255, or floats in [0, 1]."
-            )
-        # `not (a and b)` because a NaN fails every comparison.
-        if images.dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
-            raise DataError(
-                "`images` must be in [0, 1] when they are floats, got "
-                f"[{images.min()}, {images.max()}]{of}; divide by 255, or give uint8."
-            )
-        if labels.shape != images.shape[:1] or labels.dtype != np.int32:
-            raise DataError(
-                f"`labels` must be int32 of shape {images.shape[:1]!r}, got "
-                f"{labels.dtype.name} of shape {labels.shape!r}{of}; "
-                "give one class per image."
-            )
-        if labels.min() < 0 or labels.max() >= self.num_classes:
-            raise DataError(
-                f"`labels` must be in [0, {self.num_classes}), got "
-                f"[{labels.min()}, {labels.max()}]{of}; number the classes from 0."
-            )
+        images = _checked_images(images, of)
+        vars(self).update(
+            name=name,
+            title=title,
+            images=images,
+            labels=_checked_labels(labels, len(images), count, of),
+            num_classes=count,
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of images, labels and the number of classes, 16 hexadecimal digits.
+
+        Equal for equal contents, whatever the name and title, and whether the arrays
+        lie in memory or in a file, in which byte order or layout they came. Computed
+        when first asked for: whoever changes an array in place must do so before.
+        """
+        return fingerprint(
+            {
+                "images": self.images,
+                "labels": self.labels,
+                "num_classes": np.int32(self.num_classes),
+            }
+        )
+
+
+def _checked_images(images: Array | np.ndarray, of: str) -> np.ndarray:
+    """The images in the byte order of the machine; the context `of` ends messages."""
+    if not isinstance(images, np.ndarray):
+        images = np.asarray(images)
+    shape = images.shape
+    if images.ndim != 4 or 0 in shape:
+        raise DataError(
+            "`images` must be a non-empty array (examples, height, width, channels), "
+            f"got shape {shape!r}{of}; "
+            + ("reshape the images." if images.size else "give at least one image.")
+        )
+    if shape[1] <= _MOST_CHANNELS < min(shape[2:]):
+        raise DataError(
+            "`images` must have the channels last, (examples, height, width, "
+            f"channels), got shape {shape!r}{of}, which looks like {shape[1]} channels "
+            f"of {shape[2]} x {shape[3]} pixels; give "
+            "`images.transpose(0, 2, 3, 1)`, or, if they really are so low, turn them "
+            "upright by `images.swapaxes(1, 2)`."
+        )
+    dtype = images.dtype.newbyteorder("=")
+    if dtype not in (np.uint8, np.float32):
+        raise DataError(
+            f"`images` must be uint8 or float32, got {dtype.name!r}{of}; "
+            "give bytes in 0..255, or floats in [0, 1]."
+        )
+    # `not (a and b)` because a NaN fails every comparison.
+    if dtype == np.float32 and not (images.min() >= 0 and images.max() <= 1):
+        raise DataError(
+            "`images` must be in [0, 1] when they are floats, got "
+            f"[{images.min()}, {images.max()}]{of}; divide by 255, or give uint8."
+        )
+    return images if images.dtype.isnative else images.astype(dtype)
+
+
+def _checked_labels(
+    labels: Array | np.ndarray, num_images: int, num_classes: int, of: str
+) -> np.ndarray:
+    """The labels as int32, whose range is known before they are cast."""
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"`labels` must be integers of shape {(num_images,)!r}, got "
+            f"{labels.dtype.name} of shape {labels.shape!r}{of}; "
+            "give one class per image."
+        )
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise DataError(
+            f"`labels` must be in [0, {num_classes}), got [{lowest}, {highest}]{of}; "
+            "number the classes from 0."
+        )
+    return np.asarray(labels, np.int32)
+
+
+def require_visible(dataset: Dataset) -> None:
+    """Refuse images whose brightest pixel is the lowest byte above black.
+
+    So look bytes that hold 0 and 1 instead of 0 and 255, and floats that were divided
+    by 255 twice; radii in units of [0, 1] pixels mean nothing for them. Of a subset it
+    may be true by chance, so only whole splits are asked.
+
+    Raises:
+        DataError: for such images. Those that are black altogether pass: nothing says
+            that they were meant to be brighter.
+    """
+    images = dataset.images
+    lowest = 1 if images.dtype == np.uint8 else np.float32(1 / 255)
+    # A few tell of nearly every data set, so that one in a file is not read for this.
+    if images[:: max(1, len(images) // 64)].max() > lowest:
+        return
+    brightest = images.max()
+    if 0 < brightest <= lowest:
+        raise DataError(
+            "`images` must have pixels brighter than 1/255 of white, got at most "
+            f"{brightest:g} as {images.dtype.name} for {dataset.title}; white is 255 "
+            "in uint8 and 1 in float32: multiply bytes of 0 and 1 by 255, or divide "
+            "by 255 only once."
+        )
+
+
+def require_learnable(dataset: Dataset) -> None:
+    """Refuse training examples from which no evaluation would mean anything.
+
+    Raises:
+        DataError: if all are of one class, so that a model that always gives the same
+            answer is never wrong; or as `require_visible` does.
+    """
+    present = np.unique(dataset.labels)
+    if len(present) < 2:
+        raise DataError(
+            "`labels` must be of at least two classes to train on, got only "
+            f"{present[0]} for {dataset.title}; add examples of other classes, since a "
+            "model that always gives one answer would be called 100 % robust."
+        )
+    require_visible(dataset)
+
 
 def part_of_range(size: int, share: tuple[int, int]) -> slice:
-    """One of several consecutive parts, which cover `size` things and hardly differ."""
+    """One of several consecutive parts, which cover `size` examples and hardly differ.
+
+    Raises:
+        DataError: if some part would have no examples.
+    """
     index, count = share
+    if size < count:
+        raise DataError(
+            f"`share` must be one of at most {size} parts, the number of examples, got "
+            f"one of {count}; use fewer processes."
+        )
     return slice(size * index // count, size * (index + 1) // count)
 
 

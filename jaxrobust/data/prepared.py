@@ -62,12 +62,14 @@ class DataDir:
 
 def resolve(data_dir: str | os.PathLike[str] | None = None) -> DataDir:
     """The argument, else JAXROBUST_DATA_DIR, TFDS_DATA_DIR, ~/tensorflow_datasets."""
+    value, origin = "~/tensorflow_datasets", "by default"
+    for variable in ("TFDS_DATA_DIR", "JAXROBUST_DATA_DIR"):
+        if os.environ.get(variable):
+            value, origin = os.environ[variable], f"from {variable}"
     if data_dir is not None:
-        return DataDir(Path(data_dir).expanduser(), "given as `data_dir`")
-    for variable in ("JAXROBUST_DATA_DIR", "TFDS_DATA_DIR"):
-        if value := os.environ.get(variable):
-            return DataDir(Path(value).expanduser(), f"from {variable}")
-    return DataDir(Path("~/tensorflow_datasets").expanduser(), "by default")
+        value, origin = data_dir, "given as `data_dir`"
+    # Unlike `Path.expanduser` this leaves the name of an unknown user alone.
+    return DataDir(Path(os.path.expanduser(value)), origin)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +79,14 @@ class Prepared:
     Attributes:
         path: its version directory, such as `DATA_DIR/mnist/3.0.1`.
         title: the title for reports; says so when the images were re-encoded.
+        encoding: of the images in the records: "png" or "jpeg".
         shards: for each split, its record files and how many examples each holds.
         remedy: how to mend the data set if it does not keep its promises.
     """
 
     path: Path
     title: str
+    encoding: str
     shards: dict[str, list[tuple[Path, int]]]
     remedy: str
 
@@ -123,6 +127,9 @@ def find(
     features = _read_json(path / "features.json", remedy)
     try:
         formats = [info["fileFormat"], *info.get("alternativeFileFormats", [])]
+        names = [split["name"] for split in info["splits"]]
+        if len(set(names)) < len(names):
+            raise ValueError(f"splits {', '.join(names)}")
         shards = {
             split["name"]: _shards(f"{path / name}-{split['name']}", split)
             for split in info["splits"]
@@ -131,7 +138,11 @@ def find(
         image = fields["image"]["image"]
         shape = tuple(int(n) for n in image["shape"]["dimensions"])
         num_classes = int(fields["label"]["classLabel"]["numClasses"])
-    except (KeyError, TypeError, ValueError) as error:
+        # As tfds has it, which writes nothing for the usual one.
+        encoding = image.get("encodingFormat", "").lower() or "png"
+        if encoding not in ("png", "jpeg"):
+            raise ValueError(f"images encoded as {encoding!r}")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"`{path}` must hold the metadata of an image classification data set, got "
             f"{type(error).__name__}: {error} on reading its json files; {remedy}."
@@ -156,10 +167,13 @@ def find(
                 f"{', '.join(lost) or 'its examples'}; {remedy}."
             )
     title = spec.title
-    if str(image.get("encodingFormat", "")).lower() in ("jpeg", "jpg"):
-        quality = re.search(r"quality\D{0,3}(\d+)", str(info.get("description")), re.I)
+    if encoding == "jpeg":
+        # A quality is a number of its own in 1..100, as "32x32" is not.
+        quality = re.search(
+            r"quality\D{0,3}(100|[1-9]\d?)\b", str(info.get("description")), re.I
+        )
         title += f" (JPEG {quality[1]})" if quality else " (JPEG)"
-    return Prepared(path, title, shards, remedy)
+    return Prepared(path, title, encoding, shards, remedy)
 
 
 def _read_json(path: Path, remedy: str) -> Any:
@@ -173,8 +187,10 @@ def _read_json(path: Path, remedy: str) -> Any:
 
 
 def _shards(stem: str, split: dict[str, Any]) -> list[tuple[Path, int]]:
-    lengths = split.get("shardLengths", [])
+    lengths = [int(length) for length in split.get("shardLengths", [])]
+    if min(lengths, default=0) < 0:
+        raise ValueError(f"shards of {lengths} examples")
     return [
-        (Path(f"{stem}.{FILE_FORMAT}-{index:05d}-of-{len(lengths):05d}"), int(length))
+        (Path(f"{stem}.{FILE_FORMAT}-{index:05d}-of-{len(lengths):05d}"), length)
         for index, length in enumerate(lengths)
     ]

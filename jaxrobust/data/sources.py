@@ -4,18 +4,15 @@ import dataclasses
 import difflib
 import functools
 import os
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
-from jaxrobust.data import records
-from jaxrobust.data.arrays import DataError, Dataset, part_of_range
+from jaxrobust.data import files, records
+from jaxrobust.data.arrays import DataError, Dataset, Split, part_of_range
 from jaxrobust.data.prepared import PREPARED, resolve
 
-__all__ = ["DATASETS", "DIGITS_TITLE", "Split", "load_arrays"]
-
-Split = Literal["train", "test"]
+__all__ = ["DATASETS", "DIGITS_TITLE", "load_arrays"]
 
 DIGITS_TITLE = "digits (8x8)"
 
@@ -39,7 +36,8 @@ def load_arrays(
             with channels behind, uint8 or float in [0, 1], and `label`, integers from
             0. Images too many for the memory lie in a directory as
             `train_image.npy`, `train_label.npy` and the same for `test`: uint8 or
-            float32, (examples, height, width, channels), read from the file as needed.
+            float32, of the same shapes, read from the file as needed. Both splits hold
+            images of one shape and type, and every class has a training example.
         split: "train" or "test". "digits" has no official one: 360 of its 1,797
             examples, chosen once and stratified, are the test split.
         data_dir: where prepared data sets lie; if not given, the environment variable
@@ -49,7 +47,8 @@ def load_arrays(
 
     Raises:
         DataError: if the name or the split is unknown, or the data set is missing,
-            damaged, or not of the shape and range it should be.
+            damaged, or not of the shape and range it should be; or its splits do not
+            go together; or the share has no examples.
     """
     if split not in get_args(Split):
         raise DataError(
@@ -75,50 +74,14 @@ def load_arrays(
 def _read_whole(name: str, split: Split) -> Dataset:
     if name == "digits":
         return _read_digits(split)
-    path = Path(name).expanduser()
-    if path.suffix == ".npz":
-        return _read_npz(name, path, [path])
-    if (path / f"{split}_image.npy").is_file():
-        return _read_npy(name, path, split)
-    if path.is_dir():
-        return _read_npz(
-            name, path / f"{split}.npz", [path / "train.npz", path / "test.npz"]
-        )
+    found = files.read(name, split)
+    if found is not None:
+        return found
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
     raise DataError(
         f"`name` must be one of {', '.join(DATASETS)}, a .npz file, or a directory "
         f"that holds train.npz and test.npz, got {name!r}; "
         + (f"did you mean {close[0]!r}?" if close else "use one of these.")
-    )
-
-
-def _read_npy(name: str, path: Path, split: Split) -> Dataset:
-    """Arrays that stay in their files until they are indexed."""
-
-    def array(part: str) -> np.ndarray:
-        file = path / part
-        try:
-            return np.load(file, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise DataError(
-                f"`{file}` must be a whole .npy file without pickled objects, got "
-                f"{type(error).__name__}: {error}; write it by `numpy.save`."
-            ) from error
-
-    labels = array(f"{split}_label.npy")
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"`{split}_label.npy` in {path} must be integers, got "
-            f"{labels.dtype.name!r}; number the classes from 0."
-        )
-    splits = [path / f"{each}_label.npy" for each in get_args(Split)]
-    largest = max(array(file.name).max(initial=0) for file in splits if file.is_file())
-    return Dataset(
-        name=name,
-        title=name,
-        images=array(f"{split}_image.npy"),
-        labels=np.asarray(labels, np.int32),
-        num_classes=int(largest) + 1,
     )
 
 
@@ -149,58 +112,3 @@ def _read_digits(split: Split) -> Dataset:
         labels=bundled.target[chosen].astype(np.int32),
         num_classes=10,
     )
-
-
-def _read_npz(name: str, path: Path, splits: list[Path]) -> Dataset:
-    arrays = _load_npz(path, ["image", "label"])
-    images, labels = arrays["image"], arrays["label"]
-    if images.ndim == 3:
-        images = images[..., None]
-    if np.issubdtype(images.dtype, np.floating):
-        images = images.astype(np.float32)
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"`label` in {path} must be integers, got {labels.dtype.name!r}; "
-            "number the classes from 0."
-        )
-    if labels.max(initial=0) > np.iinfo(np.int32).max:
-        raise DataError(
-            f"`label` in {path} must fit into int32, got {labels.max()}; "
-            "number the classes from 0."
-        )
-    # A class may be missing from one split, but both must have the same classes.
-    largest = max(
-        _load_npz(other, ["label"])["label"].max(initial=0)
-        for other in splits
-        if other.is_file()
-    )
-    return Dataset(
-        name=name,
-        title=name,
-        images=images,
-        labels=labels.astype(np.int32),
-        num_classes=int(largest) + 1,
-    )
-
-
-def _load_npz(path: Path, keys: list[str]) -> dict[str, np.ndarray]:
-    if not path.is_file():
-        raise DataError(
-            f"`name` must lead to existing files, got no {path}; "
-            "write it by `numpy.savez(path, image=images, label=labels)`."
-        )
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            found = sorted(file.files)
-            arrays = {key: file[key] for key in keys if key in found}
-    except Exception as error:
-        raise DataError(
-            f"`{path}` must be a whole .npz file without pickled objects, got "
-            f"{type(error).__name__}: {error}; write it again."
-        ) from error
-    if len(arrays) < len(keys):
-        raise DataError(
-            f"`{path}` must hold the arrays 'image' and 'label', got {found!r}; "
-            "write it by `numpy.savez(path, image=images, label=labels)`."
-        )
-    return arrays

@@ -17,7 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
+from jaxrobust.data import (
+    Dataset,
+    apply_variant,
+    load_arrays,
+    require_learnable,
+    subset,
+)
 from jaxrobust.hosts import is_primary
 from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.feeding import Feed, feed_for
@@ -445,6 +451,7 @@ def train_group(
     Raises:
         RunError: if a directory, or a run to start from, cannot be used.
         Interrupted: on a signal, after the steps under way are saved.
+        DataError: for examples of one class, or images that are all but black.
         ValueError: for configurations that do not go together.
     """
     reporter = reporter or NullReporter()
@@ -455,6 +462,7 @@ def train_group(
             f"`checkpoint_every` must be at least 1, got {checkpoint_every!r}; "
             "it counts epochs."
         )
+    require_learnable(dataset)
     # What can go wrong does so before anything is computed or written.
     begun = [check_directory(directory, resume=resume) for _, directory in tasks]
     problem = problem_of(dataset)

@@ -15,7 +15,12 @@ def _encode(image, label, encoding):
 
     picture = io.BytesIO()
     squeezed = image[..., 0] if image.shape[-1] == 1 else image
-    Image.fromarray(squeezed).save(picture, encoding.upper())
+    if encoding == "16 bits":
+        Image.fromarray(squeezed.astype(np.uint16) + 100).save(picture, "PNG")
+    elif encoding == "palette":
+        Image.fromarray(squeezed).convert("P").save(picture, "PNG")
+    else:
+        Image.fromarray(squeezed).save(picture, encoding.upper())
     example = tf_example_pb2.Example()
     example.features.feature["image"].bytes_list.value.append(picture.getvalue())
     example.features.feature["label"].int64_list.value.append(int(label))
@@ -31,13 +36,15 @@ def _write_prepared(
     shape=None,
     num_classes=10,
     encoding="png",
+    written=None,
     description="Synthetic.",
     file_format="array_record",
     promised=None,
 ):
     """Writes `splits`, name -> shards, a shard being (images, labels).
 
-    `shape`, `num_classes` and `promised` (shard lengths) let the metadata lie.
+    `shape`, `num_classes`, `promised` (shard lengths) and `encoding`, where pictures
+    are `written` in another one, let the metadata lie.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
@@ -49,7 +56,7 @@ def _write_prepared(
             stem = f"{name}-{split}.array_record-{index:05d}-of-{len(shards):05d}"
             writer = ArrayRecordWriter(str(path / stem), "group_size:1")
             for image, label in zip(images, labels, strict=True):
-                writer.write(_encode(image, label, encoding))
+                writer.write(_encode(image, label, written or encoding))
             writer.close()
     info = {
         "name": name,

@@ -1,155 +1,14 @@
-import dataclasses
 import json
 import os
 import shutil
 import sys
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.data import (
-    DataError,
-    Dataset,
-    as_float,
-    load_arrays,
-    of_classes,
-    subset,
-)
-
-
-def tiny(**changes):
-    fields = {
-        "name": "tiny",
-        "title": "tiny",
-        "images": np.zeros((3, 2, 2, 1), np.uint8),
-        "labels": np.array([0, 1, 1], np.int32),
-        "num_classes": 2,
-    }
-    return Dataset(**{**fields, **changes})
-
-
-class TestDataset:
-    def test_length_is_the_number_of_examples(self):
-        assert len(tiny()) == 3
-
-    @pytest.mark.parametrize(
-        "changes, message",
-        [
-            ({"images": np.zeros((3, 2, 2), np.uint8)}, "non-empty array"),
-            ({"images": np.zeros((0, 2, 2, 1), np.uint8)}, "non-empty array"),
-            ({"images": np.zeros((3, 2, 2, 1), np.int64)}, "uint8 or float32"),
-            ({"images": np.full((3, 2, 2, 1), 1.5, np.float32)}, r"in \[0, 1\] when"),
-            ({"images": np.full((3, 2, 2, 1), -0.5, np.float32)}, r"in \[0, 1\] when"),
-            ({"images": np.full((3, 2, 2, 1), np.nan, np.float32)}, r"in \[0, 1\]"),
-            ({"labels": np.array([0, 1], np.int32)}, "int32 of shape"),
-            ({"labels": np.array([0, 1, 1])}, "int32 of shape"),
-            ({"labels": np.array([0, 1, 2], np.int32)}, r"`labels` must be in \[0, 2"),
-            ({"labels": np.array([0, 1, -1], np.int32)}, r"got \[-1, 1\]"),
-        ],
-    )
-    def test_broken_promises_are_errors(self, changes, message):
-        with pytest.raises(DataError, match=message):
-            tiny(**changes)
-
-    def test_images_may_touch_both_ends_of_the_range(self):
-        images = np.array([0, 1], np.float32).reshape(2, 1, 1, 1)
-        tiny(images=images, labels=np.array([0, 1], np.int32))
-
-
-def numbered(labels):
-    """A data set in which the images tell the examples apart."""
-    labels = np.asarray(labels, np.int32)
-    images = np.arange(len(labels), dtype=np.float32) / len(labels)
-    return tiny(images=images.reshape(-1, 1, 1, 1), labels=labels, num_classes=4)
-
-
-@st.composite
-def labels_and_size(draw):
-    labels = draw(st.lists(st.integers(0, 3), min_size=1, max_size=60))
-    return labels, draw(st.integers(1, len(labels)))
-
-
-class TestSubset:
-    @given(labels_and_size())
-    def test_has_the_size_asked_for_in_the_order_of_the_whole(self, case):
-        labels, size = case
-        whole = numbered(labels)
-        part = subset(whole, size)
-        places = np.rint(part.images.ravel() * len(whole)).astype(int)
-        assert len(part) == size
-        assert (np.diff(places) > 0).all()
-        np.testing.assert_array_equal(part.labels, whole.labels[places])
-
-    @given(labels_and_size())
-    def test_keeps_the_share_of_every_class_to_within_one_example(self, case):
-        labels, size = case
-        part = subset(numbered(labels), size)
-        share = np.bincount(labels, minlength=4) * size / len(labels)
-        assert (np.abs(np.bincount(part.labels, minlength=4) - share) < 1.5).all()
-
-    @given(labels_and_size())
-    def test_takes_the_first_examples_of_each_class(self, case):
-        labels, size = case
-        whole = numbered(labels)
-        part = subset(whole, size)
-        for label in range(4):
-            mine = part.images[part.labels == label]
-            first = whole.images[whole.labels == label][: len(mine)]
-            np.testing.assert_array_equal(mine, first)
-
-    @given(labels_and_size())
-    def test_lies_inside_every_larger_subset(self, case):
-        labels, size = case
-        whole = numbered(labels)
-        larger = subset(whole, min(size + 1, len(whole)))
-        assert np.isin(subset(whole, size).images, larger.images).all()
-
-    def test_full_size_gives_the_whole(self):
-        whole = load_arrays("digits", "test")
-        np.testing.assert_array_equal(subset(whole, 360).images, whole.images)
-
-    @pytest.mark.parametrize("size", [0, -1, 4])
-    def test_impossible_sizes_are_errors(self, size):
-        with pytest.raises(ValueError, match=r"`size` must be in \[1, 3\]"):
-            subset(tiny(), size)
-
-
-class TestOfClasses:
-    @given(labels_and_size(), st.sets(st.integers(0, 3), min_size=1))
-    def test_keeps_all_examples_of_the_classes_and_no_other(self, case, classes):
-        labels, _ = case
-        whole = numbered(labels)
-        wanted = classes & set(labels)
-        if wanted != classes:
-            with pytest.raises(ValueError, match="`classes` must be among"):
-                of_classes(whole, sorted(classes))
-            return
-        part = of_classes(whole, sorted(classes))
-        places = [place for place, label in enumerate(labels) if label in classes]
-        np.testing.assert_array_equal(part.images, whole.images[places])
-        np.testing.assert_array_equal(part.labels, whole.labels[places])
-
-    def test_no_class_is_an_error(self):
-        with pytest.raises(ValueError, match=r"`classes` must be among .*got \(\)"):
-            of_classes(tiny(), [])
-
-
-class TestAsFloat:
-    def test_every_byte_rounds_as_exact_division_does(self):
-        pixels = np.arange(256, dtype=np.uint8)
-        expected = (pixels.astype(np.float64) / 255).astype(np.float32)
-        np.testing.assert_array_equal(as_float(pixels), expected)
-        np.testing.assert_array_equal(jax.jit(as_float)(pixels), expected)
-
-    @pytest.mark.parametrize("dtype", [jax.numpy.float32, jax.numpy.bfloat16])
-    def test_floats_pass_unchanged(self, dtype):
-        images = jax.random.uniform(jax.random.key(0), (2, 3)).astype(dtype)
-        result = jax.jit(as_float)(images)
-        assert result.dtype == dtype
-        np.testing.assert_array_equal(result, images)
+from jaxrobust.data import DataError, load_arrays
 
 
 class TestDigits:
@@ -196,79 +55,6 @@ class TestNames:
             load_arrays("digits", "validation")
 
 
-class TestNpz:
-    @pytest.fixture
-    def save(self, tmp_path):
-        def save(file="some.npz", **arrays):
-            path = tmp_path / file
-            path.parent.mkdir(exist_ok=True)
-            np.savez(path, **arrays)
-            return str(path)
-
-        return save
-
-    def test_bytes_without_channels_get_one(self, save):
-        images = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
-        path = save(image=images, label=np.array([0, 4], np.uint8))
-        data = load_arrays(path, "test")
-        assert (data.name, data.title, data.num_classes) == (path, path, 5)
-        np.testing.assert_array_equal(data.images, images[..., None])
-        np.testing.assert_array_equal(data.labels, [0, 4])
-
-    def test_floats_become_float32(self, save):
-        path = save(image=np.full((1, 2, 2, 3), 0.1), label=np.array([1]))
-        images = load_arrays(path, "train").images
-        assert (images.dtype, images.shape) == (np.float32, (1, 2, 2, 3))
-
-    def test_directory_has_its_splits_and_one_number_of_classes(self, save, tmp_path):
-        image = np.zeros((2, 3, 3), np.uint8)
-        save("mine/train.npz", image=image, label=np.array([0, 6]))
-        save("mine/test.npz", image=image + 1, label=np.array([0, 1]))
-        test = load_arrays(str(tmp_path / "mine"), "test")
-        assert (test.num_classes, test.images.max()) == (7, 1)
-        assert load_arrays(str(tmp_path / "mine"), "train").images.max() == 0
-
-    def test_missing_file_is_an_error(self, save, tmp_path):
-        save("mine/train.npz", image=np.zeros((1, 2, 2)), label=np.array([0]))
-        with pytest.raises(DataError, match=r"got no .*test\.npz"):
-            load_arrays(str(tmp_path / "mine"), "test")
-        with pytest.raises(DataError, match=r"got no .*other\.npz"):
-            load_arrays(str(tmp_path / "other.npz"), "test")
-
-    def test_wrong_keys_are_an_error(self, save):
-        path = save(x=np.zeros((1, 2, 2)), label=np.array([0]))
-        with pytest.raises(DataError, match=r"'image' and 'label', got \['label', 'x"):
-            load_arrays(path, "test")
-
-    def test_truncated_file_is_an_error(self, save, tmp_path):
-        path = save(image=np.zeros((1, 2, 2)), label=np.array([0]))
-        whole = (tmp_path / "some.npz").read_bytes()
-        (tmp_path / "some.npz").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(DataError, match=r"some\.npz` must be a whole \.npz"):
-            load_arrays(path, "test")
-
-    def test_pickled_objects_are_refused(self, save):
-        path = save(image=np.array([{}], object), label=np.array([0]))
-        with pytest.raises(DataError, match="without pickled objects"):
-            load_arrays(path, "test")
-
-    @pytest.mark.parametrize(
-        "image, label, message",
-        [
-            (np.zeros((1, 2, 2)), np.array([0.0]), "`label` in .* must be integers"),
-            (np.zeros((1, 2, 2), np.int64), np.array([0]), "uint8 or float32"),
-            (np.full((1, 2, 2), 255.0), np.array([0]), "divide by 255"),
-            (np.zeros((1, 2)), np.array([0]), "non-empty array"),
-            (np.zeros((2, 2, 2)), np.array([0]), "int32 of shape"),
-            (np.zeros((0, 2, 2)), np.zeros(0, int), "non-empty array"),
-            (np.zeros((1, 2, 2)), np.array([2**32]), "must fit into int32"),
-        ],
-    )
-    def test_wrong_arrays_are_errors(self, save, image, label, message):
-        with pytest.raises(DataError, match=message):
-            load_arrays(save(image=image, label=label), "test")
-
-
 class TestDataDirectory:
     def test_argument_precedes_both_variables(self, monkeypatch, tmp_path):
         monkeypatch.setenv("JAXROBUST_DATA_DIR", str(tmp_path / "b"))
@@ -289,6 +75,10 @@ class TestDataDirectory:
     def test_default_is_that_of_tfds(self):
         with pytest.raises(DataError, match=r"home/tensorflow_datasets/mnist.*default"):
             load_arrays("mnist", "test")
+
+    def test_an_unknown_home_is_no_traceback(self):
+        with pytest.raises(DataError, match="has been prepared"):
+            load_arrays("mnist", "test", data_dir="~nobody-of-this-name/data")
 
     def test_command_quotes_a_path_with_spaces(self, tmp_path):
         with pytest.raises(DataError, match=r"prepare mnist --data-dir '.*my data'`"):
@@ -320,6 +110,24 @@ class TestPrepared:
         prepared_mnist()
         load_arrays("mnist", "test", data_dir=tmp_path)
 
+    @pytest.mark.parametrize("count", [1, 2, 3, 5])
+    def test_shares_are_the_split(self, prepared_mnist, tmp_path, count):
+        prepared_mnist()
+        whole = load_arrays("mnist", "train", data_dir=tmp_path)
+        parts = [
+            load_arrays("mnist", "train", data_dir=tmp_path, share=(index, count))
+            for index in range(count)
+        ]
+        for field in ("images", "labels"):
+            found = np.concatenate([getattr(part, field) for part in parts])
+            np.testing.assert_array_equal(found, getattr(whole, field))
+
+    def test_more_shares_than_examples_are_an_error(self, prepared_mnist, tmp_path):
+        prepared_mnist()
+        for name, size in (("mnist", 6), ("digits", 360)):
+            with pytest.raises(DataError, match=f"at most {size} parts, .* one of 361"):
+                load_arrays(name, "test", data_dir=tmp_path, share=(0, 361))
+
     def test_newest_complete_version_is_read(
         self, prepared_mnist, random_shard, tmp_path
     ):
@@ -338,6 +146,9 @@ class TestPrepared:
             ),
             ("Re-encoded (Quality=90)", "CIFAR-10 (JPEG 90)"),
             ("CIFAR-10, 60,000 images", "CIFAR-10 (JPEG)"),
+            ("Of high quality, 32x32 pixels", "CIFAR-10 (JPEG)"),
+            ("JPEG of quality 2020", "CIFAR-10 (JPEG)"),
+            ("JPEG, quality=100.", "CIFAR-10 (JPEG 100)"),
         ],
     )
     def test_title_admits_a_lossy_encoding(
@@ -403,6 +214,10 @@ class TestDamage:
             ({"promised": [7]}, "ValueError: 6 examples instead of 7"),
             ({"promised": [6, 6]}, "split 'test', got none of mnist-test.array_record"),
             ({"promised": [0]}, "got none of its examples"),
+            ({"promised": [-6]}, r"ValueError: shards of \[-6\] examples"),
+            ({"promised": [10**15]}, "6 examples instead of 1000000000000000"),
+            ({"encoding": "gif"}, "images encoded as 'gif'"),
+            ({"encoding": 7, "written": "png"}, "got AttributeError"),
         ],
     )
     def test_broken_promise_of_the_metadata(
@@ -420,11 +235,48 @@ class TestDamage:
             load_arrays("mnist", "test", data_dir=tmp_path)
         error.match(self.MENDING)
 
-    def test_label_out_of_range(self, prepared_mnist, random_shard, tmp_path):
+    @pytest.mark.parametrize("label", [10, -1, 2**32 + 3])
+    def test_label_out_of_range(self, prepared_mnist, random_shard, tmp_path, label):
         images, _ = random_shard(2)
-        prepared_mnist(splits={"test": [(images, [3, 10])]})
-        with pytest.raises(DataError, match="`labels` must be in"):
+        prepared_mnist(splits={"test": [(images, [3, label])]})
+        message = f"mnist-test.*: the label {label} among 10 classes"
+        with pytest.raises(DataError, match=message) as error:
             load_arrays("mnist", "test", data_dir=tmp_path)
+        error.match(self.MENDING)
+
+    def test_two_splits_of_one_name(self, prepared_mnist, tmp_path):
+        path = prepared_mnist() / "dataset_info.json"
+        info = json.loads(path.read_text())
+        info["splits"].append({**info["splits"][1], "shardLengths": []})
+        path.write_text(json.dumps(info))
+        with pytest.raises(DataError, match="splits train, test, test"):
+            load_arrays("mnist", "test", data_dir=tmp_path)
+
+    @pytest.mark.parametrize(
+        "shape, written, admitted, message",
+        [
+            ((32, 32, 3), "jpeg", "png", "another format instead of png"),
+            ((32, 32, 3), "png", "jpeg", "another format instead of jpeg"),
+            ((32, 32, 3), "bmp", "png", "another format instead of png"),
+            # Decoded without a word: 300 becomes 44.
+            ((28, 28, 1), "16 bits", "png", "png of other pixels"),
+            # The places of its colors in a table, taken for gray values.
+            ((28, 28, 1), "palette", "png", "png of other pixels"),
+        ],
+    )
+    def test_pictures_in_another_form_than_the_title_admits(
+        self, tmp_path, prepared_mnist, shape, written, admitted, message
+    ):
+        name = "mnist" if shape[0] == 28 else "cifar10"
+        some = np.full((2, *shape), 200, np.uint8)
+        prepared_mnist(
+            name=name,
+            splits={"test": [(some, [3, 4])]},
+            encoding=admitted,
+            written=written,
+        )
+        with pytest.raises(DataError, match=f"{name}-test.*{message}"):
+            load_arrays(name, "test", data_dir=tmp_path)
 
     @pytest.mark.parametrize(
         "file, content, message",
@@ -528,8 +380,3 @@ class TestRealMnist:
         copy.write_bytes(content)
         with pytest.raises(DataError, match="chunk data hash mismatch"):
             load_arrays("mnist", "test", data_dir=tmp_path)
-
-
-def test_dataset_cannot_be_changed_in_place():
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        tiny().title = "other"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.data import DataError, load_arrays
+from jaxrobust.data import DataError, load_arrays, of_classes
 from jaxrobust.models import ModelConfig
 from jaxrobust.training import (
     CheckpointWarning,
@@ -50,6 +50,14 @@ class Stopper(NullReporter):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), self.number)
+
+
+def test_examples_of_one_class_are_refused_before_anything_is_written(
+    tiny, digits, tmp_path
+):
+    with pytest.raises(DataError, match="at least two classes to train on, got only 3"):
+        train(tiny, tmp_path / "run", dataset=of_classes(digits, [3]))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_goes_through_its_phases(trained):
