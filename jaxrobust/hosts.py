@@ -29,6 +29,7 @@ __all__ = [
     "Hosts",
     "cluster_from",
     "initialize",
+    "is_loss",
     "is_primary",
     "leave",
     "lost_hosts_as_errors",
@@ -46,6 +47,24 @@ START = "JAXROBUST_START_SECONDS"
 HOW_TO_GO_ON = (
     "the last checkpoint is kept; start the job again, on any number of hosts, to go on"
 )
+
+
+# Launchers that say how many processes there are but not where the first one is:
+# for each the variables of their number and of the number of this one.
+UNKNOWN_LAUNCHERS = {
+    "jax.distributed": ("JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    "Kubeflow": ("NUM_PROCESSES", "PROCESS_ID"),
+    "MPICH or Intel MPI": ("PMI_SIZE", "PMI_RANK"),
+    "MVAPICH": ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK"),
+    "jsrun": ("JSM_NAMESPACE_SIZE", "JSM_NAMESPACE_RANK"),
+    "Flux": ("FLUX_JOB_SIZE", "FLUX_TASK_RANK"),
+    "Horovod": ("HOROVOD_SIZE", "HOROVOD_RANK"),
+    "torchrun": ("WORLD_SIZE", "RANK"),
+}
+# Names that may mean something else, unless both are there.
+ANYBODYS = ("NUM_PROCESSES", "WORLD_SIZE")
+JAX_COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
 
 class HostLostError(RuntimeError):
@@ -100,7 +119,8 @@ def cluster_from(
     _PROCESS_ID; Open MPI (mpirun); SLURM (srun; the batch script itself is one process,
     however many tasks its allocation has); hosts of a TPU pod. JAXROBUST_CLUSTER says
     `none` (one process, whatever the surroundings), or names `slurm`, `ompi` or `tpu`,
-    which is then required to be there.
+    which is then required to be there. Without it, the variables of any other launcher
+    that say more than one process are refused: each would believe that it is alone.
 
     Args:
         environment: variables of the process.
@@ -140,7 +160,39 @@ def cluster_from(
         # are then about mpirun's daemons. A TPU pod may be managed by anything.
         clusters = (find(environment) for find in found.values())
         cluster = next((each for each in clusters if each is not None), None)
+        _refuse_unknown(environment, cluster)
     return cluster if cluster is None or cluster.num_processes != 1 else None
+
+
+def _refuse_unknown(environment: Mapping[str, str], cluster: Cluster | None) -> None:
+    """Refuse to be alone, or one of few, where another launcher says there are more.
+
+    One that is known may have started another one, such as srun the daemons of mpiexec.
+    """
+    known = 1 if cluster is None else cluster.num_processes
+    if known is None:  # jax finds out, on a TPU pod
+        return
+    for launcher, (number, own) in UNKNOWN_LAUNCHERS.items():
+        text = environment.get(number, "")
+        is_count = text.isascii() and text.isdigit()
+        if (number in ANYBODYS and own not in environment) or not is_count:
+            continue
+        _require(
+            int(text) <= known,
+            f"`{COORDINATOR}` must be set in a process of a job of {launcher}, got "
+            f"only {number}={text}; set it to host:port of process 0, {NUM_PROCESSES} "
+            f"to ${number} and {PROCESS_ID} to ${own}; or set {CLUSTER}=none, if the "
+            "processes have nothing to do with each other.",
+        )
+    address = environment.get(JAX_COORDINATOR)
+    is_alone = environment.get("JAX_NUM_PROCESSES") == "1"
+    _require(
+        not address or is_alone or cluster is not None,
+        f"`{COORDINATOR}` must be set in a process of several, got only "
+        f"{JAX_COORDINATOR}={address}; set it to that, {NUM_PROCESSES} and "
+        f"{PROCESS_ID} to the number of processes and of this one; or set "
+        f"{CLUSTER}=none for a single process.",
+    )
 
 
 def _require(condition: bool, message: str) -> None:
@@ -292,8 +344,8 @@ def _own_devices(
 
     The launcher may have given each process a GPU of its own already.
     """
-    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
-    is_bound = visible != "" and "," not in visible
+    visible = [environment.get(name, "") for name in VISIBLE]
+    is_bound = any(each != "" and "," not in each for each in visible)
     chosen = "JAX_LOCAL_DEVICE_IDS" in environment
     return None if tasks_here == 1 or is_bound or chosen else (local_id,)
 
@@ -570,6 +622,13 @@ LOSS = re.compile(
 )
 
 
+def is_loss(error: BaseException) -> bool:
+    """Whether an error is what a runtime says when another process is gone."""
+    hosts = _State.hosts
+    is_single = hosts is None or hosts.num_processes == 1
+    return not is_single and bool(LOSS.search(str(error)))
+
+
 @contextmanager
 def lost_hosts_as_errors() -> Iterator[None]:
     """Raise `HostLostError` for the errors that the loss of another process causes.
@@ -582,9 +641,7 @@ def lost_hosts_as_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        hosts = _State.hosts
-        is_single = hosts is None or hosts.num_processes == 1
-        if is_single or isinstance(error, HostLostError) or not LOSS.search(str(error)):
+        if isinstance(error, HostLostError) or not is_loss(error):
             raise
         _State.is_lost = True
         _State.is_reported.set()

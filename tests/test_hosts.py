@@ -76,6 +76,26 @@ INDEXED = {
          Cluster("slurm", "n1:20177", 4, 3, (1,))),
         (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4", "CUDA_VISIBLE_DEVICES": "3"},
          Cluster("slurm", "n1:20177", 4, 3)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4", "ROCR_VISIBLE_DEVICES": "3"},
+         Cluster("slurm", "n1:20177", 4, 3)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4", "HIP_VISIBLE_DEVICES": "3"},
+         Cluster("slurm", "n1:20177", 4, 3)),
+        (SLURM | {"SLURM_STEP_TASKS_PER_NODE": "4", "HIP_VISIBLE_DEVICES": "0,1,2,3"},
+         Cluster("slurm", "n1:20177", 4, 3, (0,))),
+        # srun --mpi=pmi2 sets the variables of both
+        (SLURM | {"PMI_SIZE": "4", "PMI_RANK": "3"},
+         Cluster("slurm", "n1:20177", 4, 3)),
+        (EXPLICIT | {"WORLD_SIZE": "8", "RANK": "2"},
+         Cluster("explicit", "node1:1234", 4, 2)),
+        ({"PMI_SIZE": "1", "PMI_RANK": "0"}, None),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, None),
+        # names that anybody may use for something else
+        ({"NUM_PROCESSES": "8"}, None),
+        ({"WORLD_SIZE": "8"}, None),
+        ({"WORLD_SIZE": "large", "RANK": "high"}, None),
+        ({"JAX_COORDINATOR_ADDRESS": "n:1", "JAX_NUM_PROCESSES": "1"}, None),
+        ({"PMI_SIZE": "4", "PMI_RANK": "1", "JAXROBUST_CLUSTER": "none"}, None),
+        ({"PMI_SIZE": "4", "PMI_RANK": "1", "JAXROBUST_NUM_PROCESSES": "1"}, None),
         (OMPI, Cluster("ompi", None, 2, 1)),
         # mpirun starts its daemons with srun
         (SLURM | OMPI, Cluster("ompi", None, 2, 1)),
@@ -158,6 +178,25 @@ def test_jobs_and_steps_on_one_node_use_different_ports():
         ({"JAXROBUST_CLUSTER": "slrum"}, "must be auto, none, slurm"),
         (BATCH | {"JAXROBUST_CLUSTER": "slurm"}, "start the process with srun"),
         ({"JAXROBUST_CLUSTER": "ompi"}, "start the process with mpirun"),
+        # Launchers that are not known: each process would believe that it is alone.
+        ({"JAX_COORDINATOR_ADDRESS": "n1:1234", "JAX_NUM_PROCESSES": "2",
+          "JAX_PROCESS_ID": "1"},
+         r"a job of jax\.distributed, got only JAX_NUM_PROCESSES=2; set it to "
+         r"host:port of process 0, JAXROBUST_NUM_PROCESSES to \$JAX_NUM_PROCESSES and "
+         r"JAXROBUST_PROCESS_ID to \$JAX_PROCESS_ID; or set JAXROBUST_CLUSTER=none"),
+        ({"JAX_COORDINATOR_ADDRESS": "n1:1234"},
+         "`JAXROBUST_COORDINATOR` must be set in a process of several, got only "
+         "JAX_COORDINATOR_ADDRESS=n1:1234"),
+        ({"PMI_SIZE": "4", "PMI_RANK": "1"}, "MPICH or Intel MPI, got only PMI_SIZE=4"),
+        ({"MV2_COMM_WORLD_SIZE": "4"}, "MVAPICH, got only MV2_COMM_WORLD_SIZE=4"),
+        ({"WORLD_SIZE": "4", "RANK": "1"}, "torchrun, got only WORLD_SIZE=4"),
+        ({"NUM_PROCESSES": "4", "PROCESS_ID": "1"}, "Kubeflow, got only NUM_PROCESSES"),
+        ({"FLUX_JOB_SIZE": "4", "FLUX_TASK_RANK": "1"}, "Flux, got only FLUX_JOB_SIZE"),
+        # mpiexec of MPICH in a SLURM job: srun started a daemon on each node only
+        (SLURM | {"PMI_SIZE": "16", "PMI_RANK": "9"}, "got only PMI_SIZE=16"),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1", "PMI_SIZE": "2", "PMI_RANK": "1"},
+         "got only PMI_SIZE=2"),
+        ({"PMI_SIZE": "4", "JAXROBUST_CLUSTER": "auto"}, "got only PMI_SIZE=4"),
     ],
 )  # fmt: skip
 def test_incomplete_and_wrong_settings_are_refused(environment, message):

@@ -61,7 +61,7 @@ from jaxrobust.training import (
     sweep,
     train,
 )
-from jaxrobust.training.signals import interrupt_on_signals
+from jaxrobust.training.signals import interrupt_on_signals, stop_on_signals
 
 __all__ = [
     "DataList",
@@ -109,23 +109,24 @@ class RunOptions:
     def say(self, text: str) -> None:
         """Print, in one of the processes."""
         if hosts.is_primary():
-            print(text)
+            print(text, flush=True)
 
     def train(self, config: TrainConfig, default_name: str) -> int:
         """Train and say where the result is."""
         directory = self.run_dir or Path("runs") / default_name
-        run = train(
-            config,
-            directory,
-            data_dir=self.data_dir,
-            resume=self.resume,
-            checkpoint_every=self.checkpoint_every,
-            tensorboard=self.tensorboard,
-            reporter=reporter_for(),
-            placement=self.join(),
-            stream=self.stream,
-            profile=self.profile,
-        )
+        with stop_on_signals():
+            run = train(
+                config,
+                directory,
+                data_dir=self.data_dir,
+                resume=self.resume,
+                checkpoint_every=self.checkpoint_every,
+                tensorboard=self.tensorboard,
+                reporter=reporter_for(),
+                placement=self.join(),
+                stream=self.stream,
+                profile=self.profile,
+            )
         self.say(f"done: {directory}, {len(run.records)} epochs")
         self.say(f"next: jaxrobust evaluate {directory}")
         return 0
@@ -298,20 +299,21 @@ class Sweep(Common):
         options = self.options
         directory = options.run_dir or Path("runs") / f"{Path(self.dataset).name}-sweep"
         limit = self.memory_limit
-        found = sweep(
-            config,
-            directory,
-            data_dir=options.data_dir,
-            resume=options.resume,
-            checkpoint_every=options.checkpoint_every,
-            tensorboard=options.tensorboard,
-            reporter=reporter_for(),
-            placement=options.join(),
-            part=None if self.part is None else parse_part(self.part),
-            memory_limit=None if limit is None else int(limit * 2**30),
-            stream=options.stream,
-            profile=options.profile,
-        )
+        with stop_on_signals():
+            found = sweep(
+                config,
+                directory,
+                data_dir=options.data_dir,
+                resume=options.resume,
+                checkpoint_every=options.checkpoint_every,
+                tensorboard=options.tensorboard,
+                reporter=reporter_for(),
+                placement=options.join(),
+                part=None if self.part is None else parse_part(self.part),
+                memory_limit=None if limit is None else int(limit * 2**30),
+                stream=options.stream,
+                profile=options.profile,
+            )
         options.say(f"done: {directory}, {len(found.runs)} members")
         for name, reason in found.failures.items():
             options.say(f"failed: {name}: {reason}")

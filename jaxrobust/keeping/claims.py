@@ -18,6 +18,9 @@ except ImportError:  # there is no such thing on Windows
 
 __all__ = ["InUseError", "UnclaimedWarning", "claimed"]
 
+LOCK = ".lock"
+"""What the name of the file of a claim ends with; a killed holder leaves it behind."""
+
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
@@ -33,15 +36,17 @@ class UnclaimedWarning(UserWarning):
 def claimed(path: Path | str, *, what: str, wait: float = 0.0) -> Iterator[None]:
     """Keep all other claims on a path away until the block ends, or this process does.
 
-    The claim is a lock on a file beside the path, with `.lock` added to its name, which
-    the system lets go when its holder dies, however it dies. It holds among the
+    The claim is a lock on a file beside the path, with `.lock` added to its name. It is
+    in the path where a file beside it would be one of this machine only, since a file
+    system is mounted there, or may not be written. The system lets go of it when its
+    holder dies, however it dies. It holds among the
     processes of one machine, and among machines as far as their file system shares
     locks (NFS 4, Lustre mounted with flock, GPFS, CephFS do). Where it has no locks at
     all, a warning says so.
 
     Args:
         path: of a file or directory, whether or not there is one; the directory that it
-            lies in is made if missing.
+            lies in is made if missing, and removed again if nothing comes to lie there.
         what: the argument that names it, for the message.
         wait: seconds to wait for another one's claim to end.
 
@@ -50,8 +55,10 @@ def claimed(path: Path | str, *, what: str, wait: float = 0.0) -> Iterator[None]
         OSError: if the file of the lock cannot be written.
     """
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.lock")
+    made = [each for each in path.parents if not each.exists()]
+    is_outside = os.path.ismount(path) or not os.access(path.parent, os.W_OK)
+    is_inside = is_outside and path.is_dir()
+    lock = path / LOCK if is_inside else path.with_name(f"{path.name}{LOCK}")
     descriptor = _locked(lock, path, what, time.monotonic() + wait)
     try:
         yield
@@ -64,12 +71,23 @@ def claimed(path: Path | str, *, what: str, wait: float = 0.0) -> Iterator[None]
             with suppress(OSError):
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
+        with suppress(OSError):  # those that are not empty stay
+            for each in made:
+                each.rmdir()
 
 
 def _locked(lock: Path, path: Path, what: str, deadline: float) -> int:
     """An open file on which this process holds a lock."""
+    misses = 0
     while True:
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # whoever made its directory may just have removed it
+            misses += 1
+            if misses < 100:
+                continue
+            raise
         is_taken = False
         try:
             if _take(descriptor, path):

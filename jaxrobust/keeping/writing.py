@@ -35,10 +35,13 @@ def open_whole(path: Path | str) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-    except BaseException:
+    except BaseException as error:
         # The first failure is the one to tell.
         with suppress(OSError):
             part.unlink(missing_ok=True)
+        # A disk that is full is told without the file that it is full for.
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
     _sync_directory(path.parent)
 

@@ -5,13 +5,8 @@ from jaxrobust.training.checkpoints import (
     Checkpoints,
     CheckpointWarning,
 )
-from jaxrobust.training.loop import (
-    Interrupted,
-    NonFiniteLossError,
-    load_training_data,
-    train,
-    train_group,
-)
+from jaxrobust.training.examples import check_data, load_run_data, load_training_data
+from jaxrobust.training.loop import NonFiniteLossError, train, train_group
 from jaxrobust.training.mesh import MeshConfig, Placement
 from jaxrobust.training.phases import (
     AttackConfig,
@@ -35,7 +30,16 @@ from jaxrobust.training.progress import (
     TerminalReporter,
     reporter_for,
 )
-from jaxrobust.training.runs import Problem, Run, RunError, load_run, read_run
+from jaxrobust.training.runs import (
+    Problem,
+    Run,
+    RunError,
+    TrainedOn,
+    load_run,
+    read_run,
+)
+from jaxrobust.training.signals import Interrupted
+from jaxrobust.training.storage import StorageError
 from jaxrobust.training.sweep import (
     Member,
     SweepConfig,
@@ -79,21 +83,25 @@ __all__ = [
     "Reporter",
     "Run",
     "RunError",
+    "StorageError",
     "SweepConfig",
     "SweepResult",
     "TerminalReporter",
     "TrainConfig",
     "TrainState",
+    "TrainedOn",
     "Trainer",
     "WarmStart",
     "Weights",
     "adversarial",
     "bind",
     "chain",
+    "check_data",
     "extended",
     "iterative",
     "linspace",
     "load_run",
+    "load_run_data",
     "load_training_data",
     "make_trainer",
     "parse_part",

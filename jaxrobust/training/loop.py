@@ -17,18 +17,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.data import (
-    Dataset,
-    apply_variant,
-    load_arrays,
-    require_learnable,
-    subset,
-)
+from jaxrobust.data import Dataset, require_learnable
 from jaxrobust.hosts import is_primary
-from jaxrobust.training.checkpoints import Checkpoints
+from jaxrobust.keeping import fingerprint, versions, write_whole
+from jaxrobust.training.checkpoints import Checkpoints, to_arrays
+from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.examples import load_training_data, problem_of, trained_on
 from jaxrobust.training.feeding import Feed, feed_for
 from jaxrobust.training.members import MemberProgram, Summary
-from jaxrobust.training.mesh import Placement, agree, exchange
+from jaxrobust.training.mesh import Placement
 from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
@@ -37,20 +34,25 @@ from jaxrobust.training.runs import (
     METRICS,
     Problem,
     Run,
+    TrainedOn,
     begin_run,
     check_directory,
     check_same_run,
+    claimed_together,
     template_for,
 )
-from jaxrobust.training.signals import StopRequest, stop_on_signals
+from jaxrobust.training.signals import Interrupted, StopRequest, stop_on_signals
 from jaxrobust.training.standing import Standing, fresh_state
+from jaxrobust.training.storage import failing_storage
+from jaxrobust.training.together import agree, failing_together, require_same
 from jaxrobust.training.trainer import TrainState
 
 __all__ = [
-    "Interrupted",
     "NonFiniteLossError",
-    "load_training_data",
+    "require_same_job",
+    "starting",
     "train",
+    "train_claimed",
     "train_group",
 ]
 
@@ -66,29 +68,54 @@ class NonFiniteLossError(RuntimeError):
     """The training loss became NaN or infinite."""
 
 
-class Interrupted(RuntimeError):
-    """A signal stopped the run, whose state was saved."""
+@contextlib.contextmanager
+def starting(stop: StopRequest) -> Iterator[None]:
+    """Work before training, of which nothing is kept: a signal ends it there and then.
 
+    In a job of several processes all of them end after the block, since those that go
+    on would wait for one that does not.
 
-def load_training_data(
-    config: TrainConfig, *, data_dir: Path | str | None = None
-) -> Dataset:
-    """The training examples that a configuration asks for.
-
-    In a job of several processes each reads its share, and they exchange the shares.
+    Raises:
+        Interrupted: if there was a signal, in all processes.
     """
-    share = (jax.process_index(), jax.process_count())
-    dataset = load_arrays(config.dataset, "train", data_dir=data_dir, share=share)
-    images, labels = exchange(dataset.images, dataset.labels)
-    dataset = dataclasses.replace(dataset, images=images, labels=labels)
-    if config.train_size is not None:
-        dataset = subset(dataset, config.train_size)
-    return apply_variant(dataset, config.variant)
+    _check(stop)
+    at_once = jax.process_count() == 1
+    with stop.at_once() if at_once else contextlib.nullcontext():
+        yield
+    _check(stop)
 
 
-def problem_of(dataset: Dataset) -> Problem:
-    """What networks have to know of a data set."""
-    return Problem(dataset.title, tuple(dataset.images.shape[1:]), dataset.num_classes)
+def _check(stop: StopRequest) -> None:
+    if agree(float(bool(stop)))[0]:
+        raise Interrupted(
+            f"stopped by {stop.signal_name or 'a signal'} before training, so that "
+            "nothing is lost; run the same command with --resume to go on"
+        )
+
+
+def require_same_job(
+    operation: str,
+    configs: Sequence[TrainConfig],
+    placement: Placement | None,
+    **options: Any,
+) -> None:
+    """Refuse a job whose processes were given different work.
+
+    Raises:
+        ValueError: in all processes, naming what differs.
+    """
+    if jax.process_count() == 1:
+        return
+    mesh = (placement or Placement()).config
+    require_same(
+        {
+            "operation": operation,
+            "config": [config_to_json(config) for config in configs],
+            "mesh": dataclasses.asdict(mesh),
+            "versions": versions(),
+            **options,
+        }
+    )
 
 
 def _tensorboard_writer() -> Any:
@@ -107,10 +134,16 @@ class _Member:
     """One run of a group: where it stands, and its files."""
 
     def __init__(
-        self, config: TrainConfig, directory: Path, problem: Problem, num_batches: int
+        self,
+        config: TrainConfig,
+        directory: Path,
+        problem: Problem,
+        trained_on: TrainedOn,
+        num_batches: int,
     ):
         self.directory = directory
         self.problem = problem
+        self.trained_on = trained_on
         self.network = config.model.build(problem.num_classes)
         self.standing = Standing(config, num_batches)
         self.failure: str | None = None
@@ -128,7 +161,9 @@ class _Member:
         """Open the checkpoints; the newest state, or the given one, or a fresh one."""
         self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
         standing = self.standing
-        if self.checkpoints.steps():
+        steps = self.checkpoints.steps()
+        require_same({"checkpoints": {self.directory.name: steps}})
+        if steps:
             like = template_for(standing.config, self.problem, self.network)
             state, progress = self.checkpoints.restore_newest(like)
             self.checkpoints.set_aside_newer(int(state.step))
@@ -140,7 +175,10 @@ class _Member:
         if is_primary():
             # What was logged after the checkpoint will be done, and logged, again.
             lines = [json.dumps(record) + "\n" for record in standing.records]
-            (self.directory / METRICS).write_text("".join(lines))
+            content = "".join(lines).encode()
+            path = self.directory / METRICS
+            if not path.is_file() or path.read_bytes() != content:
+                write_whole(path, content)
         return state
 
     def save(self, state: TrainState) -> None:
@@ -152,7 +190,9 @@ class _Member:
         """Write down an epoch that is done."""
         if not is_primary():
             return
-        with (self.directory / METRICS).open("a") as file:
+        path = self.directory / METRICS
+        kept = "the line of an epoch was not written; the checkpoints are whole"
+        with failing_storage(path, kept), path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         if self.writer is not None:
             for name, value in record.items():
@@ -169,7 +209,15 @@ class _Member:
             state,
             self.standing.records,
             self.standing.is_complete(),
+            self.trained_on,
         )
+
+    def close(self) -> None:
+        """Close its files, once all that is being saved is on disk."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.checkpoints is not None:
+            self.checkpoints.close()
 
 
 class _Group:
@@ -406,16 +454,12 @@ class _Profile:
 @contextlib.contextmanager
 def _closing(group: _Group) -> Iterator[None]:
     """Whatever happens, what is being saved gets to disk and files are closed."""
-    try:
-        yield
-    finally:
-        group.wait()
-        group.reporter.stop()
+    with contextlib.ExitStack() as closings:
         for member in group.members:
-            if member.writer is not None:
-                member.writer.close()
-            if member.checkpoints is not None:
-                member.checkpoints.close()
+            closings.callback(member.close)
+        closings.callback(group.reporter.stop)
+        closings.callback(group.wait)  # the last one is called first
+        yield
 
 
 def train_group(
@@ -450,10 +494,47 @@ def train_group(
 
     Raises:
         RunError: if a directory, or a run to start from, cannot be used.
+        InUseError: if another process is using a directory.
         Interrupted: on a signal, after the steps under way are saved.
+        StorageError: if something cannot be saved; the last checkpoints stay.
         DataError: for examples of one class, or images that are all but black.
-        ValueError: for configurations that do not go together.
+        ValueError: for configurations that do not go together, or that are not the same
+            in all processes of a job.
     """
+    with stop_on_signals() as stop:
+        placement = None if programs is None else programs.placement
+        require_same_job("group", [config for config, _ in tasks], placement)
+        with claimed_together([directory for _, directory in tasks]):
+            return train_claimed(
+                tasks,
+                dataset,
+                trained_on(dataset, is_given=True),
+                stop,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+                tensorboard=tensorboard,
+                reporter=reporter,
+                programs=programs,
+                stream=stream,
+                profile=profile,
+            )
+
+
+def train_claimed(
+    tasks: Sequence[tuple[TrainConfig, Path]],
+    dataset: Dataset,
+    trained_on: TrainedOn,
+    stop: StopRequest,
+    *,
+    resume: bool,
+    checkpoint_every: int,
+    tensorboard: bool,
+    reporter: Reporter | None,
+    programs: Programs | None,
+    stream: bool | None,
+    profile: Path | None,
+) -> list[Run | str]:
+    """Train several runs whose directories are claimed already; see `train_group`."""
     reporter = reporter or NullReporter()
     if not is_primary():
         reporter = NullReporter()
@@ -464,7 +545,16 @@ def train_group(
         )
     require_learnable(dataset)
     # What can go wrong does so before anything is computed or written.
-    begun = [check_directory(directory, resume=resume) for _, directory in tasks]
+    with failing_together():
+        begun = [check_directory(directory, resume=resume) for _, directory in tasks]
+    require_same(
+        {
+            "data": trained_on._asdict(),
+            "is_begun": begun,
+            "checkpoint_every": checkpoint_every,
+            "stream": stream,
+        }
+    )
     problem = problem_of(dataset)
     configs = [config for config, _ in tasks]
     programs = programs or Programs(configs, problem, Placement(), len(tasks))
@@ -476,33 +566,37 @@ def train_group(
             f"({len(dataset.labels)}), got {configs[0].batch_size}; use a smaller one."
         )
     members = [
-        _Member(config, directory, problem, num_batches) for config, directory in tasks
+        _Member(config, directory, problem, trained_on, num_batches)
+        for config, directory in tasks
     ]
     writer_class = _tensorboard_writer() if tensorboard else None
-    fresh: list[TrainState | None] = []
-    for (config, directory), is_begun in zip(tasks, begun, strict=True):
-        if is_begun:
-            check_same_run(directory, config, problem)
-        fresh.append(
-            None if is_begun else fresh_state(config, problem, reporter.message)
-        )
-    agree(0.0)  # every process has looked before one of them writes
-    if is_primary():
+    with failing_together():
         for (config, directory), is_begun in zip(tasks, begun, strict=True):
-            if not is_begun:
-                begin_run(directory, config, problem)
-    agree(0.0)
-    feed = feed_for(dataset, programs, stream=stream)
+            if is_begun:
+                check_same_run(directory, config, problem, trained_on)
+    with starting(stop):
+        fresh = [
+            None if is_begun else fresh_state(config, problem, reporter.message)
+            for (config, _), is_begun in zip(tasks, begun, strict=True)
+        ]
+        feed = feed_for(dataset, programs, stream=stream)
+    with failing_together():
+        for (config, directory), is_begun in zip(tasks, begun, strict=True):
+            if not is_begun and is_primary():
+                begin_run(directory, config, problem, trained_on)
     group = _Group(members, programs, feed, reporter, checkpoint_every)
-    with stop_on_signals() as stop, _closing(group):
-        states = []
-        for member, state in zip(members, fresh, strict=True):
-            states.append(member.open(state, reporter))
+    with _closing(group):
+        states = [
+            member.open(state, reporter)
+            for member, state in zip(members, fresh, strict=True)
+        ]
+        _require_same_states(members, states)
+        for member, state in zip(members, states, strict=True):
             if writer_class and is_primary():
                 path = member.directory / "tensorboard"
                 member.writer = writer_class(str(path))
             if member.is_active:
-                member.save(states[-1])
+                member.save(state)
         if group.active:
             stacked = group.program().put(group.padded(states))
             program, stacked = group.train(stacked, profile, stop)
@@ -511,6 +605,22 @@ def train_group(
         member.failure or member.run(jax.tree.map(jnp.asarray, state))
         for member, state in zip(members, states, strict=True)
     ]
+
+
+def _require_same_states(
+    members: Sequence[_Member], states: Sequence[TrainState]
+) -> None:
+    """Refuse to go on from different states; a run to start from may be moving on."""
+    if jax.process_count() == 1:
+        return
+    found = {
+        member.directory.name: {
+            "step": int(state.step),
+            "fingerprint": fingerprint(to_arrays(state)),
+        }
+        for member, state in zip(members, states, strict=True)
+    }
+    require_same({"states": found})
 
 
 def train(
@@ -549,27 +659,42 @@ def train(
 
     Raises:
         RunError: if the directory, or the run to start from, cannot be used.
+        InUseError: if another process is using the directory.
         NonFiniteLossError: if the loss becomes NaN or infinite; the last good
             checkpoint stays.
-        Interrupted: on SIGINT or SIGTERM, after the step under way is saved.
-        ValueError: for a batch larger than the data set.
+        Interrupted: on SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after the step under way is
+            saved; while the data are read and programs are compiled, at once.
+        StorageError: if something cannot be saved; the last checkpoint stays.
+        ValueError: for a batch larger than the data set, or settings that are not the
+            same in all processes of a job.
     """
     directory = Path(directory)
-    if dataset is None:
-        check_directory(directory, resume=resume)  # before reading takes its time
-        dataset = load_training_data(config, data_dir=data_dir)
-    programs = Programs([config], problem_of(dataset), placement or Placement(), 1)
-    (found,) = train_group(
-        [(config, directory)],
-        dataset,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        tensorboard=tensorboard,
-        reporter=reporter,
-        programs=programs,
-        stream=stream,
-        profile=None if profile is None else Path(profile),
-    )
+    with stop_on_signals() as stop:
+        require_same_job("train", [config], placement, resume=resume)
+        with claimed_together([directory]):
+            is_given = dataset is not None
+            if dataset is None:
+                # Before reading takes its time.
+                with failing_together():
+                    check_directory(directory, resume=resume)
+                with starting(stop):
+                    dataset = load_training_data(config, data_dir=data_dir)
+            programs = Programs(
+                [config], problem_of(dataset), placement or Placement(), 1
+            )
+            (found,) = train_claimed(
+                [(config, directory)],
+                dataset,
+                trained_on(dataset, is_given=is_given),
+                stop,
+                resume=resume,
+                checkpoint_every=checkpoint_every,
+                tensorboard=tensorboard,
+                reporter=reporter,
+                programs=programs,
+                stream=stream,
+                profile=None if profile is None else Path(profile),
+            )
     if isinstance(found, str):
         raise NonFiniteLossError(found)
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-from jaxrobust.training.mesh import agree
+from jaxrobust.training.together import agree
 
 __all__ = ["device_memory"]
 

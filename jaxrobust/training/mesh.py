@@ -10,10 +10,9 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement", "agree", "exchange"]
+__all__ = ["DATA", "MEMBER", "MeshConfig", "Placement"]
 
 MEMBER, DATA = "member", "data"
 
@@ -139,29 +138,3 @@ class Placement:
             )
 
         return jax.tree.map(global_array, tree)
-
-
-def agree(*values: float) -> tuple[float, ...]:
-    """The largest of each value over all processes, which must all call this."""
-    if jax.process_count() == 1:
-        return values
-    gathered = multihost_utils.process_allgather(np.asarray(values, np.float64))
-    return tuple(float(value) for value in np.max(np.asarray(gathered), axis=0))
-
-
-def exchange(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The parts that all processes have, one behind the other, for each array."""
-    if jax.process_count() == 1:
-        return arrays
-    sizes = multihost_utils.process_allgather(np.int32(len(arrays[0])))
-    sizes = np.ravel(np.asarray(sizes))
-
-    def whole(array: np.ndarray) -> np.ndarray:
-        # What is exchanged must have the same shape everywhere.
-        missing = int(sizes.max()) - len(array)
-        padding = [(0, missing)] + [(0, 0)] * (array.ndim - 1)
-        every = np.asarray(multihost_utils.process_allgather(np.pad(array, padding)))
-        parts = zip(every, sizes, strict=True)
-        return np.concatenate([part[:size] for part, size in parts])
-
-    return tuple(whole(array) for array in arrays)

@@ -375,7 +375,8 @@ class TrainConfig:
     """Of the forward pass and the gradients through it; bfloat16 keeps parameters,
     optimizer and projection in float32."""
     seed: int = 0
-    """Of initial weights, shuffling, augmentation and random starts."""
+    """Of initial weights, shuffling, augmentation and random starts; below 2**32, as
+    JAX takes no more bits of it."""
 
     def __post_init__(self):
         _require(
@@ -385,6 +386,14 @@ class TrainConfig:
             len(self.phases) > 0, "phases", "a non-empty list", self.phases, "add one"
         )
         _require_choice("precision", self.precision, get_args(Precision))
+        # Beyond, numbers become other ones without a word, or a bare OverflowError.
+        _require(
+            isinstance(self.seed, int) and -(2**31) <= self.seed < 2**32,
+            "seed",
+            "a whole number in [-2**31, 2**32)",
+            self.seed,
+            "choose a smaller one",
+        )
         later = [phase.start_from for phase in self.phases[1:] if phase.start_from]
         _require(
             not later,

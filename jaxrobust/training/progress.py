@@ -78,8 +78,12 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+QUIET_SECONDS = 60.0
+"""How long a log goes without a line, once training has begun."""
+
+
 class LineReporter(NullReporter):
-    """One line an epoch, for logs and pipes."""
+    """One line an epoch, and one a minute in longer ones, for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
@@ -89,20 +93,29 @@ class LineReporter(NullReporter):
         print(text, file=self._stream, flush=True)
 
     def start(self, num_batches: int, num_done: int) -> None:
-        """Remember how much there is to do."""
+        """Say that training begins, since compiling may take minutes."""
         self._num_batches = num_batches
+        self._num_done = num_done
         self._first: int | None = None
+        self.message(f"compiling; {num_batches - num_done:,} batches to go")
 
     def update(self, num_done: int, values: dict[str, Any]) -> None:
         """Remember how far training is; the clock starts once it is compiled."""
+        now = time.time()
         if self._first is None:
-            self._first, self._began = num_done, time.time()
+            self._first, self._began, self._told = num_done, now, now
         self._num_done = num_done
+        if now - self._told >= QUIET_SECONDS:
+            self._told = now
+            share = num_done / max(self._num_batches, 1)
+            self.message(f"{share:6.1%} of all  {_describe(values)}")
 
     def epoch(self, record: dict[str, Any]) -> None:
         """Print one line."""
+        self._told = now = time.time()
         first = self._num_done if self._first is None else self._first
-        rate = (time.time() - self._began) / max(self._num_done - first, 1)
+        began = now if self._first is None else self._began
+        rate = (now - began) / max(self._num_done - first, 1)
         left = rate * (self._num_batches - self._num_done)
         self.message(
             f"epoch {record['epoch']:>3}  {_describe(record)}  "

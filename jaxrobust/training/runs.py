@@ -5,7 +5,9 @@
 """
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +15,15 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrobust.keeping import difference, versions, write_whole
+from jaxrobust.data import DATASETS
+from jaxrobust.hosts import is_primary
+from jaxrobust.keeping import claimed, difference, read_json, versions, write_json
+from jaxrobust.keeping.claims import LOCK
+from jaxrobust.keeping.writing import PART
 from jaxrobust.training.checkpoints import CheckpointError, Checkpoints
 from jaxrobust.training.config_json import config_from_json, config_to_json
 from jaxrobust.training.phases import Phase, TrainConfig
+from jaxrobust.training.together import failing_together
 from jaxrobust.training.trainer import Trainer, TrainState, bind, make_trainer
 from jaxrobust.types import LogitsFn
 
@@ -27,11 +34,16 @@ __all__ = [
     "Problem",
     "Run",
     "RunError",
+    "TrainedOn",
     "begin_run",
     "check_directory",
     "check_same_run",
+    "claimed_together",
+    "is_free",
     "load_run",
+    "read_description",
     "read_run",
+    "settings_difference",
     "shape_difference",
     "template_for",
     "trainer_for",
@@ -58,6 +70,23 @@ class Problem(NamedTuple):
     num_classes: int
 
 
+class TrainedOn(NamedTuple):
+    """Which examples a run was trained on.
+
+    Attributes:
+        name: of the data set, as `load_arrays` or the caller named it.
+        title: name for people.
+        fingerprint: `Dataset.fingerprint` of the training examples, after a subset and
+            a variant were taken.
+        is_given: whether the caller handed the examples over, rather than their name.
+    """
+
+    name: str
+    title: str
+    fingerprint: str
+    is_given: bool
+
+
 class Run(NamedTuple):
     """A trained (or half-trained) model and how it came about.
 
@@ -69,6 +98,7 @@ class Run(NamedTuple):
         state: newest state.
         records: one for each epoch, as in `metrics.jsonl`.
         is_complete: whether all phases are done.
+        trained_on: its examples; None for runs of versions that did not record them.
     """
 
     directory: Path
@@ -78,6 +108,7 @@ class Run(NamedTuple):
     state: TrainState
     records: list[dict[str, Any]]
     is_complete: bool
+    trained_on: TrainedOn | None = None
 
     @property
     def logits_fn(self) -> LogitsFn:
@@ -102,6 +133,26 @@ def trainer_for(
     )
 
 
+def _check_progress(config: TrainConfig, progress: dict[str, Any]) -> None:
+    """Refuse the record of a checkpoint that cannot be one of this run."""
+    phase, epoch = progress["phase"], progress["phase_epoch"]
+    count, records = len(config.phases), progress["records"]
+    length = config.phases[phase].epochs if phase in range(count) else 1
+    before = sum(each.epochs for each in config.phases[:phase])
+    epochs = [record["epoch"] for record in records]
+    if (
+        phase not in range(count + 1)
+        or epoch not in range(length)
+        or progress["is_complete"] != (phase == count)
+        or epochs != [*range(1, len(records) + 1)]
+        or not phase + epoch <= len(records) <= before + epoch
+    ):
+        raise ValueError(
+            f"its record of phase {phase!r}, epoch {epoch!r} and {len(epochs)} epochs "
+            "is none of this run"
+        )
+
+
 def template_for(
     config: TrainConfig, problem: Problem, network: nn.Module
 ) -> Callable[[dict[str, Any]], TrainState]:
@@ -109,6 +160,7 @@ def template_for(
     images = jax.ShapeDtypeStruct((1, *problem.image_shape), jnp.float32)
 
     def like(progress: dict[str, Any]) -> TrainState:
+        _check_progress(config, progress)
         index = min(progress["phase"], len(config.phases) - 1)
         trainer = trainer_for(config, config.phases[index], network)
         return jax.eval_shape(trainer.init, jax.random.key(0), images)
@@ -116,7 +168,15 @@ def template_for(
     return like
 
 
-def read_run(directory: Path) -> tuple[TrainConfig, Problem]:
+class Described(NamedTuple):
+    """What `config.json` says of a run."""
+
+    config: TrainConfig
+    problem: Problem
+    trained_on: TrainedOn | None
+
+
+def read_description(directory: Path) -> Described:
     """What `config.json` says.
 
     Raises:
@@ -128,14 +188,62 @@ def read_run(directory: Path) -> tuple[TrainConfig, Problem]:
             f"`run` must be a run directory, got {str(directory)!r}, which has no "
             f"{CONFIG}; train one with `jaxrobust train --run-dir {directory}`."
         )
+    record = _read(path)
     try:
-        record = json.loads(path.read_text())
         config = config_from_json(TrainConfig, record["config"])
         problem = record["problem"]
         shape = tuple(problem["image_shape"])
-        return config, Problem(problem["title"], shape, problem["num_classes"])
+        data = record.get("data")
+        return Described(
+            config,
+            Problem(problem["title"], shape, problem["num_classes"]),
+            None if data is None else TrainedOn(**data),
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def read_run(directory: Path) -> tuple[TrainConfig, Problem]:
+    """The configuration and the problem of a run; see `read_description`."""
+    return read_description(directory)[:2]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise RunError(str(error)) from error
+
+
+def is_free(directory: Path) -> bool:
+    """Whether a directory is missing, or has nothing in it that was written whole.
+
+    A process that was killed may leave a part of a file, or the file of its claim.
+    """
+    if not directory.exists():
+        return True
+    return all(path.name.endswith((PART, LOCK)) for path in directory.iterdir())
+
+
+@contextmanager
+def claimed_together(
+    directories: Sequence[Path], *, wait: float = 0.0
+) -> Iterator[None]:
+    """Keep other processes out of directories; those of one job share the claim.
+
+    Args:
+        directories: of runs, or of a sweep, whether or not they are there.
+        wait: seconds to wait for another one's claim to end.
+
+    Raises:
+        InUseError: in all processes of the job, if another job holds one of them.
+        OSError: likewise, if a claim cannot be written down.
+    """
+    with ExitStack() as claims:
+        with failing_together():
+            for directory in directories if is_primary() else ():
+                claims.enter_context(claimed(directory, what="run_dir", wait=wait))
+        yield
 
 
 def check_directory(directory: Path, *, resume: bool) -> bool:
@@ -145,60 +253,117 @@ def check_directory(directory: Path, *, resume: bool) -> bool:
         RunError: if the directory holds something and `resume` is off, or if what it
             holds is not a run.
     """
-    is_used = directory.exists() and any(directory.iterdir())
-    if is_used and not (directory / CONFIG).is_file():
+    if is_free(directory):
+        return False
+    if not (directory / CONFIG).is_file():
         raise RunError(
             f"`run_dir` must be new or a run directory, got {str(directory)!r}, which "
             f"holds files but no {CONFIG}; choose another directory."
         )
-    if is_used and not resume:
+    if not resume:
         raise RunError(
             f"`run_dir` must be new, got {str(directory)!r}, which holds a run; "
             "resume it (--resume) or choose another directory."
         )
-    return is_used
+    return True
 
 
-def _description(config: TrainConfig, problem: Problem) -> dict[str, Any]:
-    record = {"config": config_to_json(config), "problem": problem._asdict()}
+def settings_difference(before: Any, now: Any) -> list[str]:
+    """Lines that name each place in which JSON-like settings differ.
+
+    A path is the same place however it is written.
+    """
+    return difference(_with_places_of(before, now), now)
+
+
+PLACES = ("start_from", "dataset", "title")
+"""Settings that are, or may be, paths; the title of files is where they are."""
+
+
+def _with_places_of(before: Any, now: Any) -> Any:
+    """The first settings, with paths as the second write them, if they are the same."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return {
+            name: now[name]
+            if name in PLACES and _is_same_place(value, now.get(name))
+            else _with_places_of(value, now.get(name))
+            for name, value in before.items()
+        }
+    is_list = isinstance(before, list) and isinstance(now, list)
+    if is_list and len(before) == len(now):
+        pairs = zip(before, now, strict=True)
+        return [_with_places_of(one, other) for one, other in pairs]
+    return before
+
+
+def _is_same_place(before: Any, now: Any) -> bool:
+    is_path = all(
+        isinstance(each, str) and each not in DATASETS for each in (before, now)
+    )
+    return is_path and os.path.realpath(before) == os.path.realpath(now)
+
+
+def _description(
+    config: TrainConfig, problem: Problem, trained_on: TrainedOn
+) -> dict[str, Any]:
+    record = {
+        "config": config_to_json(config),
+        "problem": problem._asdict(),
+        "data": trained_on._asdict(),
+    }
     return json.loads(json.dumps(record))
 
 
-def check_same_run(directory: Path, config: TrainConfig, problem: Problem) -> None:
+def check_same_run(
+    directory: Path, config: TrainConfig, problem: Problem, trained_on: TrainedOn
+) -> None:
     """Refuse to go on with a run under other settings or on other data.
 
     Raises:
         RunError: naming each setting that differs.
     """
-    now = _description(config, problem)
-    before = json.loads((directory / CONFIG).read_text())
-    lines = difference({key: before.get(key) for key in now}, now)
+    now = _description(config, problem, trained_on)
+    before = _read(directory / CONFIG)
+    # Data are what is in them. Older versions did not record it.
+    for record in (before, now):
+        data = record.get("data") if before.get("data") else None
+        record["data"] = data and {"fingerprint": data["fingerprint"]}
+    lines = settings_difference({key: before.get(key) for key in now}, now)
     if lines:
         raise RunError(
             f"`run_dir` must hold the run that is asked for, got {str(directory)!r}, "
             f"which differs in {'; '.join(lines)}; choose another directory or the "
-            "same settings."
+            "same settings and data."
         )
 
 
-def begin_run(directory: Path, config: TrainConfig, problem: Problem) -> None:
-    """Make the directory of a new run and write its `config.json`."""
+def begin_run(
+    directory: Path, config: TrainConfig, problem: Problem, trained_on: TrainedOn
+) -> None:
+    """Make the directory of a new run, which is claimed, and write its `config.json`.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    record = _description(config, problem) | {"versions": versions()}
-    write_whole(directory / CONFIG, json.dumps(record, indent=2) + "\n")
+    for part in directory.glob(f"*{PART}"):
+        part.unlink()
+    record = _description(config, problem, trained_on)
+    write_json(directory / CONFIG, record | {"versions": versions()})
 
 
 def load_run(directory: Path | str) -> Run:
-    """A run with its newest undamaged checkpoint.
+    """A run with its newest undamaged checkpoint; also while it is being trained.
 
     Raises:
         RunError: if there is no such run, or no checkpoint of it can be used.
+        StorageError: if a checkpoint cannot be read.
     """
     directory = Path(directory)
-    config, problem = read_run(directory)
+    config, problem, trained_on = read_description(directory)
     network = config.model.build(problem.num_classes)
     try:
-        with Checkpoints(directory / CHECKPOINTS) as checkpoints:
+        with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
             like = template_for(config, problem, network)
             state, progress = checkpoints.restore_newest(like)
     except CheckpointError as error:
@@ -211,6 +376,7 @@ def load_run(directory: Path | str) -> Run:
         state,
         progress["records"],
         progress["is_complete"],
+        trained_on,
     )
 
 

@@ -2,10 +2,19 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["StopRequest", "interrupt_on_signals", "stop_on_signals"]
+__all__ = ["Interrupted", "StopRequest", "interrupt_on_signals", "stop_on_signals"]
+
+
+class Interrupted(RuntimeError):
+    """A signal stopped the work, of which nothing is lost."""
+
+
+class AtOnce(KeyboardInterrupt):
+    """Raised by a signal; like Ctrl-C, nothing takes it for an error of its own."""
 
 
 class StopRequest:
@@ -13,19 +22,74 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal_name: str | None = None
+        self._is_at_once = False
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
+
+    def receive(self, number: int) -> None:
+        """Take note of a signal."""
+        self.signal_name = signal.Signals(number).name
+        if self._is_at_once:
+            raise AtOnce
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have a signal end the block there and then; ask afterwards whether one did.
+
+        For work of which nothing is kept, such as reading data and compiling.
+        """
+        try:
+            self._is_at_once = True
+            try:
+                yield
+            finally:
+                self._is_at_once = False
+        except AtOnce:
+            pass
 
 
 _requests: list[StopRequest] = []
 
 
+def _stopping() -> Sequence[signal.Signals]:
+    """The signals by which a process is asked to stop.
+
+    SIGUSR1 is what schedulers send ahead of the end of an allocation, SIGHUP comes when
+    a terminal is closed. A process that was started by nohup ignores that, and goes on
+    doing so.
+    """
+    chosen = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        chosen.append(signal.SIGHUP)
+    return chosen
+
+
+class _Handling:
+    """Has signals do something else until it is undone; a context manager."""
+
+    def __init__(
+        self, signals: Sequence[signal.Signals], handle: Callable[[int, Any], None]
+    ):
+        self.handle = handle
+        self.before = {each: signal.getsignal(each) for each in signals}
+
+    def undo(self) -> None:
+        """Have the signals do what they did before."""
+        for each, previous in self.before.items():
+            signal.signal(each, previous)
+
+    def __enter__(self) -> None:
+        for each in self.before:
+            signal.signal(each, self.handle)
+
+    def __exit__(self, *_: object) -> None:
+        self.undo()
+
+
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Collect SIGINT, SIGTERM, SIGUSR1 instead of dying of them; the second one kills.
-
-    SIGUSR1 is what schedulers send ahead of the end of an allocation.
+    """Collect SIGINT, SIGTERM, SIGUSR1, SIGHUP instead of dying; the second one kills.
 
     Inside another such context the request is that one's, so that none is lost between
     two groups of a sweep. Outside the main thread signals cannot be handled, and none
@@ -41,26 +105,21 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: object) -> None:
         del frame
-        request.signal_name = signal.Signals(number).name
-        for each, previous in before.items():
-            signal.signal(each, previous)
+        handling.undo()
+        request.receive(number)
 
-    handled = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = {each: signal.getsignal(each) for each in handled}
-    for each in handled:
-        signal.signal(each, handle)
-    _requests.append(request)
-    try:
-        yield request
-    finally:
-        _requests.remove(request)
-        for each, previous in before.items():
-            signal.signal(each, previous)
+    handling = _Handling(_stopping(), handle)
+    with handling:
+        _requests.append(request)
+        try:
+            yield request
+        finally:
+            _requests.remove(request)
 
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGUSR1 do what Ctrl-C does: raise `KeyboardInterrupt`.
+    """Let SIGTERM, SIGUSR1 and SIGHUP do what Ctrl-C does: raise `KeyboardInterrupt`.
 
     For work that keeps its results as it goes, and can be stopped anywhere.
     """
@@ -69,14 +128,9 @@ def interrupt_on_signals() -> Iterator[None]:
         del number, frame
         raise KeyboardInterrupt
 
-    handled = (signal.SIGTERM, signal.SIGUSR1)
-    before = {each: signal.getsignal(each) for each in handled}
-    if threading.current_thread() is threading.main_thread():
-        for each in handled:
-            signal.signal(each, handle)
-    try:
+    if threading.current_thread() is not threading.main_thread():
         yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            for each, previous in before.items():
-                signal.signal(each, previous)
+        return
+    signals = [each for each in _stopping() if each is not signal.SIGINT]
+    with _Handling(signals, handle):
+        yield

@@ -5,6 +5,7 @@ it can be resumed, extended, evaluated and reported alone. Members that start fr
 others wait for them; those that need not wait train together.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -14,16 +15,27 @@ from typing import Any, Literal, NamedTuple
 
 from jaxrobust.data import Dataset
 from jaxrobust.hosts import is_primary
-from jaxrobust.keeping import difference, write_whole
+from jaxrobust.keeping import read_json, write_json
+from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.examples import load_training_data, problem_of, trained_on
 from jaxrobust.training.feeding import stretch_for
-from jaxrobust.training.loop import load_training_data, problem_of, train_group
-from jaxrobust.training.mesh import Placement, agree
+from jaxrobust.training.loop import require_same_job, starting, train_claimed
+from jaxrobust.training.mesh import Placement
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
-from jaxrobust.training.runs import CONFIG, Run, RunError, load_run
+from jaxrobust.training.runs import (
+    CHECKPOINTS,
+    Run,
+    RunError,
+    claimed_together,
+    is_free,
+    load_run,
+    settings_difference,
+)
 from jaxrobust.training.signals import stop_on_signals
+from jaxrobust.training.together import failing_together, require_same
 
 __all__ = [
     "Member",
@@ -356,8 +368,15 @@ def _located(member: Member, directory: Path) -> TrainConfig:
     return dataclasses.replace(member.config, phases=(first, *member.config.phases[1:]))
 
 
+SHARED_SECONDS = 30.0
+"""How long jobs that begin in one directory wait for each other to look at it."""
+
+
 def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
-    """Write the table of members, or see that it is the one that is there."""
+    """Write the table of members, or see that it is the one that is there.
+
+    The directory must be claimed.
+    """
     rows = [
         {
             "name": member.name,
@@ -368,41 +387,47 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
     ]
     table = json.loads(json.dumps({"members": rows}))
     path = directory / SWEEP
-    is_used = directory.exists() and any(directory.iterdir())
-    if is_used and not path.is_file():
-        raise RunError(
-            f"`run_dir` must be new or that of a sweep, got {str(directory)!r}, which "
-            f"holds files but no {SWEEP}; choose another directory."
-        )
-    if is_used and not resume:
-        raise RunError(
-            f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
-            "resume it (--resume) or choose another directory."
-        )
-    if is_used:
-        lines = difference(json.loads(path.read_text()), table)
+    with failing_together():
+        is_used = not is_free(directory)
+        if is_used and not path.is_file():
+            raise RunError(
+                f"`run_dir` must be new or that of a sweep, got {str(directory)!r}, "
+                f"which holds files but no {SWEEP}; choose another directory."
+            )
+        if is_used and not resume:
+            raise RunError(
+                f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
+                "resume it (--resume) or choose another directory."
+            )
+        lines = settings_difference(_read(path), table) if is_used else []
         if lines:
             raise RunError(
                 f"`run_dir` must hold the sweep that is asked for, got "
                 f"{str(directory)!r}, which differs in {'; '.join(lines[:5])}; choose "
                 "another directory or the same settings."
             )
-    agree(0.0)  # every process has looked before one of them writes
-    if not is_used and is_primary():
-        write_whole(path, json.dumps(table, indent=1) + "\n")
-    agree(0.0)
+    require_same({"is_begun": is_used})  # all have looked before one of them writes
+    with failing_together():
+        if not is_used and is_primary():
+            write_json(path, table, indent=1)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise RunError(str(error)) from error
 
 
 def _known(directory: Path) -> Run | str | None:
     """A member that is complete or failed in an earlier call; None if it is neither."""
     failure = directory / FAILURE
     if failure.is_file():
-        reason = json.loads(failure.read_text())["reason"]
-        return f"{reason} (Delete {failure} to try again.)"
-    if not (directory / CONFIG).is_file():
-        return None
-    if not any((directory / "checkpoints").glob("[0-9]*")):
-        return None
+        return f"{_read(failure)['reason']} (Delete {failure} to try again.)"
+    # A process that was killed in its first save leaves a directory of no checkpoint.
+    with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
+        if not checkpoints.steps():
+            return None
     run = load_run(directory)
     return run if run.is_complete else None
 
@@ -448,8 +473,13 @@ def sweep(
 
     Raises:
         RunError: if a directory, or a run to start from, cannot be used.
-        Interrupted: on SIGINT or SIGTERM, after the steps under way are saved.
-        ValueError: for members that cannot share a program, or that do not fit.
+        InUseError: if another process is using the directory of the sweep, or of a
+            member. Jobs that train parts share the first.
+        Interrupted: on SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after the steps under way
+            are saved; while the data are read and programs are compiled, at once.
+        StorageError: if something cannot be saved; the last checkpoints stay.
+        ValueError: for members that cannot share a program, that do not fit, or that
+            are not the same in all processes of a job.
     """
     reporter = (reporter or NullReporter()) if is_primary() else NullReporter()
     directory = Path(directory)
@@ -460,44 +490,64 @@ def sweep(
         )
     every_wave = waves(members)
     placement = placement or Placement()
-    if dataset is None:
-        dataset = load_training_data(members[0].config, data_dir=data_dir)
     configs = [_located(member, directory) for member in members]
-    problem = problem_of(dataset)
-    Programs(configs, problem, placement, 1)  # refuses members that do not go together
-    _begin(directory, members, resume=resume or part is not None)
-    mine = members if part is None else part_of(members, *part)
+    with contextlib.ExitStack() as until_the_end:
+        stop = until_the_end.enter_context(stop_on_signals())
+        require_same_job(
+            "sweep",
+            configs,
+            placement,
+            resume=resume,
+            part=part,
+            memory_limit=memory_limit,
+        )
+        if part is None:
+            until_the_end.enter_context(claimed_together([directory]))
+        is_given = dataset is not None
+        if dataset is None:
+            with starting(stop):
+                dataset = load_training_data(members[0].config, data_dir=data_dir)
+        problem = problem_of(dataset)
+        # Refuses members that do not go together.
+        Programs(configs, problem, placement, 1)
+        with contextlib.ExitStack() as while_it_is_begun:
+            if part is not None:
+                claim = claimed_together([directory], wait=SHARED_SECONDS)
+                while_it_is_begun.enter_context(claim)
+            _begin(directory, members, resume=resume or part is not None)
+        mine = members if part is None else part_of(members, *part)
 
-    runs: dict[str, Run] = {}
-    failures: dict[str, str] = {}
-    for member in mine:
-        found = _known(directory / member.name)
-        if isinstance(found, Run):
-            runs[member.name] = found
-        elif found is not None:
-            failures[member.name] = found
-    pending = [
-        [
-            member
-            for member in wave
-            if member in mine and member.name not in (*runs, *failures)
+        runs: dict[str, Run] = {}
+        failures: dict[str, str] = {}
+        for member in mine:
+            found = _known(directory / member.name)
+            if isinstance(found, Run):
+                runs[member.name] = found
+            elif found is not None:
+                failures[member.name] = found
+        pending = [
+            [
+                member
+                for member in wave
+                if member in mine and member.name not in (*runs, *failures)
+            ]
+            for wave in every_wave
         ]
-        for wave in every_wave
-    ]
-    widest = max(map(len, pending))
-    if not widest:
-        return SweepResult(runs, failures)
-    batch_size = configs[0].batch_size
-    stretch = stretch_for(dataset, batch_size, stream=stream)
-    programs, told = Programs(configs, problem, placement, widest).fitted(
-        len(dataset.labels) if stretch is None else stretch * batch_size,
-        dataset.images.dtype,
-        memory_limit,
-        is_stretch=stretch is not None,
-    )
-    if told:
-        reporter.message(told)
-    with stop_on_signals():
+        widest = max(map(len, pending))
+        if not widest:
+            return SweepResult(runs, failures)
+        batch_size = configs[0].batch_size
+        stretch = stretch_for(dataset, batch_size, stream=stream)
+        with starting(stop):
+            programs, told = Programs(configs, problem, placement, widest).fitted(
+                len(dataset.labels) if stretch is None else stretch * batch_size,
+                dataset.images.dtype,
+                memory_limit,
+                is_stretch=stretch is not None,
+            )
+        if told:
+            reporter.message(told)
+        data = trained_on(dataset, is_given=is_given)
         for wave in pending:
             ready = []
             for member in wave:
@@ -511,27 +561,31 @@ def sweep(
                 group = ready[first : first + programs.count]
                 names = ", ".join(member.name for member in group)
                 reporter.message(f"training together: {names}")
-                found = train_group(
-                    [
-                        (_located(member, directory), directory / member.name)
-                        for member in group
-                    ],
-                    dataset,
-                    resume=True,
-                    checkpoint_every=checkpoint_every,
-                    tensorboard=tensorboard,
-                    reporter=reporter,
-                    programs=programs,
-                    stream=stretch is not None,
-                    profile=profile,
-                )
-                for member, result in zip(group, found, strict=True):
-                    if isinstance(result, Run):
-                        runs[member.name] = result
-                        continue
-                    failures[member.name] = result
-                    reporter.message(f"{member.name} failed: {result}")
-                    if is_primary():
-                        path = directory / member.name / FAILURE
-                        path.write_text(json.dumps({"reason": result}) + "\n")
+                directories = [directory / member.name for member in group]
+                with claimed_together(directories):
+                    results = train_claimed(
+                        [
+                            (_located(member, directory), its)
+                            for member, its in zip(group, directories, strict=True)
+                        ],
+                        dataset,
+                        data,
+                        stop,
+                        resume=True,
+                        checkpoint_every=checkpoint_every,
+                        tensorboard=tensorboard,
+                        reporter=reporter,
+                        programs=programs,
+                        stream=stretch is not None,
+                        profile=profile,
+                    )
+                    for member, result in zip(group, results, strict=True):
+                        if isinstance(result, Run):
+                            runs[member.name] = result
+                            continue
+                        failures[member.name] = result
+                        reporter.message(f"{member.name} failed: {result}")
+                        if is_primary():
+                            path = directory / member.name / FAILURE
+                            write_json(path, {"reason": result}, indent=None)
     return SweepResult(runs, failures)

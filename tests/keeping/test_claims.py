@@ -3,6 +3,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +72,69 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     with pytest.warns(UnclaimedWarning, match="no other one writes there"):
         with claimed(tmp_path / "run", what="run_dir"):
             pass
+
+
+def test_where_a_file_system_is_mounted_the_claim_lies_in_it(tmp_path):
+    """Beside it, it would be a file of this machine, or could not be written."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system may be mounted here: {error}")
+    try:
+        with claimed(disk, what="run_dir"):
+            assert list(tmp_path.iterdir()) == [disk]
+            with pytest.raises(InUseError), claimed(disk, what="run_dir"):
+                pass
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+CLAIM_AS_ANYBODY = """
+import os, sys
+from jaxrobust.keeping import InUseError, claimed
+if os.getuid() == 0:
+    os.setuid(65534)
+with claimed(sys.argv[1], what="run_dir"):
+    print(os.listdir(sys.argv[1]))
+    try:
+        with claimed(sys.argv[1], what="run_dir"):
+            pass
+    except InUseError:
+        print("in use")
+"""
+
+
+def test_where_nothing_may_be_written_beside_it_the_claim_lies_in_it():
+    # Not `tmp_path`, whose parents are of one user only.
+    with tempfile.TemporaryDirectory() as parent:
+        path = Path(parent) / "run"
+        path.mkdir()
+        path.chmod(0o777)
+        os.chmod(parent, 0o555)
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", CLAIM_AS_ANYBODY, str(path)],
+                capture_output=True,
+                text=True,
+            )
+        finally:
+            os.chmod(parent, 0o755)
+    assert done.stdout == "['.lock']\nin use\n", done.stderr
+
+
+def test_directories_that_a_claim_made_go_with_it_unless_they_are_used(tmp_path):
+    path = tmp_path / "new" / "runs" / "run"
+    with claimed(path, what="run_dir"):
+        assert path.parent.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    with claimed(path, what="run_dir"):
+        path.mkdir()
+    assert path.is_dir()
+    path.rmdir()
+    with claimed(path, what="run_dir"):
+        pass
+    assert path.parent.is_dir()  # it was there before

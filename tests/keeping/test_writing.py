@@ -44,6 +44,7 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
         [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True
     )
     assert done.returncode == 1 and "ulimit -f" in done.stderr
+    assert done.stderr.startswith(f"{path}: ")
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 

@@ -1,6 +1,7 @@
 """A tiny run that trains in a second, and one that is already trained."""
 
 import dataclasses
+import subprocess
 
 import pytest
 
@@ -53,3 +54,17 @@ def small_slices(monkeypatch):
 @pytest.fixture
 def short(tiny) -> TrainConfig:
     return dataclasses.replace(tiny, phases=tiny.phases[1:2])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a megabyte."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no file system may be mounted here: {error}")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)

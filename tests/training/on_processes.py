@@ -1,6 +1,7 @@
 """One process of a job that trains a sweep: member axis, data axis, directory, signal.
 
-With a signal, process 1 sends it to itself in the second slice of training.
+With a signal, process 1 sends it to itself in the second slice of training, or, if this
+is asked for, while it reads the data.
 """
 
 import os
@@ -10,7 +11,9 @@ import sys
 from jaxrobust import hosts
 
 
-def main(member: str, data: str, directory: str, number: str = "0") -> int:
+def main(
+    member: str, data: str, directory: str, number: str = "0", when: str = "slice"
+) -> int:
     hosts.initialize()
     from jaxrobust.models import ModelConfig
     from jaxrobust.training import (
@@ -23,12 +26,21 @@ def main(member: str, data: str, directory: str, number: str = "0") -> int:
         TrainConfig,
         WarmStart,
         adversarial,
+        examples,
         loop,
         sweep,
     )
 
     loop.SLICE_SECONDS = 0.0  # every batch is a slice
-    if int(number) and not hosts.is_primary():
+    if when == "data" and not hosts.is_primary():
+        load = examples.load_arrays
+
+        def disturbed(*arguments, **options):
+            os.kill(os.getpid(), int(number))
+            return load(*arguments, **options)
+
+        examples.load_arrays = disturbed
+    elif int(number) and not hosts.is_primary():
         run, count = loop._Group.slice, 0
 
         def counted(*arguments):

@@ -1,4 +1,8 @@
+import errno
+import json
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -16,6 +20,7 @@ from jaxrobust.training import (
     Checkpoints,
     CheckpointWarning,
     OptimizerConfig,
+    StorageError,
     make_trainer,
 )
 
@@ -120,7 +125,7 @@ def test_nothing_but_damage_is_an_error(saved):
 
 def test_no_checkpoint_at_all_is_an_error(tmp_path):
     with Checkpoints(tmp_path / "none") as checkpoints:
-        with pytest.raises(CheckpointError, match="looked at steps none"):
+        with pytest.raises(CheckpointError, match="which has none yet"):
             checkpoints.restore_newest(like)
 
 
@@ -169,3 +174,204 @@ def test_a_record_that_grows_while_it_is_saved_is_saved_as_it_was(
         records[0]["is_jump"] = True
         records.append({"epoch": 2})
         assert handed[0]["records"] == [{"epoch": 1}]
+
+
+def record_of(step: Path) -> Path:
+    return step / "progress" / "metadata"
+
+
+RECORD = {"phase": 1, "records": [{"epoch": 1, "loss": 0.5}], "is_complete": False}
+EDITS = {
+    "a number": lambda record: record.update(phase=2),
+    "a digit deep inside": lambda record: record["records"][0].update(loss=0.25),
+    "a flag": lambda record: record.update(is_complete=True),
+    "an entry less": lambda record: record.pop("is_complete"),
+    "an entry more": lambda record: record.update(extra=1),
+    "the order of a list": lambda record: record["records"].append({"epoch": 0}),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_progress_record_is_damage(tmp_path, edit):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(new_state(step), RECORD)
+    path = record_of(tmp_path / "c" / "2")
+    record = json.loads(path.read_text())
+    edit(record)
+    path.write_text(json.dumps(record))
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        with pytest.warns(CheckpointWarning, match="2 is damaged .*progress record"):
+            state, progress = checkpoints.restore_newest(like)
+    assert int(state.step) == 1 and progress == RECORD
+
+
+def test_a_record_of_another_step_is_damage(saved):
+    record_of(saved / "2").write_text(record_of(saved / "1").read_text())
+    with Checkpoints(saved) as checkpoints:
+        with pytest.warns(CheckpointWarning, match="that of another step"):
+            assert int(checkpoints.restore_newest(like)[0].step) == 1
+
+
+def test_checkpoints_of_versions_without_a_seal_are_read(saved):
+    path = record_of(saved / "2")
+    record = json.loads(path.read_text())
+    del record["checksum"], record["step"]
+    path.write_text(json.dumps(record))
+    with Checkpoints(saved) as checkpoints:
+        state, progress = checkpoints.restore_newest(like)
+    assert int(state.step) == 2 and progress == {"note": 2}
+
+
+def test_arrays_of_another_form_than_asked_for_are_refused(saved):
+    def wider(progress):
+        state = like(progress)
+        kernel = jax.ShapeDtypeStruct((16, 4), jnp.float32)
+        bias = state.weights.params["head"]["bias"]
+        params = {"head": {"kernel": kernel, "bias": bias}}
+        return state._replace(weights=state.weights._replace(params=params))
+
+    with Checkpoints(saved) as checkpoints:
+        told = r"kernel.* is float32\[16, 3\] rather than float32\[16, 4\]"
+        with pytest.warns(CheckpointWarning, match=told):
+            with pytest.raises(CheckpointError, match="no usable checkpoint"):
+                checkpoints.restore_newest(wider)
+
+
+def test_a_reader_leaves_alone_what_another_process_is_saving(saved):
+    under_way = saved / "3.orbax-checkpoint-tmp"
+    under_way.mkdir()
+    with Checkpoints(saved, is_read_only=True) as checkpoints:
+        assert checkpoints.steps() == [2, 1]
+        assert checkpoints.restore_newest(like)[1] == {"note": 2}
+    assert under_way.is_dir()
+    with Checkpoints(saved) as checkpoints:
+        checkpoints.save(new_state(3), {"note": 3})
+    assert not under_way.exists() and (saved / "3").is_dir()
+
+
+def test_a_reader_makes_no_directory(tmp_path):
+    with Checkpoints(tmp_path / "none", is_read_only=True) as checkpoints:
+        assert checkpoints.steps() == []
+    assert not (tmp_path / "none").exists()
+
+
+SAVE_ON = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_checkpoints import Checkpoints, new_state
+first = new_state(0)
+with Checkpoints(Path(sys.argv[2]), max_to_keep=1) as checkpoints:
+    for step in range(1, 100000):
+        checkpoints.save(first._replace(step=first.step + step), {"note": step})
+        print(step, flush=True)
+"""
+
+
+def test_a_checkpoint_removed_while_it_is_read_gives_way_to_a_newer_one(tmp_path):
+    command = [sys.executable, "-c", SAVE_ON, str(Path(__file__).parent)]
+    writer = subprocess.Popen(
+        [*command, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert writer.stdout is not None
+        for _ in range(3):
+            assert writer.stdout.readline()
+        found = []
+        # A warning of damage would be an error here.
+        for _ in range(10):
+            with Checkpoints(tmp_path / "c", is_read_only=True) as checkpoints:
+                state, progress = checkpoints.restore_newest(like)
+            assert progress == {"note": int(state.step)}
+            found.append(int(state.step))
+        assert writer.poll() is None, "the reader harmed the writer"
+        assert found == sorted(found) and found[-1] > found[0]
+    finally:
+        writer.kill()
+        writer.communicate()
+
+
+SAVE_UNDER_A_LIMIT = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_checkpoints import Checkpoints, StorageError, new_state
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoints = Checkpoints(Path(sys.argv[2]))
+for step in (1, 2):
+    checkpoints.save(new_state(step), {"note": step})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), -1))
+for step in (3, 4):
+    try:
+        checkpoints.save(new_state(step), {"note": step})
+        checkpoints.wait()
+    except StorageError as error:
+        print(error.errno, error.filename, error, flush=True)
+try:
+    checkpoints.close()
+except StorageError as error:
+    pass
+"""
+
+
+@pytest.mark.parametrize("limit", [0, 300])
+def test_files_that_may_not_grow_fail_as_storage_and_harm_no_checkpoint(
+    tmp_path, limit
+):
+    directory = tmp_path / "c"
+    command = [sys.executable, "-c", SAVE_UNDER_A_LIMIT, str(Path(__file__).parent)]
+    done = subprocess.run(
+        [*command, str(directory), str(limit)], capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == 2, done.stderr
+    for step, line in zip((3, 4), lines, strict=True):
+        assert line.startswith(f"{errno.EFBIG} {directory} {directory}: File too large")
+        assert f"step {step}, or the last one, was not saved" in line or (
+            "the newest checkpoint was not saved" in line
+        )
+        assert line.endswith("the one before it, of step 2, is whole")
+    assert "Traceback" not in done.stderr
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps()[0] == 2
+        state, _ = checkpoints.restore_newest(like)
+        checkpoints.save(new_state(3), {"note": 3})
+    chex.assert_trees_all_equal(plain(state), plain(new_state(2)))
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Leave so many bytes of a file system free."""
+    with (disk / "fill").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * 4096)
+        except OSError:
+            pass
+        file.truncate(file.tell() - leave)
+
+
+@pytest.mark.parametrize("leave", [0, 20_000, 40_000])
+def test_a_full_disk_fails_as_storage_and_harms_no_checkpoint(small_disk, leave):
+    directory = small_disk / "c"
+    with Checkpoints(directory) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(new_state(step), {"note": step})
+    fill(small_disk, leave)
+    with pytest.raises(StorageError, match="No space left on device") as found:
+        with Checkpoints(directory) as checkpoints:
+            for step in range(3, 9):
+                checkpoints.save(new_state(step), {"note": "x" * 9000})
+                checkpoints.wait()
+    assert found.value.errno == errno.ENOSPC
+    assert found.value.filename == str(directory)
+    kept = re.search(r"the one before it, of step (\d), is whole$", str(found.value))
+    assert kept is not None
+    (small_disk / "fill").unlink()
+    with Checkpoints(directory) as checkpoints:
+        state, _ = checkpoints.restore_newest(like)
+        assert int(state.step) == checkpoints.steps()[0] == int(kept[1])
+        checkpoints.save(new_state(9), {"note": 9})
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.restore_newest(like)[1] == {"note": 9}

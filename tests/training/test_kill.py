@@ -12,7 +12,8 @@ import chex
 import jax
 import pytest
 
-from jaxrobust.training import load_run
+from jaxrobust.keeping import InUseError
+from jaxrobust.training import load_run, train
 
 EPOCHS = 30
 FLAGS = (
@@ -99,3 +100,24 @@ def test_a_run_killed_before_its_first_checkpoint_can_be_resumed(tmp_path):
     done = subprocess.run(command(directory, *few, "--resume"), capture_output=True)
     assert done.returncode == 0
     assert load_run(directory).is_complete
+
+
+def test_a_second_process_is_refused_and_readers_do_no_harm(undisturbed, tmp_path):
+    directory = tmp_path / "run"
+    process = subprocess.Popen(command(directory), stdout=subprocess.PIPE)
+    try:
+        while epochs_done(directory) < 2 and process.poll() is None:
+            time.sleep(0.002)
+        config = load_run(undisturbed).config
+        with pytest.raises(InUseError, match=f"process {process.pid} on .* since"):
+            train(config, directory, resume=True)
+        epochs = [len(load_run(directory).records) for _ in range(20)]
+        assert epochs == sorted(epochs)
+        process.communicate(timeout=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert_same_weights(directory, undisturbed)
+    assert epochs_done(directory) == EPOCHS
+    assert train(config, directory, resume=True).is_complete

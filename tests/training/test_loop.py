@@ -1,7 +1,11 @@
+import contextlib
 import dataclasses
+import errno
 import json
 import os
+import shutil
 import signal
+from pathlib import Path
 
 import chex
 import jax
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.data import DataError, load_arrays, of_classes
+from jaxrobust.keeping import InUseError, claimed
 from jaxrobust.models import ModelConfig
 from jaxrobust.training import (
     CheckpointWarning,
@@ -19,13 +24,14 @@ from jaxrobust.training import (
     NullReporter,
     OptimizerConfig,
     RunError,
+    StorageError,
     adversarial,
     extended,
     load_run,
+    load_training_data,
     standard,
     train,
 )
-from jaxrobust.training import loop as loop_module
 from jaxrobust.training import programs as programs_module
 
 
@@ -144,12 +150,28 @@ def test_a_damaged_checkpoint_is_set_aside_and_training_ends_the_same(
     assert (tmp_path / "run/damaged" / newest.name).is_dir()
 
 
+def stamps(directory):
+    """Which file lies under each name, and when it was written."""
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    found = {path: path.stat() for path in paths}
+    return {path: (stat.st_ino, stat.st_mtime_ns) for path, stat in found.items()}
+
+
 def test_a_complete_run_is_returned_as_it_is(tiny, digits, trained):
-    before = (trained.directory / "metrics.jsonl").stat().st_mtime_ns
+    before = stamps(trained.directory)
     again = train(tiny, trained.directory, dataset=digits, resume=True)
     same_state(again.state, trained.state)
     assert again.records == trained.records
-    assert (trained.directory / "metrics.jsonl").stat().st_mtime_ns >= before
+    assert stamps(trained.directory) == before
+
+
+def test_lines_of_metrics_that_are_lost_come_back(tiny, digits, trained, tmp_path):
+    directory = shutil.copytree(trained.directory, tmp_path / "run")
+    path = directory / "metrics.jsonl"
+    expected = path.read_text()
+    path.write_text(expected[:100])
+    train(tiny, directory, dataset=digits, resume=True)
+    assert path.read_text() == expected
 
 
 def test_a_used_directory_is_refused(tiny, digits, trained):
@@ -161,6 +183,213 @@ def test_resuming_under_other_settings_is_refused(tiny, digits, trained):
     other = dataclasses.replace(tiny, seed=5)
     with pytest.raises(RunError, match=r"differs in config\.seed: 0, now 5"):
         train(other, trained.directory, dataset=digits, resume=True)
+
+
+class TestDamagedConfiguration:
+    """`config.json` decides what the network is and what it was trained for."""
+
+    @pytest.fixture
+    def copied(self, trained, tmp_path):
+        return shutil.copytree(trained.directory, tmp_path / "run")
+
+    def test_every_byte_counts(self, copied):
+        path = copied / "config.json"
+        content = path.read_bytes()
+        # A digit for another one, or a letter: the rest would not even be JSON.
+        places = [i for i, byte in enumerate(content) if chr(byte).isalnum()]
+        told = 0
+        for place in places[:: len(places) // 40]:
+            changed = bytearray(content)
+            changed[place] ^= 1
+            path.write_bytes(changed)
+            with pytest.raises(RunError, match=r"run/config\.json"):
+                load_run(copied)
+            told += 1
+        assert told >= 40
+
+    def test_resuming_refuses_it_by_name(self, copied, tiny, digits):
+        (copied / "config.json").write_text('{"config": ')
+        with pytest.raises(
+            RunError, match=r"run/config\.json' is damaged: it is no JSON"
+        ):
+            train(tiny, copied, dataset=digits, resume=True)
+
+    def test_versions_without_a_checksum_are_read(self, copied, trained, tiny, digits):
+        path = copied / "config.json"
+        record = json.loads(path.read_text())
+        del record["checksum"]
+        path.write_text(json.dumps(record))
+        assert load_run(copied).config == trained.config
+        same_state(
+            train(tiny, copied, dataset=digits, resume=True).state, trained.state
+        )
+
+
+def test_a_checkpoint_of_another_course_is_damage(tiny, trained, tmp_path):
+    """One whose record fits no run of this configuration, though its seal is right."""
+    directory = shutil.copytree(trained.directory, tmp_path / "run")
+    config = json.loads((directory / "config.json").read_text())
+    del config["config"]["phases"][2], config["checksum"]
+    (directory / "config.json").write_text(json.dumps(config))
+    with pytest.warns(CheckpointWarning, match="is none of this run"):
+        with pytest.raises(RunError, match="no usable checkpoint"):
+            load_run(directory)
+
+
+@pytest.mark.parametrize("seed", [2**32, 2**70, -(2**31) - 1, 0.5, "1"])
+def test_seeds_that_jax_would_not_take_as_they_are_are_refused(tiny, seed):
+    with pytest.raises(
+        ValueError, match=r"`seed` must be a whole number in \[-2\*\*31"
+    ):
+        dataclasses.replace(tiny, seed=seed)
+
+
+def test_different_seeds_are_different_keys(tiny):
+    seeds = [0, 1, 2**31, 2**32 - 1, -(2**31) + 1]
+    keys = [
+        jax.random.key_data(jax.random.key(dataclasses.replace(tiny, seed=seed).seed))
+        for seed in seeds
+    ]
+    assert len({tuple(map(int, key)) for key in keys}) == len(seeds)
+
+
+class TestClaims:
+    def test_a_directory_in_use_is_refused_and_left_alone(
+        self, tiny, digits, trained, tmp_path
+    ):
+        directory = shutil.copytree(trained.directory, tmp_path / "run")
+        before = stamps(directory)
+        with claimed(directory, what="run_dir"):
+            with pytest.raises(InUseError, match=f"process {os.getpid()} on"):
+                train(tiny, directory, dataset=digits, resume=True)
+        assert stamps(directory) == before
+        assert train(tiny, directory, dataset=digits, resume=True).is_complete
+
+    def test_it_is_claimed_before_the_data_are_read(self, tiny, tmp_path):
+        config = dataclasses.replace(tiny, dataset=str(tmp_path / "nowhere"))
+        with claimed(tmp_path / "run", what="run_dir"):
+            with pytest.raises(InUseError):
+                train(config, tmp_path / "run")
+        with pytest.raises(DataError):
+            train(config, tmp_path / "run")
+
+    def test_it_is_claimed_until_the_end_and_free_then(self, short, digits, tmp_path):
+        refused = []
+
+        class Rival(NullReporter):
+            def start(self, num_batches, num_done):
+                self.epoch({})
+
+            def epoch(self, record):
+                with pytest.raises(InUseError):
+                    train(short, tmp_path / "run", dataset=digits, resume=True)
+                refused.append(record)
+
+        train(short, tmp_path / "run", dataset=digits, reporter=Rival())
+        assert len(refused) == 3
+        assert train(short, tmp_path / "run", dataset=digits, resume=True).is_complete
+
+    def test_a_run_is_read_while_it_is_trained(self, tiny, digits, trained, tmp_path):
+        found = []
+
+        class Reader(NullReporter):
+            def epoch(self, record):
+                run = load_run(tmp_path / "run")
+                found.append(len(run.records))
+
+        run = train(tiny, tmp_path / "run", dataset=digits, reporter=Reader())
+        same_state(run.state, trained.state)
+        assert found == sorted(found) and len(found) == 6
+
+
+def test_what_a_kill_leaves_of_a_beginning_does_not_block_the_run(
+    short, digits, tmp_path
+):
+    directory = tmp_path / "run"
+    directory.mkdir()
+    # As a process leaves it that is killed while it writes its first file.
+    (directory / "config.json.0123456789abcdef.part").write_text('{"config": {')
+    run = train(short, directory, dataset=digits, resume=True)
+    assert run.is_complete and not list(directory.glob("*.part"))
+
+
+class TestPlaces:
+    """A path is the same place however it is written."""
+
+    def test_a_run_to_start_from(self, tiny, digits, trained, tmp_path, monkeypatch):
+        monkeypatch.chdir(trained.directory.parent)
+        ways = (
+            trained.directory.name,
+            str(trained.directory),
+            f"./{trained.directory.name}/",
+        )
+        for way in ways:
+            phase = extended(0.2, 1, start_from=way)
+            config = dataclasses.replace(tiny, phases=(phase,))
+            run = train(config, tmp_path / "run", dataset=digits, resume=True)
+            assert run.is_complete
+            # What was said at the beginning stays.
+            told = load_run(tmp_path / "run").config.phases[0].start_from
+            assert told == trained.directory.name
+        other = dataclasses.replace(
+            tiny, phases=(extended(0.2, 1, start_from=str(tmp_path)),)
+        )
+        with pytest.raises(
+            RunError, match=r"differs in config\.phases\[0\]\.start_from"
+        ):
+            train(other, tmp_path / "run", dataset=digits, resume=True)
+
+    def test_a_data_set(self, short, digits, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("data").mkdir()
+        np.savez("data/train.npz", image=digits.images, label=digits.labels)
+        config = dataclasses.replace(short, train_size=None)
+        for way in ("data", str(tmp_path / "data")):
+            named = dataclasses.replace(config, dataset=way)
+            assert train(named, tmp_path / "run", resume=True).is_complete
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def fill(self, small_disk):
+        def until_full(record=None):
+            del record
+            with (small_disk / "fill").open("wb", buffering=0) as file:
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * 1024)
+
+        return until_full
+
+    def test_training_ends_by_it_and_goes_on_when_there_is_room(
+        self, tiny, digits, trained, small_disk, fill
+    ):
+        class Filler(NullReporter):
+            def epoch(self, record):
+                if record["epoch"] == 3:
+                    fill()
+
+        directory = small_disk / "run"
+        with pytest.raises(StorageError, match="No space left on device") as found:
+            train(tiny, directory, dataset=digits, reporter=Filler())
+        assert found.value.errno == errno.ENOSPC
+        assert str(directory) in str(found.value.filename)
+        assert 1 <= len(load_run(directory).records) < 6
+        (small_disk / "fill").unlink()
+        run = train(tiny, directory, dataset=digits, resume=True)
+        same_state(run.state, trained.state)
+        lines = (directory / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+    def test_a_run_that_cannot_begin_says_where(self, short, digits, small_disk, fill):
+        fill()
+        with pytest.raises(OSError) as found:
+            train(short, small_disk / "run", dataset=digits)
+        assert found.value.errno == errno.ENOSPC
+        assert str(small_disk / "run") in str(found.value.filename)
+        (small_disk / "fill").unlink()
+        run = train(short, small_disk / "run", dataset=digits, resume=True)
+        assert run.is_complete
 
 
 def test_a_directory_of_something_else_is_refused(tiny, digits, tmp_path):
@@ -353,7 +582,7 @@ def test_without_tensorboard_the_extra_is_named(short, digits, tmp_path, monkeyp
 
 def test_the_training_data_are_those_of_the_configuration(tiny):
     config = dataclasses.replace(tiny, variant="binary")
-    dataset = loop_module.load_training_data(config)
+    dataset = load_training_data(config)
     assert len(dataset.labels) == 96 and set(np.unique(dataset.images)) == {0.0, 1.0}
     assert len(load_arrays("digits", "train").labels) == 1437
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import chex
 import numpy as np
 import pytest
 
+from jaxrobust.keeping import claimed
 from jaxrobust.models import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
@@ -24,12 +26,13 @@ from jaxrobust.training import (
 )
 
 SCRIPT = Path(__file__).with_name("on_processes.py")
+APART = Path(__file__).with_name("on_processes_apart.py")
 ROOT = SCRIPT.parents[2]
 NAMES = ("epsilon0.05", "epsilon0.1", "epsilon0.2")
 LINES = {"epsilon0.05": 2, "epsilon0.1": 2, "epsilon0.2": 1}
 
 
-def start(count, *arguments):
+def start(count, *arguments, script=SCRIPT):
     """The processes of a job, started but not waited for."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -40,7 +43,7 @@ def start(count, *arguments):
         "JAXROBUST_HEARTBEAT_SECONDS": "10",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    command = [sys.executable, str(script), *map(str, arguments)]
     return [
         subprocess.Popen(
             command,
@@ -55,8 +58,12 @@ def start(count, *arguments):
 
 def finish(processes):
     """Exit codes and texts of a job that ends by itself."""
-    texts = [process.communicate(timeout=240) for process in processes]
-    return [process.returncode for process in processes], texts
+    try:
+        texts = [process.communicate(timeout=240) for process in processes]
+        return [process.returncode for process in processes], texts
+    finally:
+        for process in processes:
+            process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +131,55 @@ def test_a_signal_to_one_process_saves_and_ends_them_all(alone, tmp_path):
     codes, texts = finish(start(2, 1, 2, directory))
     assert codes == [0, 0], texts
     check(directory, alone)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_process_during_the_start_ends_them_all(alone, tmp_path):
+    directory = tmp_path / "sweep"
+    codes, texts = finish(start(2, 2, 1, directory, int(signal.SIGTERM), "data"))
+    assert codes == [75, 75], texts
+    assert "before training, so that nothing is lost" in texts[0][0]
+    assert not directory.exists()
+    codes, texts = finish(start(2, 1, 2, directory))
+    assert codes == [0, 0], texts
+    check(directory, alone)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """What two processes are told that do not do the same thing."""
+    directory = tmp_path_factory.mktemp("apart")
+    with claimed(directory / "used", what="run_dir"):
+        processes = start(2, directory, directory / "used", script=APART)
+        codes, texts = finish(processes)
+    assert codes == [0, 0], texts
+    return [out.splitlines() for out, _ in texts]
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        ("settings", r"config\[0\]\.phases\[0\]\.epsilon\.end: 0\.1, now 0\.4"),
+        ("members", r"config\[1\]\.phases\[0\]\.epsilon\.end: 0\.2, now 0\.5"),
+        ("work", "operation: 'train', now 'sweep'"),
+        ("data", r"data\.fingerprint: '\w+', now '"),
+        ("files", r"is_begun\[0\]: True, now False"),
+    ],
+)
+def test_processes_with_different_work_are_refused_alike(apart, case, told):
+    for lines in apart:
+        (line,) = [line for line in lines if line.startswith(f"{case}: ")]
+        rule = "ValueError: `settings` must be the same in all processes of a job"
+        assert re.search(rf"{rule}.*process 1 than in process 0: .*{told}", line), line
+        assert case == "files" or f"{case} left False" in lines
+
+
+def test_a_directory_in_use_is_refused_in_all_processes(apart):
+    for lines in apart:
+        (line,) = [line for line in lines if line.startswith("in_use: ")]
+        told = f"InUseError: `run_dir` must not be in use.* process {os.getpid()} on"
+        assert re.search(told, line), line
+
+
+def test_refusals_leave_the_processes_together(apart):
+    assert all("done: 1" in lines for lines in apart)

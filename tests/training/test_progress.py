@@ -26,9 +26,19 @@ def test_a_terminal_gets_a_bar_and_a_pipe_gets_lines():
     assert isinstance(reporter_for(io.StringIO()), LineReporter)
 
 
-def test_a_line_has_everything_of_its_epoch(monkeypatch):
-    stream, clock = io.StringIO(), iter([100.0, 120.0])
-    monkeypatch.setattr("jaxrobust.training.progress.time.time", lambda: next(clock))
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that the reporter sees, one for each time it looks."""
+    times = []
+    monkeypatch.setattr(
+        "jaxrobust.training.progress.time.time", lambda: times.pop(0) + 100.0
+    )
+    return times
+
+
+def test_a_line_has_everything_of_its_epoch(clock):
+    stream = io.StringIO()
+    clock += [0.0, 20.0]
     reporter = LineReporter(stream)
     reporter.start(num_batches=50, num_done=10)
     reporter.update(10, RECORD)
@@ -36,9 +46,40 @@ def test_a_line_has_everything_of_its_epoch(monkeypatch):
     reporter.epoch(RECORD)
     # 10 batches took 20 seconds, 30 are left.
     assert stream.getvalue() == (
+        "compiling; 40 batches to go\n"
         "epoch   3  extended    eps 0.400  loss 1.2500  adv acc 62.50%  "
         "1,234 images/s  1:00 left\n"
     )
+
+
+def test_a_log_is_never_silent_for_minutes(clock):
+    stream = io.StringIO()
+    clock += [0.0, 30.0, 59.0, 61.0, 100.0, 122.0]
+    reporter = LineReporter(stream)
+    reporter.start(num_batches=200, num_done=0)
+    for done in range(0, 120, 20):
+        reporter.update(done, RECORD)
+    lines = stream.getvalue().splitlines()[1:]
+    # After 61 and 122 seconds.
+    assert [line.split("%")[0].strip() for line in lines] == ["30.0", "50.0"]
+    assert all("loss 1.2500" in line for line in lines)
+
+
+class Buffered(io.TextIOWrapper):
+    """A file that keeps what it is given until it is told to write."""
+
+    def __init__(self):
+        self.raw_bytes = io.BytesIO()
+        super().__init__(io.BufferedWriter(self.raw_bytes, 1 << 16))
+
+
+def test_every_line_is_written_at_once():
+    stream = Buffered()
+    reporter = LineReporter(stream)
+    reporter.start(num_batches=50, num_done=10)
+    assert b"40 batches" in stream.raw_bytes.getvalue()
+    reporter.message("told once")
+    assert b"told once" in stream.raw_bytes.getvalue()
 
 
 @pytest.mark.parametrize("width", [80, 120])

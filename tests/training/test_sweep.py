@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 import os
 import signal
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxrobust.keeping import InUseError, claimed
 from jaxrobust.models import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
@@ -35,6 +37,7 @@ from jaxrobust.training import (
 )
 from jaxrobust.training import members as members_module
 from jaxrobust.training import programs as programs_module
+from jaxrobust.training.examples import problem_of
 from jaxrobust.training.members import MemberProgram, mapping_for, model_for
 from jaxrobust.training.sweep import Member, part_of, waves
 
@@ -282,7 +285,7 @@ def test_a_signal_at_the_end_of_a_group_stops_the_sweep(swept, digits, tmp_path)
     with pytest.raises(Interrupted, match="stopped by SIGTERM"):
         sweep(CHAIN, directory, dataset=digits, reporter=LastMoment())
     assert load_run(directory / "epsilon0.1-seed1").is_complete
-    assert not load_run(directory / "epsilon0.2-seed1").records
+    assert not (directory / "epsilon0.2-seed1").exists()
     found = sweep(CHAIN, directory, dataset=digits, resume=True)
     for name, run in swept.runs.items():
         chex.assert_trees_all_equal(weights(found.runs[name]), weights(run))
@@ -327,7 +330,7 @@ def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
     monkeypatch.setattr(MemberProgram, "put", counted)
     programs = programs_module.Programs(
         [config.members()[0].config],
-        loop.problem_of(digits),
+        problem_of(digits),
         Placement(),
         3,
     )
@@ -348,6 +351,110 @@ def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
         chex.assert_trees_all_close(weights(found.runs[name]), weights(run), atol=1e-6)
     with pytest.raises(ValueError, match="`memory_limit` must allow for one member"):
         sweep(config, tmp_path / "none", dataset=digits, memory_limit=1000)
+
+
+def test_a_member_killed_in_its_first_save_is_begun_again(swept, digits, tmp_path):
+    directory = tmp_path / "sweep"
+
+    class AtOnce(NullReporter):
+        def start(self, num_batches, num_done):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        sweep(CHAIN, directory, dataset=digits, reporter=AtOnce())
+    # What `kill -9` leaves of a save: Orbax gives it its name when it is whole.
+    saved = directory / "epsilon0.1-seed0" / "checkpoints" / "0"
+    saved.rename(saved.with_name("0.orbax-checkpoint-tmp"))
+    found = sweep(CHAIN, directory, dataset=digits, resume=True)
+    for name, run in swept.runs.items():
+        chex.assert_trees_all_equal(weights(found.runs[name]), weights(run))
+
+
+class TestClaims:
+    def test_a_sweep_in_use_is_refused_before_its_data_are_read(self, tmp_path):
+        base = dataclasses.replace(BASE, dataset=str(tmp_path / "nowhere"))
+        config = dataclasses.replace(CHAIN, base=base)
+        with claimed(tmp_path / "sweep", what="run_dir"):
+            with pytest.raises(InUseError, match="`run_dir` must not be in use"):
+                sweep(config, tmp_path / "sweep")
+
+    def test_a_member_in_use_is_refused_and_the_others_go_on_later(
+        self, swept, digits, tmp_path
+    ):
+        member = tmp_path / "sweep" / "epsilon0.2-seed0"
+        with claimed(member, what="run_dir"):
+            with pytest.raises(InUseError, match=r"epsilon0\.2-seed0"):
+                sweep(CHAIN, tmp_path / "sweep", dataset=digits)
+        found = sweep(CHAIN, tmp_path / "sweep", dataset=digits, resume=True)
+        assert set(found.runs) == set(swept.runs)
+
+    def test_parts_share_the_directory_while_they_train(self, swept, digits, tmp_path):
+        found = {}
+
+        class Other(NullReporter):
+            """Trains the second part while the first one is under way."""
+
+            def start(self, num_batches, num_done):
+                if not found:
+                    found.update(
+                        sweep(
+                            CHAIN, tmp_path / "sweep", dataset=digits, part=(1, 2)
+                        ).runs
+                    )
+
+        first = sweep(
+            CHAIN, tmp_path / "sweep", dataset=digits, part=(0, 2), reporter=Other()
+        )
+        assert set(found) | set(first.runs) == set(swept.runs)
+        for name, run in {**found, **first.runs}.items():
+            chex.assert_trees_all_close(
+                weights(run), weights(swept.runs[name]), atol=1e-6
+            )
+
+
+@pytest.mark.parametrize("name", ["sweep.json", "failure.json"])
+def test_damaged_records_of_a_sweep_are_named(digits, tmp_path, name):
+    wild = dataclasses.replace(
+        BASE,
+        phases=(adversarial(0.1, 1, optimizer=OptimizerConfig(learning_rate=1e38)),),
+    )
+    table = [Member(name="wild", config=wild)]
+    directory = tmp_path / "sweep"
+    assert sweep(table, directory, dataset=digits).failures
+    (path,) = directory.rglob(name)
+    content = path.read_text()
+    for damaged in (content[:-20], content.replace("wild", "mild", 1), ""):
+        if damaged == content:
+            damaged = content.replace("loss", "lass", 1)
+        path.write_text(damaged)
+        with pytest.raises(RunError, match=rf"{name}' is damaged"):
+            sweep(table, directory, dataset=digits, resume=True)
+    # A version that wrote no checksum.
+    record = json.loads(content)
+    del record["checksum"]
+    path.write_text(json.dumps(record))
+    found = sweep(table, directory, dataset=digits, resume=True)
+    assert "the loss became" in found.failures["wild"]
+
+
+def test_a_sweep_is_the_same_one_however_its_paths_are_written(
+    swept, digits, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for directory in (
+        "sweep",
+        str(tmp_path / "sweep"),
+        "../" + tmp_path.name + "/sweep",
+    ):
+        found = sweep(CHAIN, directory, dataset=digits, resume=True)
+        assert set(found.runs) == set(swept.runs)
+    # A member that starts from another one, by itself.
+    member = found.runs["epsilon0.2-seed0"]
+    source = str(tmp_path / "sweep" / "epsilon0.1-seed0")
+    phase = dataclasses.replace(member.config.phases[0], start_from=source)
+    config = dataclasses.replace(member.config, phases=(phase,))
+    run = train(config, member.directory, dataset=digits, resume=True)
+    chex.assert_trees_all_equal(weights(run), weights(member))
 
 
 class TestRefusals:
