@@ -1,20 +1,30 @@
-"""Per-example losses; every one of them is higher when the defender does worse."""
+"""Per-example losses; every one of them is higher when the defender does worse.
+
+All of them refuse labels of another shape than `(batch,)`, which would be broadcast to
+a table of every label against every image, and labels known to be no class. Where a
+traced label is no class, the loss and its gradient are not numbers.
+"""
 
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
-from jaxrobust.types import Labels, Logits, PerExample
+from jaxrobust.types import Labels, Logits, PerExample, PerExampleFlag, known
 
 __all__ = [
     "LOSSES",
     "LossName",
+    "as_classes",
+    "as_labels",
     "cross_entropy",
     "dlr",
     "margin",
+    "require_classes_below",
     "targeted_cross_entropy",
     "targeted_dlr",
     "targeted_margin",
@@ -24,15 +34,96 @@ LossName = Literal["cross_entropy", "margin", "dlr"]
 Loss = Callable[[Logits, Labels], PerExample]
 
 
+def as_labels(labels: Labels, num_examples: int, *, name: str = "labels") -> Labels:
+    """Labels as int32, one for each example.
+
+    Raises:
+        TypeError: for labels that are not integers.
+        ValueError: for another shape than `(num_examples,)`.
+    """
+    given = labels if isinstance(labels, jax.Array) else np.asarray(labels)
+    if given.shape != (num_examples,):
+        raise ValueError(
+            f"`{name}` must be one class for each image, in the shape "
+            f"({num_examples},), got {given.shape}; squeeze a column, and take the "
+            "argmax of one-hot rows."
+        )
+    if not jnp.issubdtype(given.dtype, jnp.integer):
+        raise TypeError(
+            f"`{name}` must be integers, got {given.dtype}; give numbers of classes."
+        )
+    if isinstance(given, Tracer):
+        return _as_int32(given)
+    # Constants stay known inside `jit`, for whoever looks at them next.
+    with jax.ensure_compile_time_eval():
+        return _as_int32(given)
+
+
+def _as_int32(labels: jax.Array | np.ndarray) -> Labels:
+    if labels.dtype.itemsize > 4:
+        # Beyond 32 bits they would wrap to other classes.
+        lowest = max(-1, int(jnp.iinfo(labels.dtype).min))
+        labels = labels.clip(lowest, 2**31 - 1)
+    return jnp.asarray(labels, jnp.int32)
+
+
+def require_classes_below(
+    num_classes: int, labels: Labels, *, name: str = "labels"
+) -> None:
+    """Refuse labels known to be no class.
+
+    Raises:
+        ValueError: for a label below 0 or not below `num_classes`.
+    """
+    values = known(labels)
+    if values is None or not values.size:
+        return
+    for value in (int(values.min()), int(values.max())):
+        if not 0 <= value < num_classes:
+            raise ValueError(
+                f"`{name}` must be classes of the model, from 0 to {num_classes - 1}, "
+                f"got {value}; number the classes from 0, as the model's logits are."
+            )
+
+
+def as_classes(
+    logits: Logits, labels: Labels, *, name: str = "labels"
+) -> tuple[Labels, PerExampleFlag]:
+    """Labels as int32, and which of them are classes of the logits.
+
+    Raises:
+        TypeError: for labels that are not integers.
+        ValueError: for labels that are not one for each row of the logits, or are known
+            to be no class.
+    """
+    classes = as_labels(labels, logits.shape[0], name=name)
+    num_classes = logits.shape[1]
+    # Looked at as they came: inside `jit` even constants are traced once converted.
+    require_classes_below(num_classes, labels, name=name)
+    return classes, (classes >= 0) & (classes < num_classes)
+
+
+def _meaningful(loss: PerExample, is_class: PerExampleFlag) -> PerExample:
+    """The loss, which is no number, nor its gradient, where a label is no class."""
+    return loss * jnp.where(is_class, 1.0, jnp.nan).astype(loss.dtype)
+
+
 def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
     """Cross-entropy of the softmax at `labels`, in nats and in [0, inf).
 
     Computed in float32 whatever the dtype of the logits: bfloat16 has eight
     significant bits, too few to tell neighboring iterates of an attack apart.
     """
-    return optax.losses.softmax_cross_entropy_with_integer_labels(
+    return _cross_entropy(logits, *as_classes(logits, labels))
+
+
+def _cross_entropy(
+    logits: Logits, labels: Labels, is_class: PerExampleFlag
+) -> PerExample:
+    loss = optax.losses.softmax_cross_entropy_with_integer_labels(
         logits.astype(jnp.float32), labels
     )
+    return _meaningful(loss, is_class)
 
 
 def margin(logits: Logits, labels: Labels) -> PerExample:
@@ -41,10 +132,12 @@ def margin(logits: Logits, labels: Labels) -> PerExample:
     The negative of the margin M of SN/SW (SW-V1). Unlike the cross-entropy it has a
     gradient where the softmax is saturated.
     """
+    labels, is_class = as_classes(logits, labels)
     logits = logits.astype(jnp.float32)
     is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    return others - jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    at_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
+    return _meaningful(others - at_label, is_class)
 
 
 def _spread(logits: Logits, places: dict[int, float]) -> PerExample:
@@ -84,7 +177,7 @@ def targeted_cross_entropy(targets: Labels) -> Loss:
 
     def loss(logits: Logits, labels: Labels) -> PerExample:
         del labels
-        return -cross_entropy(logits, targets)
+        return -_cross_entropy(logits, *as_classes(logits, targets, name="targets"))
 
     return loss
 
@@ -97,11 +190,14 @@ def targeted_margin(targets: Labels) -> Loss:
     """
 
     def loss(logits: Logits, labels: Labels) -> PerExample:
+        aims, is_aim = as_classes(logits, targets, name="targets")
+        labels, is_class = as_classes(logits, labels)
         logits = logits.astype(jnp.float32)
         classes = jnp.arange(logits.shape[-1])[None]
-        at_target = jnp.where(classes == targets[:, None], logits, 0.0)
+        at_target = jnp.where(classes == aims[:, None], logits, 0.0)
         at_label = jnp.where(classes == labels[:, None], logits, 0.0)
-        return jnp.sum(at_target, axis=-1) - jnp.sum(at_label, axis=-1)
+        gain = jnp.sum(at_target, axis=-1) - jnp.sum(at_label, axis=-1)
+        return _meaningful(gain, is_aim & is_class)
 
     return loss
 

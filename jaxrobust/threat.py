@@ -7,8 +7,9 @@ by subclassing `ThreatModel`.
 
 The promises of `project` are exact, not approximate: the difference of the returned
 and the clean image, taken in real arithmetic, has norm at most `epsilon`, in float32
-as in bfloat16. Rounding `center + epsilon` to the nearest float would break this by
-half a unit in the last place, which in bfloat16 is half of 1/256.
+as in bfloat16 and float64. Rounding `center + epsilon` to the nearest float would break
+this by half a unit in the last place, which in bfloat16 is half of 1/256; rounding
+`epsilon` itself to the nearest float32 would make 0.3 a radius of 0.30000001.
 """
 
 import dataclasses
@@ -22,7 +23,7 @@ import optax
 from jax import lax
 
 from jaxrobust.pytrees import Pytree, static
-from jaxrobust.types import Images, PerExample, PRNGKey, Scalar
+from jaxrobust.types import Images, PerExample, PRNGKey, Scalar, known, widened
 
 __all__ = [
     "THREATS",
@@ -31,16 +32,111 @@ __all__ = [
     "ThreatModel",
     "l2_norm",
     "l2_normalize",
+    "require_epsilon",
+    "require_images",
+    "require_radius",
 ]
+
+_REMEDY = "radii are in units of [0, 1] pixels, so 8/255 rather than 8"
+
+
+def require_radius(epsilon: float | np.number, *, name: str = "epsilon") -> None:
+    """Refuse a number that is no radius, in whatever norm and unit.
+
+    Raises:
+        ValueError: for a radius that is negative, not finite or beyond float32.
+    """
+    if not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"`{name}` must be finite and non-negative, got {epsilon!r}; {_REMEDY}."
+        )
+    largest = float(np.finfo(np.float32).max)
+    if epsilon > largest:
+        raise ValueError(
+            f"`{name}` must be at most {largest:g}, which is as far as float32 goes, "
+            f"got {epsilon!r}; {_REMEDY}."
+        )
+
+
+def require_epsilon(
+    norm: str,
+    epsilon: float,
+    num_pixels: int | None = None,
+    *,
+    name: str = "epsilon",
+) -> None:
+    """Refuse a radius that is in another unit than images in [0, 1].
+
+    Args:
+        norm: of the ball: linf or l2.
+        epsilon: radius, in units of [0, 1] pixels. In l_inf at most 1, at which the
+            ball holds every image; in l_2 at most the square root of `num_pixels`.
+        num_pixels: values in an image, with its channels; None if not known yet.
+        name: of the setting, for the message.
+
+    Raises:
+        ValueError: for a radius that is negative, not finite or too large.
+    """
+    if norm not in THREATS:
+        raise ValueError(
+            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; "
+            "choose one of these."
+        )
+    require_radius(epsilon, name=name)
+    if norm == "linf" and epsilon > 1:
+        raise ValueError(
+            f"`{name}` must be in [0, 1] in linf, got {epsilon:g}; radii are in units "
+            f"of [0, 1] pixels, so {epsilon:g}/255 rather than {epsilon:g}."
+        )
+    if norm == "l2" and num_pixels is not None and epsilon > math.sqrt(num_pixels):
+        largest = math.sqrt(num_pixels)
+        raise ValueError(
+            f"`{name}` must be in [0, {largest:g}] in l2 for images of {num_pixels} "
+            f"values, got {epsilon:g}; radii are in units of [0, 1] pixels, so "
+            f"{epsilon:g}/255 rather than {epsilon:g}."
+        )
+
+
+def require_images(images: np.ndarray, bounds: tuple[float, float] | None) -> None:
+    """Refuse images outside the pixel range; bytes are always inside.
+
+    Raises:
+        ValueError: for a pixel outside `bounds`, or one that is not a number.
+    """
+    if bounds is None or images.dtype == np.uint8 or not images.size:
+        return
+    lower, upper = bounds
+    low, high = float(np.min(images)), float(np.max(images))
+    # `not (a and b)` because a NaN fails every comparison.
+    if not (low >= lower and high <= upper):
+        raise ValueError(
+            f"`images` must be in [{lower:g}, {upper:g}], got [{low:g}, {high:g}]; "
+            "give images before normalization, which belongs into the model, and "
+            "bytes divided by 255."
+        )
 
 
 def _per_example(values: PerExample, images: Images) -> jax.Array:
     return values.reshape(values.shape + (1,) * (images.ndim - 1))
 
 
+@jax.custom_jvp
+def _next_toward(value: jax.Array, target: jax.Array) -> jax.Array:
+    """The next float; for derivatives the value itself, a hair away."""
+    return jnp.nextafter(value, target)
+
+
+@_next_toward.defjvp
+def _derivative_of_next_toward(primals: tuple, tangents: tuple) -> tuple:
+    return _next_toward(*primals), tangents[0]
+
+
 def _add_toward_zero(center: Images, perturbation: Images) -> Images:
-    """`center + perturbation`, rounded so that no pixel moves further than asked."""
-    if center.dtype == jnp.float32:
+    """`center + perturbation`, rounded so that no pixel moves further than asked.
+
+    The perturbation has the type of the widened center.
+    """
+    if center.dtype == perturbation.dtype:
         # Without the barrier XLA reassociates constants through the sum, and the error
         # below comes out as 0.
         total = lax.optimization_barrier(center + perturbation)
@@ -56,12 +152,12 @@ def _add_toward_zero(center: Images, perturbation: Images) -> Images:
         rounded = lax.reduce_precision(wide, info.nexp, info.nmant)
         total = rounded.astype(center.dtype)
         overshoot = jnp.sign(perturbation) * (rounded - wide) > 0
-    return jnp.where(overshoot, jnp.nextafter(total, center), total)
+    return jnp.where(overshoot, _next_toward(total, center), total)
 
 
 def l2_norm(images: Images) -> PerExample:
-    """Euclidean length of each example, in float32, in [0, inf)."""
-    flat = images.astype(jnp.float32).reshape(images.shape[0], -1)
+    """Euclidean length of each example, in float32 at least, in [0, inf)."""
+    flat = widened(images).reshape(images.shape[0], -1)
     # Scaled by the largest pixel, or the square would lose tiny and huge values.
     largest = jnp.max(jnp.abs(flat), axis=1, initial=0.0)
     scale = jnp.where(largest > 0, largest, 1.0)[:, None]
@@ -82,26 +178,22 @@ class ThreatModel(Pytree):
 
     Attributes:
         epsilon: radius, in units of [0, 1] pixels (8/255, not 8); non-negative. A
-            pytree leaf: may be traced or mapped.
+            pytree leaf: may be traced or mapped. A Python number is rounded down to the
+            type of the images; an array counts as it is.
         bounds: valid pixel range `(lower, upper)`, closed; None for no range. Clean
             images must lie inside it.
 
     Raises:
-        ValueError: if a radius known to Python is negative or not a number, or if the
-            bounds do not increase.
+        ValueError: if a radius known to Python is negative, not a number or beyond
+            float32, or if the bounds do not increase.
     """
 
     epsilon: Scalar
     bounds: tuple[float, float] | None = static(default=(0.0, 1.0))
 
     def __post_init__(self):
-        if isinstance(self.epsilon, int | float | np.number) and not (
-            0 <= self.epsilon < math.inf
-        ):
-            raise ValueError(
-                f"`epsilon` must be finite and non-negative, got {self.epsilon!r}; "
-                "radii are in units of [0, 1] pixels, so 8/255 rather than 8."
-            )
+        if isinstance(self.epsilon, int | float | np.number):
+            require_radius(self.epsilon)
         if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
             raise ValueError(
                 f"`bounds` must be increasing, got {self.bounds!r}; "
@@ -112,11 +204,54 @@ class ThreatModel(Pytree):
         """The same threat at another radius."""
         return dataclasses.replace(self, epsilon=epsilon)
 
-    def clip(self, images: Images) -> Images:
-        """Images moved into the pixel range."""
+    def check(self, images: Images) -> None:
+        """Refuse a radius, or clean images, that are known not to be meant.
+
+        Raises:
+            ValueError: for a radius that is no number of at least 0, or a pixel outside
+                the range. Nothing traced is looked at.
+        """
+        radius, values = known(self.epsilon), known(images)
+        if radius is not None and radius.ndim == 0:
+            require_radius(radius.item())
+        if values is not None:
+            require_images(values, self.bounds)
+
+    def radius(self, images: Images) -> jax.Array:
+        """The radius in the type of the widened images, never more than was given.
+
+        Raises:
+            ValueError: if it is not one number.
+        """
+        if jnp.ndim(self.epsilon) != 0:
+            raise ValueError(
+                "`epsilon` must be one number, got an array of shape "
+                f"{jnp.shape(self.epsilon)}; map over threat models for several radii."
+            )
+        dtype = np.dtype(jnp.promote_types(images.dtype, jnp.float32))
+        if not isinstance(self.epsilon, jax.Array):
+            given = np.asarray(self.epsilon, np.float64)
+            nearest = given.astype(dtype)
+            return jnp.asarray(
+                np.nextafter(nearest, dtype.type(0)) if nearest > given else nearest
+            )
+        nearest = self.epsilon.astype(dtype)
+        below = _next_toward(nearest, jnp.zeros_like(nearest))
+        if self.epsilon.dtype == jnp.float32 and self.epsilon.weak_type:
+            # It was a Python number, which jax has rounded to the nearest.
+            return below
+        if self.epsilon.dtype == jnp.float64 and dtype == np.float32:
+            return jnp.where(nearest.astype(jnp.float64) > self.epsilon, below, nearest)
+        return nearest
+
+    def clip(self, images: Images, center: Images | None = None) -> Images:
+        """Images moved into the pixel range, or as near to it as `center` is."""
         if self.bounds is None:
             return images
-        return jnp.clip(images, *self.bounds)
+        lower, upper = self.bounds
+        if center is not None:
+            lower, upper = jnp.minimum(lower, center), jnp.maximum(upper, center)
+        return jnp.clip(images, lower, upper)
 
     def norm(self, perturbation: Images) -> PerExample:
         """The norm that `epsilon` bounds, of each example's perturbation."""
@@ -125,8 +260,9 @@ class ThreatModel(Pytree):
     def project(self, images: Images, center: Images) -> Images:
         """Images moved into the ball round `center`, then into the pixel range.
 
-        The second move never leaves the ball, since `center` lies in the range. A
-        pixel that is not a number becomes the clean pixel.
+        The second move never leaves the ball: a pixel whose center lies outside the
+        range, which is an error, goes no further than to the center. A pixel that is
+        not a number becomes the clean pixel.
         """
         raise NotImplementedError
 
@@ -156,15 +292,17 @@ class LinfBall(ThreatModel):
         )
 
     def project(self, images: Images, center: Images) -> Images:
-        epsilon = jnp.full_like(center, self.epsilon, dtype=jnp.float32)
+        radius = self.radius(center)
+        epsilon = jnp.full_like(center, radius, dtype=radius.dtype)
         images = jnp.where(jnp.isnan(images), center, images)
         lower = _add_toward_zero(center, -epsilon)
         upper = _add_toward_zero(center, epsilon)
-        return self.clip(jnp.clip(images, lower, upper))
+        return self.clip(jnp.clip(images, lower, upper), center)
 
     def sample(self, key: PRNGKey, center: Images) -> Images:
-        noise = jax.random.uniform(key, center.shape, minval=-1.0, maxval=1.0)
-        moved = center.astype(jnp.float32) + self.epsilon * noise
+        wide = widened(center)
+        noise = jax.random.uniform(key, center.shape, wide.dtype, -1.0, 1.0)
+        moved = wide + self.radius(center) * noise
         return self.project(moved.astype(center.dtype), center)
 
     def steepest(self, gradient: Images) -> Images:
@@ -185,27 +323,29 @@ class L2Ball(ThreatModel):
 
     def project(self, images: Images, center: Images) -> Images:
         images = jnp.where(jnp.isnan(images), center, images)
-        perturbation = images.astype(jnp.float32) - center.astype(jnp.float32)
+        perturbation = widened(images) - widened(center)
         limit = float(np.finfo(np.float32).max) ** 0.5 / perturbation[0].size
         perturbation = jnp.clip(perturbation, -limit, limit)
         # A hair inside, because the norm itself is only known up to rounding; optax
         # would divide 0 by 0 at radius 0, so the radius is kept above 0 there.
-        radius = jnp.asarray(self.epsilon, jnp.float32) * (1 - 2.0**-18)
+        radius = self.radius(center) * (1 - 2.0**-18)
         tiny = float(np.finfo(np.float32).tiny) ** 0.5
         project = partial(
             optax.projections.projection_l2_ball, scale=jnp.maximum(radius, tiny)
         )
         perturbation = jnp.where(radius > tiny, jax.vmap(project)(perturbation), 0.0)
-        return self.clip(_add_toward_zero(center, perturbation))
+        return self.clip(_add_toward_zero(center, perturbation), center)
 
     def sample(self, key: PRNGKey, center: Images) -> Images:
         direction_key, radius_key = jax.random.split(key)
-        direction = l2_normalize(jax.random.normal(direction_key, center.shape))
+        wide = widened(center)
+        direction = jax.random.normal(direction_key, center.shape, wide.dtype)
+        direction = l2_normalize(direction)
         # A radius of epsilon * u^(1/d) makes the points uniform in the ball, not on
         # the sphere.
-        share = jax.random.uniform(radius_key, center.shape[:1])
+        share = jax.random.uniform(radius_key, center.shape[:1], wide.dtype)
         share = share ** (1.0 / center[0].size)
-        moved = center + self.epsilon * _per_example(share, center) * direction
+        moved = wide + self.radius(center) * _per_example(share, center) * direction
         return self.project(moved.astype(center.dtype), center)
 
     def steepest(self, gradient: Images) -> Images:

@@ -127,9 +127,87 @@ def test_tied_logits_give_finite_losses_and_gradients(name, label):
     assert np.all(np.isfinite(values)) and np.all(np.isfinite(gradient))
 
 
-@pytest.mark.parametrize(
-    "build", [targeted_cross_entropy, targeted_margin, targeted_dlr]
-)
+TARGETED = [targeted_cross_entropy, targeted_margin, targeted_dlr]
+
+
+def aimed_at(build):
+    """A targeted loss as a function of its targets; every label is class 0."""
+    return lambda logits, targets: build(targets)(
+        logits, jnp.zeros(len(logits), jnp.int32)
+    )
+
+
+# Each of these takes the classes under test as its second argument.
+EVERY_LOSS = [
+    *(pytest.param(loss, id=name) for name, loss in LOSSES.items()),
+    *(pytest.param(aimed_at(build), id=build.__name__) for build in TARGETED),
+    *(
+        pytest.param(
+            lambda logits, labels, build=build: build(jnp.ones(20, int))(
+                logits, labels
+            ),
+            id=f"labels of {build.__name__}",
+        )
+        for build in TARGETED[1:]
+    ),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY_LOSS)
+class TestClassesThatAreNone:
+    logits = jnp.asarray(RANDOM, jnp.float32)
+
+    @pytest.mark.parametrize("shape", [(20, 1), (1,), (20, 6), (), (19,)], ids=str)
+    def test_another_shape_than_one_for_each_row_is_refused(self, loss, shape):
+        with pytest.raises(ValueError, match=r"must be one class for each image, in"):
+            jax.eval_shape(loss, self.logits, jax.ShapeDtypeStruct(shape, jnp.int32))
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bool_])
+    def test_other_kinds_than_integers_are_refused(self, loss, dtype):
+        with pytest.raises(TypeError, match="must be integers, got"):
+            loss(self.logits, jnp.ones(20, dtype))
+
+    @pytest.mark.parametrize("wrong", [-1, 6, 2**32 + 3])
+    def test_known_ones_are_refused_inside_jit_too(self, loss, wrong):
+        classes = np.ones(20, np.int64)
+        classes[7] = wrong
+        with pytest.raises(ValueError, match=f"from 0 to 5, got {wrong};"):
+            loss(self.logits, classes)
+        with pytest.raises(ValueError, match=f"from 0 to 5, got {wrong};"):
+            jax.eval_shape(lambda logits: loss(logits, classes), self.logits)
+
+    def test_traced_ones_make_loss_and_gradient_no_numbers(self, loss):
+        @jax.jit
+        def both(logits, classes):
+            value, pull = jax.vjp(lambda logits: loss(logits, classes), logits)
+            return value, pull(jnp.ones_like(value))[0]
+
+        right = jnp.asarray(RANDOM_TARGETS)
+        wrong = right.at[3].set(-1).at[8].set(6)
+        value, gradient = both(self.logits, wrong)
+        expected, expected_gradient = both(self.logits, right)
+        is_bad = np.isin(np.arange(20), [3, 8])
+        np.testing.assert_array_equal(np.isnan(value), is_bad)
+        assert np.all(np.isnan(gradient).any(axis=1) == is_bad)
+        np.testing.assert_array_equal(value[~is_bad], expected[~is_bad])
+        np.testing.assert_array_equal(gradient[~is_bad], expected_gradient[~is_bad])
+
+    def test_bytes_serve_for_any_number_of_classes(self, loss):
+        logits = jnp.tile(self.logits, (1, 100))
+        classes = jnp.asarray(RANDOM_TARGETS)
+        np.testing.assert_array_equal(
+            loss(logits, classes.astype(jnp.uint8)), loss(logits, classes)
+        )
+
+
+def test_labels_beyond_32_bits_do_not_become_other_classes():
+    with jax.enable_x64(True):
+        logits = jnp.asarray(RANDOM[:2], jnp.float32)
+        labels = jnp.asarray([2**32 + 1, -(2**32) + 1])
+        assert np.all(np.isnan(jax.jit(margin)(logits, labels)))
+
+
+@pytest.mark.parametrize("build", TARGETED)
 def test_targeted_losses_are_float32_for_bfloat16_logits(build):
     logits = jnp.asarray(RANDOM, jnp.bfloat16)
     loss = build(jnp.asarray(RANDOM_TARGETS))(logits, jnp.asarray(RANDOM_LABELS))

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrobust.attacks.base import Attack, AttackResult, better, judge, nothing_found
+from jaxrobust.attacks.base import (
+    Attack,
+    AttackResult,
+    better,
+    checked,
+    judge,
+    nothing_found,
+)
 from jaxrobust.attacks.gradient import Loss, check_choice
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.threat import ThreatModel
@@ -19,6 +26,7 @@ from jaxrobust.types import (
     PerExampleFlag,
     PRNGKey,
     Scalar,
+    widened,
 )
 
 __all__ = ["auto_pgd", "sample_sphere"]
@@ -73,9 +81,10 @@ def sample_sphere(
     for l_2 its direction is.
     """
     unit = dataclasses.replace(threat, epsilon=1.0, bounds=None)
-    noise = unit.sample(key, jnp.zeros(center.shape, jnp.float32))
+    wide = widened(center)
+    noise = unit.sample(key, jnp.zeros_like(wide))
     noise = noise / _spread(jnp.maximum(threat.norm(noise), 1e-12), noise)
-    moved = center.astype(jnp.float32) + radius * noise
+    moved = wide + radius * noise
     return threat.project(moved.astype(center.dtype), center)
 
 
@@ -163,6 +172,7 @@ def auto_pgd(
         )
         return jax.tree.map(lambda leaf: leaf / num_samples, total)
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -170,12 +180,12 @@ def auto_pgd(
 
         def losses(images: Images) -> tuple[PerExample, jax.Array]:
             logits = logits_fn(images).astype(jnp.float32)
-            return loss_fn(logits, labels), logits
+            return loss_fn(logits, labels).astype(jnp.float32), logits
 
         def with_gradient(images: Images) -> tuple[PerExample, jax.Array, Images]:
             # By the vector of ones: a sum over the batch could overflow.
             loss, pull, logits = jax.vjp(losses, images, has_aux=True)
-            return loss, logits, pull(jnp.ones_like(loss))[0].astype(jnp.float32)
+            return loss, logits, widened(pull(jnp.ones_like(loss))[0])
 
         def project(moved: jax.Array) -> Images:
             return threat.project(moved.astype(images.dtype), images)
@@ -204,11 +214,11 @@ def auto_pgd(
             here = _choose(is_halved, best_images, search.images)
             gradient = _choose(is_halved, best_gradient, gradient)
 
-            wide = here.astype(jnp.float32)
+            wide = widened(here)
             aim = project(wide + _spread(step_size, wide) * threat.steepest(gradient))
             share = jnp.where(index == 0, 1.0, momentum)
-            moved = wide + share * (aim.astype(jnp.float32) - wide)
-            moved += (1 - share) * (wide - search.previous.astype(jnp.float32))
+            moved = wide + share * (widened(aim) - wide)
+            moved += (1 - share) * (wide - widened(search.previous))
 
             window = jnp.where(
                 is_check,
@@ -239,12 +249,12 @@ def auto_pgd(
             images=start,
             previous=start,
             best_images=start,
-            best_gradient=jnp.zeros(images.shape, jnp.float32),
+            best_gradient=jnp.zeros_like(widened(images)),
             best_loss=low,
             checked_loss=low,
             last_loss=-low,  # nothing rises above it
             num_rises=jnp.zeros(batch, jnp.float32),
-            step_size=jnp.full(batch, 2.0 * threat.epsilon, jnp.float32),
+            step_size=jnp.full(batch, 2 * threat.radius(images)),
             is_halved=jnp.ones(batch, bool),
             num_since=jnp.asarray(0, jnp.int32),
             window=first,

@@ -2,16 +2,23 @@
 
 A kernel is a pair of pure functions. `iterate` turns it into an attack in one compiled
 loop that keeps no history, so memory does not grow with the number of steps. The
-library, not the kernel, judges the outcome.
+library, not the kernel, judges the outcome. Every attack of the package is made by
+`checked`, which looks at its arguments before the search does.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from functools import wraps
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
+from jaxrobust.losses import as_classes, as_labels, require_classes_below
+from jaxrobust.threat import ThreatModel
 from jaxrobust.types import (
     Images,
     Labels,
@@ -31,6 +38,7 @@ __all__ = [
     "AttackState",
     "Keep",
     "better",
+    "checked",
     "iterate",
     "judge",
     "nothing_found",
@@ -91,17 +99,20 @@ Attack = Callable[[PRNGKey, LogitsFn, Images, Labels], AttackResult]
 
 
 class AttackKernel(NamedTuple):
-    """The two functions that make an iterative attack.
+    """The functions that make an iterative attack.
 
     Attributes:
         init: `(key, logits_fn, images, labels) -> state`.
         step: `(key, logits_fn, state) -> (state, info)`.
         evaluate: `(logits, labels) -> info`, the objective and the judgement.
+        threat: what it searches, whose radius and pixel range are checked at the start;
+            None to check labels only.
     """
 
     init: Callable[[PRNGKey, LogitsFn, Images, Labels], AttackState]
     step: Callable[[PRNGKey, LogitsFn, AttackState], tuple[AttackState, AttackInfo]]
     evaluate: Callable[[Logits, Labels], AttackInfo]
+    threat: ThreatModel | None = None
 
 
 def judge(logits: Logits, labels: Labels, *, targeted: bool = False) -> PerExampleFlag:
@@ -109,11 +120,97 @@ def judge(logits: Logits, labels: Labels, *, targeted: bool = False) -> PerExamp
 
     Untargeted, anything but a finite answer with its largest logit at the label is a
     success: a model that answers NaN has not answered rightly. Ties go to the first
-    class, as in `argmax`.
+    class, as in `argmax`. A label that is no class counts as a success in both cases,
+    since no answer could be one that withstands.
+
+    Raises:
+        TypeError: for labels that are not integers.
+        ValueError: for labels that are not one for each row of the logits, or are known
+            to be no class.
     """
+    labels, is_class = as_classes(logits, labels)
     is_number = ~jnp.any(jnp.isnan(logits), axis=-1)
     is_label = (jnp.argmax(logits, axis=-1) == labels) & is_number
-    return is_label if targeted else ~is_label
+    return is_label | ~is_class if targeted else ~is_label
+
+
+def _no_pullback(cotangent: Any, value: jax.Array) -> list:
+    raise TypeError(
+        "`jax.grad` must not go through this attack, got a loss that depends on what "
+        "it returns; its loop has no fixed number of steps, which only forward mode "
+        "can follow (`jax.jvp`, `jax.jacfwd`). Where images count as constants, as in "
+        "adversarial training, put `jax.lax.stop_gradient` round them."
+    )
+
+
+# The identity, but for derivatives in reverse mode. A function with `custom_vjp` would
+# refuse those in forward mode, too.
+_forward_only_p = Primitive("forward_only")
+_forward_only_p.def_impl(lambda value: value)
+_forward_only_p.def_abstract_eval(lambda value: value)
+ad.deflinear2(_forward_only_p, _no_pullback)
+batching.defvectorized(_forward_only_p)
+mlir.register_lowering(_forward_only_p, lambda _, value: [value])
+
+
+def checked(
+    threat: ThreatModel | None, *, has_fixed_length: bool = False
+) -> Callable[[Attack], Attack]:
+    """Decorates the search of an attack: wrong arguments are refused at its entrance.
+
+    Labels reach the search as int32. What is traced is checked by its shape and type
+    only, so nothing of this is part of a compiled program.
+
+    Args:
+        threat: what is searched; None for an attack made of attacks, which check this.
+        has_fixed_length: whether loops have a number of steps known when traced, so
+            that derivatives in reverse mode exist.
+
+    Returns:
+        A decorator of `(key, logits_fn, images, labels) -> AttackResult`. The attack
+        raises TypeError for images that are not floating point and labels that are not
+        integers; ValueError for labels in another shape than `(batch,)`, for logits
+        that are not one row of classes for each image, and for what is known to be
+        wrong: images outside the pixel range, a label that is no class.
+    """
+
+    def decorate(search: Attack) -> Attack:
+        @wraps(search)
+        def attack(
+            key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+        ) -> AttackResult:
+            if not jnp.issubdtype(jnp.result_type(images), jnp.floating):
+                raise TypeError(
+                    "`images` must be floating point, got "
+                    f"{jnp.result_type(images)}; divide bytes by 255."
+                )
+            if threat is not None:
+                threat.check(images)
+            if not isinstance(images, jax.Array):
+                with jax.ensure_compile_time_eval():
+                    images = jnp.asarray(images)
+            classes = as_labels(labels, images.shape[0])
+
+            def answer(points: Images) -> Logits:
+                logits = logits_fn(points)
+                if logits.ndim != 2 or logits.shape[0] != points.shape[0]:
+                    raise ValueError(
+                        "`logits_fn` must return (images, classes), got "
+                        f"{logits.shape} for images of shape {points.shape}; return "
+                        "one row of logits for each image."
+                    )
+                require_classes_below(logits.shape[1], labels)
+                return logits
+
+            found = search(key, answer, images, classes)
+            if has_fixed_length:
+                return found
+            moved, loss = map(_forward_only_p.bind, (found.images, found.loss))
+            return found._replace(images=moved, loss=loss)
+
+        return attack
+
+    return decorate
 
 
 def nothing_found(images: Images) -> AttackResult:
@@ -164,8 +261,12 @@ def iterate(
         shard: takes the examples of this device out of the state that the kernel made
             of the whole batch. The start, and so every number, does not depend on how
             many devices share the batch; the result has this device's examples only.
+
+    Returns:
+        An attack; it refuses what `checked` does.
     """
 
+    @checked(kernel.threat, has_fixed_length=not isinstance(num_steps, Tracer))
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrobust.attacks.autopgd import sample_sphere
-from jaxrobust.attacks.base import Attack, AttackResult, judge
+from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
 from jaxrobust.losses import margin, targeted_margin
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import (
@@ -18,6 +18,7 @@ from jaxrobust.types import (
     PerExampleFlag,
     PRNGKey,
     Scalar,
+    widened,
 )
 
 __all__ = ["fab", "project_on_hyperplane"]
@@ -63,7 +64,7 @@ def project_on_hyperplane(
     Args:
         threat: its norm and pixel range count, its radius does not. Right for l_inf
             and l_p with finite p > 1.
-        images: `(batch, *pixels)`, float32, inside the pixel range.
+        images: `(batch, *pixels)`, widened, inside the pixel range.
         normal: of the same shape; examples of zeros stay where they are.
         offset: how much `<normal, images>` has to change.
 
@@ -110,8 +111,8 @@ class _Search(NamedTuple):
     """Where the search stands, per example.
 
     Attributes:
-        images: iterate, float32.
-        nearest: adversarial image of the smallest perturbation so far, float32.
+        images: iterate, widened.
+        nearest: adversarial image of the smallest perturbation so far, widened.
         norm: of that perturbation; infinite while none is known.
         height: margin at `nearest`, less the clearance asked for.
         is_finite: False once a gradient was not finite.
@@ -196,10 +197,11 @@ def fab(
                 "leave it out for the paper's choice."
             )
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
-        center = images.astype(jnp.float32)
+        center = widened(images)
 
         def logits_at(wide: Images) -> jax.Array:
             return logits_fn(wide.astype(images.dtype)).astype(jnp.float32)
@@ -294,14 +296,14 @@ def fab(
         search = _Search(
             images=start,
             nearest=center,
-            norm=jnp.full(batch, jnp.inf, jnp.float32),
+            norm=jnp.full(batch, jnp.inf, center.dtype),
             height=jnp.zeros(batch, jnp.float32),
             is_finite=jnp.ones(batch, bool),
         )
         search, _, clean_height = keep(search, center)
         search = lax.fori_loop(0, num_steps, body, search)
 
-        growths = jnp.asarray(_GROWTHS, jnp.float32)
+        growths = jnp.asarray(_GROWTHS, center.dtype)
 
         def is_unclear(settling: tuple[jax.Array, _Search, PerExampleFlag]) -> Scalar:
             turn, _, is_clear = settling
@@ -344,8 +346,9 @@ def fab(
         found = _choose(search.norm < jnp.inf, search.nearest, search.images)
         found = threat.project(found.astype(images.dtype), images)
         is_adversarial = judge(logits_fn(found), labels)
-        inside_norm = threat.norm(found.astype(jnp.float32) - center)
+        inside_norm = threat.norm(widened(found) - center)
         norm = jnp.where(is_adversarial, inside_norm, search.norm)
-        return AttackResult(found, -norm, is_adversarial, search.is_finite)
+        loss = -norm.astype(jnp.float32)
+        return AttackResult(found, loss, is_adversarial, search.is_finite)
 
     return attack

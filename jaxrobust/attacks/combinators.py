@@ -10,7 +10,14 @@ import numpy as np
 from jax import lax
 from jax.experimental import io_callback
 
-from jaxrobust.attacks.base import Attack, AttackResult, better, judge, nothing_found
+from jaxrobust.attacks.base import (
+    Attack,
+    AttackResult,
+    better,
+    checked,
+    judge,
+    nothing_found,
+)
 from jaxrobust.losses import margin
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, PRNGKey, Scalar
 
@@ -42,6 +49,7 @@ def with_restarts(attack: Attack, num_restarts: int) -> Attack:
             "1 runs the attack once."
         )
 
+    @checked(None, has_fixed_length=True)
     def restarted(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -73,6 +81,7 @@ def worst_of(*attacks: Attack) -> Attack:
             "give `worst_of(pgd(...), fab(...))`."
         )
 
+    @checked(None, has_fixed_length=True)
     def worst(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -91,7 +100,7 @@ def _wrong_classes(logits: Logits, labels: Labels) -> Labels:
     # The label comes last whatever its logit, and so does what is no number.
     height = jnp.where(is_label, -jnp.inf, jnp.nan_to_num(logits.astype(jnp.float32)))
     order = jnp.argsort(height, axis=-1, descending=True, stable=True)
-    return order[:, :-1].astype(labels.dtype)
+    return order[:, :-1].astype(jnp.int32)
 
 
 def _check_rank(rank: Scalar, num_wrong: int) -> None:
@@ -117,6 +126,7 @@ def aimed(aim: Aim, rank: Scalar) -> Attack:
             wrong classes.
     """
 
+    @checked(None, has_fixed_length=True)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -150,6 +160,7 @@ def over_targets(aim: Aim, num_targets: int) -> Attack:
             "the number of classes less one takes every wrong class."
         )
 
+    @checked(None, has_fixed_length=True)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -185,6 +196,7 @@ def transferred_from(
         `is_gradient_finite` tells of the gradients of the other model.
     """
 
+    @checked(None, has_fixed_length=True)
     def transferred(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxrobust.attacks.base import Attack, AttackResult, judge
+from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
 from jaxrobust.attacks.gradient_free import (
     check_count,
     evaluated,
@@ -15,7 +15,7 @@ from jaxrobust.attacks.gradient_free import (
     per_example,
 )
 from jaxrobust.threat import ThreatModel, l2_normalize
-from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar
+from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar, widened
 
 __all__ = ["hop_skip_jump"]
 
@@ -81,11 +81,13 @@ def hop_skip_jump(
     lowest, highest = (-1.0, 2.0) if threat.bounds is None else threat.bounds
     spread = 1.0 if threat.bounds is None else highest - lowest
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
         batch, size = images.shape[0], images[0].size
-        center = images.astype(jnp.float32)
+        center = widened(images)
+        dtype = center.dtype
         start_key, walk_key = jax.random.split(key)
         # The paper's precision of the bisection, in shares of the distance.
         precision = size ** (-2.0 if is_max_norm else -1.5)
@@ -107,6 +109,7 @@ def hop_skip_jump(
                 drawn = jax.random.uniform(
                     jax.random.fold_in(start_key, index),
                     images.shape,
+                    dtype,
                     minval=lowest,
                     maxval=highest,
                 )
@@ -138,7 +141,7 @@ def hop_skip_jump(
                     jnp.where(flags, middle, wrong),
                 )
 
-            ends = (jnp.zeros(batch), jnp.ones(batch))
+            ends = (jnp.zeros(batch, dtype), jnp.ones(batch, dtype))
             _, wrong = lax.fori_loop(0, num_bisections, body, ends)
             return where(wrong < 1, blend(wrong), points)
 
@@ -153,9 +156,9 @@ def hop_skip_jump(
                 shape = (batch * batch_size, *images.shape[1:])
                 draw_key = jax.random.fold_in(step_key, index)
                 if is_max_norm:
-                    drawn = jax.random.uniform(draw_key, shape, minval=-1.0)
+                    drawn = jax.random.uniform(draw_key, shape, dtype, minval=-1.0)
                 else:
-                    drawn = jax.random.normal(draw_key, shape)
+                    drawn = jax.random.normal(draw_key, shape, dtype)
                 drawn = l2_normalize(drawn)
                 drawn = drawn.reshape(batch, batch_size, *images.shape[1:])
                 length = per_example(spacing, drawn)
@@ -165,7 +168,7 @@ def hop_skip_jump(
                 flags = evaluated_many(logits_fn, tried.astype(images.dtype), labels)[1]
                 number = index * batch_size + jnp.arange(batch_size)
                 is_counted = (number < count)[None]
-                votes = jnp.where(flags, 1.0, -1.0) * is_counted
+                votes = jnp.where(flags, 1.0, -1.0).astype(dtype) * is_counted
                 weights = jnp.broadcast_to(is_counted, votes.shape)
                 of_votes, of_drawn, number_of = sums
                 return (
@@ -179,7 +182,7 @@ def hop_skip_jump(
                 0,
                 (count + batch_size - 1) // batch_size,
                 body,
-                (zeros, zeros, jnp.zeros(batch)),
+                (zeros, zeros, jnp.zeros(batch, dtype)),
             )
             # The mean vote is taken off, which lowers the variance, unless all agree.
             mean = vote / jnp.maximum(count, 1)
@@ -197,7 +200,7 @@ def hop_skip_jump(
 
             def body(carry: _Trials) -> _Trials:
                 index, ahead, is_done = carry
-                shorter = per_example(length / 2.0**index, points)
+                shorter = per_example(length / (2.0**index).astype(dtype), points)
                 tried = threat.clip(points + shorter * direction)
                 is_new = ~is_done & is_wrong(tried)
                 return index + 1, where(is_new, tried, ahead), is_done | is_new

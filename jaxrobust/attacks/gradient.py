@@ -26,6 +26,7 @@ from jaxrobust.types import (
     PerExample,
     PRNGKey,
     Scalar,
+    widened,
 )
 
 __all__ = [
@@ -111,7 +112,8 @@ def pgd_kernel(
 
     def evaluate(logits: Logits, labels: Labels) -> AttackInfo:
         is_adversarial = judge(logits, labels, targeted=targeted)
-        return AttackInfo(sign * loss_fn(logits, labels), is_adversarial)
+        loss = (sign * loss_fn(logits, labels)).astype(jnp.float32)
+        return AttackInfo(loss, is_adversarial)
 
     def init(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
@@ -134,14 +136,14 @@ def pgd_kernel(
         axes = tuple(range(1, gradient.ndim))
         is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
         gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
-        moved = state.images + step_size * climb(gradient).astype(jnp.float32)
+        moved = state.images + step_size * widened(climb(gradient))
         images = threat.project(moved.astype(state.images.dtype), state.center)
         state = state._replace(
             images=images, is_gradient_finite=state.is_gradient_finite & is_finite
         )
         return state, info
 
-    return AttackKernel(init, step, evaluate)
+    return AttackKernel(init, step, evaluate, threat)
 
 
 def pgd(
@@ -217,7 +219,7 @@ def fgsm(
     # At radius 0 a step of length 0 is right, so the check of `pgd` does not apply.
     return pgd(
         threat,
-        step_size=jnp.asarray(threat.epsilon, jnp.float32),
+        step_size=jnp.asarray(threat.epsilon, float),
         num_steps=1,
         loss=loss,
         random_start=random_start,

@@ -12,17 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from jaxrobust.attacks.base import (
     Attack,
     AttackResult,
     better,
+    checked,
     judge,
     nothing_found,
 )
 from jaxrobust.losses import margin
 from jaxrobust.threat import L2Ball, LinfBall, ThreatModel, l2_normalize
-from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar
+from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar, widened
 
 __all__ = [
     "NoiseKind",
@@ -123,8 +125,8 @@ def _replaced(
 
 def _corners(threat: ThreatModel, center: Images) -> tuple[Images, Images]:
     """The lowest and the highest value that an l_inf ball allows in each pixel."""
-    reach = 2 * jnp.asarray(threat.epsilon, jnp.float32)
-    wide = center.astype(jnp.float32)
+    reach = 2 * threat.radius(center)
+    wide = widened(center)
     lower, upper = (wide - reach).astype(center.dtype), wide + reach
     return (
         threat.project(lower, center),
@@ -343,10 +345,10 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
         bump = square_bump(side)
         canvases[0, stage, height : height + side, width : width + side] = bump
         canvases[1, stage, height : height + side, width : width + side] = bump.T
-    epsilon = jnp.asarray(threat.epsilon, jnp.float32)
+    epsilon = threat.radius(center)
 
     def moved_by(perturbation: jax.Array) -> Images:
-        moved = center.astype(jnp.float32) + perturbation
+        moved = widened(center) + perturbation
         return threat.project(moved.astype(center.dtype), center)
 
     def start(key: PRNGKey) -> Images:
@@ -387,7 +389,7 @@ def _l2_squares(threat: ThreatModel, center: Images, share: float) -> _Squares:
             return shown[0, 0, :, :, None]
 
         bump = jax.vmap(show)(coins[:, 0], stages, here.top, here.left)
-        old = images.astype(jnp.float32) - center.astype(jnp.float32)
+        old = widened(images) - widened(center)
         squares = jnp.square(old)
         unused = jnp.maximum(
             epsilon**2 - jnp.sum(squares, axis=(1, 2, 3), keepdims=True), 0.0
@@ -452,6 +454,7 @@ def square(
             "it is the share of the image that the first squares cover, such as 0.8."
         )
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -475,7 +478,7 @@ def square(
                 (batch, ahead, squares.num_words),
                 jnp.uint32,
             )
-            indices = index[:, None] + jnp.arange(ahead)[None]
+            indices = index[:, None] + jnp.arange(ahead, dtype=jnp.int32)[None]
             stages = _square_stage(indices, num_queries)
             is_idle = squares.is_idle(words, stages, best)
             # Of idle ones only, the last: it does no harm.
@@ -558,6 +561,7 @@ def _climb(
     example's outcome depends on the others of its batch.
     """
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -575,7 +579,7 @@ def _climb(
             # A model may answer a query by NaN; such an estimate moves nothing.
             gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
             moments, step = _adam(moments, gradient, is_known)
-            moved = now.images.astype(jnp.float32) + learning_rate * step
+            moved = widened(now.images) + learning_rate * step
             moved = threat.project(moved.astype(images.dtype), images)
             moved = _replaced(
                 ~best.is_adversarial, evaluated(logits_fn, moved, labels), now
@@ -583,7 +587,7 @@ def _climb(
             return index + 1, moved, better(best, moved), moments
 
         first = evaluated(logits_fn, images, labels)
-        zeros = jnp.zeros(images.shape, jnp.float32)
+        zeros = jnp.zeros_like(widened(images))
         carry = (jnp.int32(0), first, first, _Moments(zeros, zeros, zeros))
         return lax.while_loop(is_open, body, carry)[2]
 
@@ -639,9 +643,10 @@ def zoo(
     ) -> tuple[jax.Array, jax.Array]:
         batch, size = images.shape[0], images[0].size
         count = min(num_coordinates, size)
-        _, chosen = lax.top_k(jax.random.uniform(key, (batch, size)), count)
+        drawn = jax.random.uniform(key, (batch, size), jnp.float32)
+        _, chosen = lax.top_k(drawn, count)
         is_chosen = chosen[:, :, None] == jnp.arange(size)[None, None]
-        wide = images.astype(jnp.float32).reshape(batch, 1, size)
+        wide = widened(images).reshape(batch, 1, size)
 
         def moved(by: Scalar) -> jax.Array:
             points = threat.clip((wide + by).astype(images.dtype))
@@ -649,7 +654,7 @@ def zoo(
 
         ahead, behind = moved(spacing), moved(-spacing)
         # What rounding and the pixel range leave of twice the spacing.
-        apart = jnp.sum((ahead - behind).astype(jnp.float32), axis=2)
+        apart = jnp.sum(widened(ahead - behind), axis=2)
         points = jnp.concatenate([ahead, behind], axis=1)
         losses = query(points.reshape(batch, 2 * count, *images.shape[1:]))
         rise = losses[:, :count] - losses[:, count:]
@@ -705,12 +710,12 @@ def spsa(
         key: PRNGKey, query: Query, images: Images
     ) -> tuple[jax.Array, jax.Array]:
         batch, size = images.shape[0], images[0].size
-        wide = images.astype(jnp.float32)[:, None]
+        wide = widened(images)[:, None]
 
         def body(index: jax.Array, total: jax.Array) -> jax.Array:
             shape = (batch, batch_size, _num_words(size))
             words = jax.random.bits(jax.random.fold_in(key, index), shape, jnp.uint32)
-            signs = jnp.where(_bits(words, size), 1.0, -1.0)
+            signs = jnp.where(_bits(words, size), 1.0, -1.0).astype(wide.dtype)
             signs = signs.reshape(batch, batch_size, *images.shape[1:])
             points = [wide + spacing * signs, wide - spacing * signs]
             losses = query(jnp.concatenate(points, axis=1))
@@ -720,7 +725,7 @@ def spsa(
             return total + jnp.sum(per_example(rise, signs) * signs, axis=1)
 
         num_turns = (num_directions + batch_size - 1) // batch_size
-        zeros = jnp.zeros(images.shape, jnp.float32)
+        zeros = jnp.zeros_like(widened(images))
         total = lax.fori_loop(0, num_turns, body, zeros)
         is_known = jnp.ones(images.shape, bool)
         return total / (2 * spacing * num_directions), is_known
@@ -764,6 +769,7 @@ def brute_force(
         remedy="LP-C8 uses 100_000_000",
     )
 
+    @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
@@ -777,10 +783,11 @@ def brute_force(
                 words = jax.random.bits(turn_key, shape, jnp.uint32)
                 is_up = _bits(words, size).reshape(several)
                 return jnp.where(is_up, upper[:, None], lower[:, None])
-            directions = jax.random.normal(turn_key, several)
+            wide = widened(images)[:, None]
+            directions = jax.random.normal(turn_key, several, wide.dtype)
             flat = directions.reshape(batch * batch_size, *images.shape[1:])
             directions = l2_normalize(flat).reshape(several)
-            moved = images[:, None].astype(jnp.float32) + threat.epsilon * directions
+            moved = wide + threat.radius(images) * directions
             project = jax.vmap(threat.project, in_axes=(1, None), out_axes=1)
             return project(moved.astype(images.dtype), images)
 
@@ -854,10 +861,14 @@ def noise(
     def draw(key: PRNGKey, images: Images) -> Images:
         if kind == "uniform":
             return threat.sample(key, images)
-        deviation = threat.epsilon / (1.0 if is_per_pixel else images[0].size ** 0.5)
-        moved = images + deviation * jax.random.normal(key, images.shape)
+        deviation = threat.radius(images)
+        if not is_per_pixel:
+            deviation /= images[0].size ** 0.5
+        wide = widened(images)
+        moved = wide + deviation * jax.random.normal(key, images.shape, wide.dtype)
         return threat.project(moved.astype(images.dtype), images)
 
+    @checked(threat, has_fixed_length=not isinstance(num_samples, Tracer))
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:

@@ -18,7 +18,6 @@ from jaxrobust.attacks import Attack, aimed, auto_pgd, fab
 from jaxrobust.attacks.gradient_free import square
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation.packing import Plan, Progress, Stage, run_plan
-from jaxrobust.evaluation.preflight import require_epsilon
 from jaxrobust.evaluation.robustness import (
     Evaluation,
     check_same_shapes,
@@ -26,7 +25,7 @@ from jaxrobust.evaluation.robustness import (
     is_function_of_weights,
 )
 from jaxrobust.losses import targeted_dlr
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import ThreatModel, require_epsilon
 from jaxrobust.types import Labels, LogitsFn, Params
 
 __all__ = [

@@ -28,14 +28,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxrobust.attacks import Attack, judge
 from jaxrobust.data import Dataset, as_float
 from jaxrobust.evaluation.journal import Journal
-from jaxrobust.evaluation.preflight import (
-    require_classes,
-    require_epsilon,
-    require_finite,
-    require_images,
-)
+from jaxrobust.evaluation.preflight import require_classes, require_finite
 from jaxrobust.keeping import fingerprint
-from jaxrobust.threat import THREATS
+from jaxrobust.threat import THREATS, require_epsilon, require_images
 from jaxrobust.types import LogitsFn, Params, PRNGKey
 
 __all__ = ["Plan", "Progress", "Search", "Stage", "Tally", "run_plan"]

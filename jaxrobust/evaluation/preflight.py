@@ -5,7 +5,6 @@ flagged. The refusing checks are part of every evaluation, where they cost nothi
 look at what it computes anyway.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,16 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.data import Dataset, as_float
-from jaxrobust.threat import THREATS
+from jaxrobust.threat import require_epsilon, require_images
 from jaxrobust.types import LogitsFn
 
 __all__ = [
     "Flag",
     "check_model",
     "require_classes",
-    "require_epsilon",
     "require_finite",
-    "require_images",
 ]
 
 
@@ -37,56 +34,6 @@ class Flag(NamedTuple):
 
     name: str
     message: str
-
-
-def require_epsilon(norm: str, epsilon: float, num_pixels: int | None = None) -> None:
-    """Refuse a radius that is in another unit than images in [0, 1].
-
-    Args:
-        norm: of the ball: linf or l2.
-        epsilon: radius, in units of [0, 1] pixels. In l_inf at most 1, at which the
-            ball holds every image; in l_2 at most the square root of `num_pixels`.
-        num_pixels: values in an image, with its channels; None if not known yet.
-
-    Raises:
-        ValueError: for a radius that is negative, not finite or too large.
-    """
-    if norm not in THREATS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; "
-            "choose one of these."
-        )
-    THREATS[norm](epsilon)
-    if norm == "linf" and epsilon > 1:
-        raise ValueError(
-            f"`epsilon` must be in [0, 1] in linf, got {epsilon:g}; radii are in units "
-            f"of [0, 1] pixels, so {epsilon:g}/255 rather than {epsilon:g}."
-        )
-    if norm == "l2" and num_pixels is not None and epsilon > math.sqrt(num_pixels):
-        largest = math.sqrt(num_pixels)
-        raise ValueError(
-            f"`epsilon` must be in [0, {largest:g}] in l2 for images of {num_pixels} "
-            f"values, got {epsilon:g}; radii are in units of [0, 1] pixels, so "
-            f"{epsilon:g}/255 rather than {epsilon:g}."
-        )
-
-
-def require_images(images: np.ndarray, bounds: tuple[float, float] | None) -> None:
-    """Refuse images outside the pixel range; bytes are always inside.
-
-    Raises:
-        ValueError: for a pixel outside `bounds`, or one that is not a number.
-    """
-    if bounds is None or images.dtype == np.uint8:
-        return
-    lower, upper = bounds
-    low, high = float(np.min(images)), float(np.max(images))
-    # `not (a and b)` because a NaN fails every comparison.
-    if not (low >= lower and high <= upper):
-        raise ValueError(
-            f"`images` must be in [{lower:g}, {upper:g}], got [{low:g}, {high:g}]; "
-            "give images before normalization, which belongs into the model."
-        )
 
 
 def require_classes(shape: tuple[int, ...], batch: int, num_classes: int) -> None:

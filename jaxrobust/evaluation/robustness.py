@@ -18,9 +18,8 @@ from jaxrobust.attacks import Attack, num_steps_for, pgd
 from jaxrobust.attacks.base import Keep
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation.packing import Plan, Progress, Search, Stage, run_plan
-from jaxrobust.evaluation.preflight import require_epsilon
 from jaxrobust.losses import LossName
-from jaxrobust.threat import THREATS, ThreatModel
+from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
 from jaxrobust.types import LogitsFn, Params
 
 __all__ = [

@@ -13,9 +13,8 @@ import numpy as np
 
 from jaxrobust.data import Dataset, Split, apply_variant, load_arrays, subset
 from jaxrobust.evaluation import Flag, check_model
-from jaxrobust.evaluation.preflight import require_epsilon
 from jaxrobust.keeping import fingerprint
-from jaxrobust.threat import THREATS
+from jaxrobust.threat import THREATS, require_epsilon
 from jaxrobust.training import Run, RunError, load_run
 
 __all__ = [

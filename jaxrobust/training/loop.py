@@ -557,6 +557,9 @@ def train_claimed(
     )
     problem = problem_of(dataset)
     configs = [config for config, _ in tasks]
+    for config in configs:
+        for phase in config.phases:
+            phase.require_radii(math.prod(problem.image_shape))
     programs = programs or Programs(configs, problem, Placement(), len(tasks))
     programs.check(configs)
     num_batches = len(dataset.labels) // configs[0].batch_size

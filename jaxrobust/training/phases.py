@@ -14,7 +14,7 @@ from jaxrobust.attacks.base import Keep
 from jaxrobust.attacks.gradient import Direction
 from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig
-from jaxrobust.threat import THREATS, ThreatModel
+from jaxrobust.threat import THREATS, ThreatModel, require_epsilon, require_radius
 
 __all__ = [
     "AttackConfig",
@@ -183,12 +183,8 @@ class EpsilonSchedule:
 
     def __post_init__(self):
         _require_choice("kind", self.kind, get_args(ScheduleKind))
-        remedy = "radii are in units of [0, 1] pixels, so 8/255 rather than 8"
         for field in ("end", "start"):
-            value = getattr(self, field)
-            _require(
-                0 <= value < math.inf, f"epsilon.{field}", "non-negative", value, remedy
-            )
+            require_radius(getattr(self, field), name=f"epsilon.{field}")
         _require(
             self.increment > 0, "increment", "positive", self.increment, "try 0.01"
         )
@@ -277,6 +273,21 @@ class Phase:
     def __post_init__(self):
         _require_choice("carry", self.carry, get_args(Carry))
         _require(self.epochs >= 1, "epochs", "at least 1", self.epochs, "train for one")
+        self.require_radii()
+
+    def require_radii(self, num_pixels: int | None = None) -> None:
+        """Refuse radii in another unit than the images, as evaluations do.
+
+        Args:
+            num_pixels: values in an image, with its channels; None if not known yet.
+
+        Raises:
+            ValueError: for a radius beyond any image.
+        """
+        for field in ("end", "start"):
+            radius = getattr(self.epsilon, field)
+            name = f"epsilon.{field}"
+            require_epsilon(self.attack.norm, radius, num_pixels, name=name)
 
 
 def standard(epochs: int, **settings) -> Phase:

@@ -135,7 +135,8 @@ def test_the_worst_is_never_weaker_than_a_part(data):
         )
         for index in range(3)
     ]
-    found = worst_of(*parts)(jax.random.key(0), None, None, None)
+    images, labels = jnp.zeros((3, 1)), jnp.zeros(3, jnp.int32)
+    found = worst_of(*parts)(jax.random.key(0), None, images, labels)
     for part in parts:
         alone = part()
         assert np.all(found.is_adversarial >= alone.is_adversarial)
@@ -196,6 +197,20 @@ def test_a_rank_beyond_the_wrong_classes_is_refused(linear_problem, key):
     attack = aimed(lambda targets: pgd(LinfBall(0.1), step_size=0.1, num_steps=1), 2)
     with pytest.raises(ValueError, match=r"`rank` must .* wrong classes \(2\), got 2"):
         attack(key, linear_problem.logits_fn, *linear_problem[2:])
+
+
+@pytest.mark.parametrize("dtype", [jnp.uint8, jnp.int8, jnp.int32])
+def test_targets_are_right_whatever_integers_the_labels_are(dtype, key):
+    # More classes than a byte can count, the likeliest of which are the last.
+    height = jnp.arange(1000.0)[None]
+
+    def logits_fn(images):
+        return height + 0 * images.reshape(-1, 1)
+
+    images, labels = jnp.full((3, 1, 1, 1), 0.5), jnp.asarray([0, 5, 99], dtype)
+    (seen,) = targets_met(logits_fn, images, labels, lambda aim: aimed(aim, 0))
+    assert seen.dtype == np.int32
+    np.testing.assert_array_equal(seen, [999, 999, 999])
 
 
 def test_over_targets_is_the_best_of_attacks_at_each_rank(key):

@@ -1,7 +1,9 @@
 """What every attack promises, under every threat model."""
 
+import ast
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import chex
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxrobust.attacks
 from jaxrobust.attacks import (
     Attack,
     aimed,
@@ -46,7 +49,9 @@ class Case(NamedTuple):
         uses_gradient: False if no gradient of the model is taken.
         kinds: threat models it supports.
         is_mapped: also built for many radii at once, which compiles it twice more.
-        is_narrow: also run in bfloat16, which compiles it once more.
+        is_narrow: also run in bfloat16 and in float64, which compiles it twice more.
+        has_fixed_length: its loops have a number of steps known to the compiler, so
+            that reverse mode can differentiate it.
     """
 
     name: str
@@ -57,6 +62,7 @@ class Case(NamedTuple):
     kinds: tuple[str, ...] = tuple(THREATS)
     is_mapped: bool = False
     is_narrow: bool = False
+    has_fixed_length: bool = True
 
 
 def _pgd(**settings):
@@ -79,6 +85,7 @@ def _blind(name, builder, **settings):
         False,
         uses_gradient=False,
         is_narrow=True,
+        has_fixed_length=builder is noise,
     )
 
 
@@ -100,13 +107,24 @@ ATTACKS = [
     Case(
         "pgd-restarts", lambda threat: with_restarts(_pgd()(threat), 3), is_mapped=True
     ),
-    Case("auto-pgd", _auto_pgd(), is_mapped=True, is_narrow=True),
-    Case("auto-pgd-mean-of-draws", _auto_pgd(loss="dlr", num_samples=2)),
+    Case(
+        "auto-pgd",
+        _auto_pgd(),
+        is_mapped=True,
+        is_narrow=True,
+        has_fixed_length=False,
+    ),
+    Case(
+        "auto-pgd-mean-of-draws",
+        _auto_pgd(loss="dlr", num_samples=2),
+        has_fixed_length=False,
+    ),
     Case(
         "auto-pgd-targets",
         _over_targets(
             lambda threat, targets: _auto_pgd(loss=targeted_dlr(targets))(threat)
         ),
+        has_fixed_length=False,
     ),
     Case(
         "fab",
@@ -114,6 +132,7 @@ ATTACKS = [
         False,
         is_mapped=True,
         is_narrow=True,
+        has_fixed_length=False,
     ),
     Case(
         "fab-targets",
@@ -123,6 +142,7 @@ ATTACKS = [
             )
         ),
         False,
+        has_fixed_length=False,
     ),
     Case(
         "pgd-aimed",
@@ -158,12 +178,16 @@ def each_threat(cases):
     return pytest.mark.parametrize(("case", "kind"), pairs, ids=ids)
 
 
-def assert_inside(threat, moved, center):
-    wide = np.asarray(moved.astype(jnp.float32)).astype(np.float64)
-    start = np.asarray(center.astype(jnp.float32)).astype(np.float64)
+def assert_in_ball(threat, moved, center):
+    wide, start = (np.asarray(each).astype(np.float64) for each in (moved, center))
     flat = np.abs(wide - start).reshape(len(wide), -1)
     norm = flat.max(1) if isinstance(threat, LinfBall) else np.sqrt((flat**2).sum(1))
     assert np.all(norm <= np.float64(np.float32(threat.epsilon)))
+
+
+def assert_inside(threat, moved, center):
+    assert_in_ball(threat, moved, center)
+    wide = np.asarray(moved).astype(np.float64)
     assert wide.min() >= 0 and wide.max() <= 1
 
 
@@ -213,6 +237,52 @@ def test_stays_in_the_ball_and_the_pixel_range_in_bfloat16(
 
 
 @each_threat(ATTACKS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_global_x64_leaves_types_as_they_are(case, kind, dtype, linear_problem):
+    # Traced only: what goes wrong here is the type of something that a loop carries.
+    def attack(key, epsilon, images, labels):
+        search = case.build(THREATS[kind](epsilon))
+        return search(key, linear_problem.logits_fn, images, labels)
+
+    with jax.enable_x64(True):
+        images = jax.ShapeDtypeStruct((4, 6, 6, 1), dtype)
+        labels = jax.ShapeDtypeStruct((4,), jnp.int64)
+        epsilon = 0.3 if dtype == "float32" else jnp.float32(0.3)
+        found = jax.eval_shape(attack, jax.random.key(0), epsilon, images, labels)
+    assert found.images == images
+    assert found.loss == jax.ShapeDtypeStruct((4,), jnp.float32)
+
+
+@each_threat(case for case in ATTACKS if case.is_narrow)
+def test_float64_images_stay_in_the_ball_and_the_pixel_range(
+    case, kind, linear_problem
+):
+    with jax.enable_x64(True):
+        weights = np.asarray(linear_problem.weights)
+        images = np.random.default_rng(0).uniform(size=(3, 6, 6, 1))
+        images[0, 0], images[1, 0] = 0, 1
+        labels = np.argmax(images.reshape(3, -1) @ weights, axis=1)
+
+        @jax.jit
+        def attack(threat, images):
+            return case.build(threat)(
+                jax.random.key(0),
+                lambda images: images.reshape(len(images), -1) @ weights,
+                images,
+                labels,
+            )
+
+        for epsilon in (0.0, 0.1, 0.7):
+            moved = np.asarray(attack(THREATS[kind](epsilon), images).images)
+            assert moved.dtype == np.float64
+            flat = np.abs(moved - images).reshape(3, -1)
+            norm = flat.max(1) if kind == "linf" else np.linalg.norm(flat, axis=1)
+            # The difference itself is rounded to float64 here.
+            assert np.all(norm <= epsilon * (1 + 1e-15))
+            assert moved.min() >= 0 and moved.max() <= 1
+
+
+@each_threat(ATTACKS)
 class TestEveryAttack:
     @given(epsilon=radii)
     @settings(max_examples=8)
@@ -235,6 +305,14 @@ class TestEveryAttack:
         np.testing.assert_array_equal(found.is_adversarial, expected)
         assert np.all(np.asarray(found.is_gradient_finite))
 
+    def test_images_outside_the_range_never_leave_the_ball(
+        self, case, kind, run, linear_problem
+    ):
+        # Traced, so that nothing tells that these are not in [0, 1].
+        images = jnp.round(255 * linear_problem.images)
+        found = run(case, kind, 0.25, images)
+        assert_in_ball(THREATS[kind](0.25), found.images, images)
+
     def test_same_key_gives_the_same_images(self, case, kind, run, linear_problem):
         one, other = (run(case, kind, 0.3, linear_problem.images) for _ in range(2))
         np.testing.assert_array_equal(one.images, other.images)
@@ -247,6 +325,162 @@ class TestEveryAttack:
         assert_inside(THREATS[kind](0.2), found.images, images)
         expected = np.arange(len(images)) >= (2 if case.uses_gradient else 0)
         np.testing.assert_array_equal(found.is_gradient_finite, expected)
+
+
+IMAGES = jax.ShapeDtypeStruct((16, 6, 6, 1), jnp.float32)
+LABELS = jax.ShapeDtypeStruct((16,), jnp.int32)
+
+
+def _known(shape, value, dtype=np.float32):
+    return np.full(shape, value, dtype)
+
+
+WRONG_ARGUMENTS = {
+    "labels in a column": (
+        (IMAGES, jax.ShapeDtypeStruct((16, 1), jnp.int32)),
+        (ValueError, r"`labels` must be one class for each .* got \(16, 1\)"),
+    ),
+    "one label for all": (
+        (IMAGES, jax.ShapeDtypeStruct((1,), jnp.int32)),
+        (ValueError, r"`labels` must be one class for each image, .* got \(1,\)"),
+    ),
+    "one-hot labels": (
+        (IMAGES, jax.ShapeDtypeStruct((16, 3), jnp.int32)),
+        (ValueError, r"`labels` must be one class for each .* one-hot rows"),
+    ),
+    "labels that are no integers": (
+        (IMAGES, jax.ShapeDtypeStruct((16,), jnp.float32)),
+        (TypeError, "`labels` must be integers, got float32"),
+    ),
+    "a negative label": (
+        (IMAGES, _known(16, -1, np.int32)),
+        (ValueError, "`labels` must be classes of the model, from 0 to 2, got -1"),
+    ),
+    "a label beyond the classes": (
+        (IMAGES, _known(16, 3, np.uint8)),
+        (ValueError, "`labels` must be classes of the model, from 0 to 2, got 3"),
+    ),
+    "a label beyond 32 bits": (
+        (IMAGES, _known(16, 2**32 + 1, np.int64)),
+        (
+            ValueError,
+            "`labels` must be classes of the model, .* got (4294967297|2147483647)",
+        ),
+    ),
+    "bytes": (
+        (jax.ShapeDtypeStruct((16, 6, 6, 1), jnp.uint8), LABELS),
+        (TypeError, "`images` must be floating point, got uint8; divide bytes by 255"),
+    ),
+    "images in [0, 255]": (
+        (_known((16, 6, 6, 1), 200.0), LABELS),
+        (ValueError, r"`images` must be in \[0, 1\], got \[200, 200\]"),
+    ),
+    "images that are no numbers": (
+        (_known((16, 6, 6, 1), np.nan), LABELS),
+        (ValueError, r"`images` must be in \[0, 1\], got \[nan, nan\]"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+class TestWrongArguments:
+    @pytest.mark.parametrize("mistake", WRONG_ARGUMENTS)
+    def test_are_refused_before_anything_is_computed(
+        self, case, mistake, linear_problem
+    ):
+        arguments, (error, message) = WRONG_ARGUMENTS[mistake]
+        # Arrays are known though the function is traced; shapes are not.
+        traced = [each for each in arguments if not isinstance(each, np.ndarray)]
+
+        def attack(*traced):
+            given = iter(traced)
+            images, labels = (
+                each if isinstance(each, np.ndarray) else next(given)
+                for each in arguments
+            )
+            search = case.build(LinfBall(0.3))
+            return search(jax.random.key(0), linear_problem.logits_fn, images, labels)
+
+        with pytest.raises(error, match=message):
+            jax.eval_shape(attack, *traced)
+
+    def test_logits_that_are_no_rows_of_classes_are_refused(self, case):
+        def attack(images, labels):
+            def logits_fn(images):
+                return jnp.sum(images, axis=(1, 2, 3))
+
+            return case.build(LinfBall(0.3))(
+                jax.random.key(0), logits_fn, images, labels
+            )
+
+        with pytest.raises(ValueError, match=r"`logits_fn` must return \(images, cla"):
+            jax.eval_shape(attack, IMAGES, LABELS)
+
+    def test_a_radius_that_is_none_is_refused_where_known(self, case, linear_problem):
+        search = case.build(LinfBall(jnp.float32(-0.1)))
+        with pytest.raises(ValueError, match="`epsilon` must be finite and non-neg"):
+            search(jax.random.key(0), *linear_problem[::2], linear_problem.labels)
+
+
+def test_every_search_of_the_package_is_checked():
+    # By its four arguments; an attack that a later module adds is found here, too.
+    arguments = ["key", "logits_fn", "images", "labels"]
+    count = 0
+    for path in Path(jaxrobust.attacks.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            returns = ast.unparse(node.returns) if node.returns else ""
+            names = [each.arg for each in node.args.args]
+            if names == arguments and returns != "AttackState":
+                decorators = " ".join(map(ast.unparse, node.decorator_list))
+                assert decorators.startswith(("checked(", "wraps(search)")), (
+                    f"{path.name}:{node.lineno} is an attack without `checked`"
+                )
+                count += 1
+    assert count >= 14
+
+
+@pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+def test_reverse_mode_by_the_radius_is_defined_or_refused(case, linear_problem):
+    def loss(epsilon):
+        search = case.build(LinfBall(epsilon))
+        found = search(jax.random.key(0), linear_problem.logits_fn, *linear_problem[2:])
+        return jnp.sum(found.images)
+
+    if case.has_fixed_length:
+        assert jax.eval_shape(jax.grad(loss), 0.3).shape == ()
+    else:
+        with pytest.raises(TypeError, match=r"`jax.grad` must not go through this att"):
+            jax.eval_shape(jax.grad(loss), 0.3)
+        # Forward mode is defined for these, too.
+        assert jax.eval_shape(jax.jacfwd(loss), 0.3).shape == ()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [each for each in ATTACKS if each.name in ("fgsm", "pgd-center")],
+    ids=lambda case: case.name,
+)
+@pytest.mark.parametrize("kind", THREATS)
+def test_the_derivative_by_the_radius_is_that_of_a_linear_classifier(case, kind, key):
+    # The margin grows by the dual norm of the weights, without a pixel range.
+    weights = jax.random.normal(key, (9,))
+
+    def logits_fn(images):
+        score = images.reshape(images.shape[0], -1) @ weights
+        return jnp.stack([score, jnp.zeros_like(score)], axis=1)
+
+    images = jax.random.uniform(key, (5, 3, 3, 1))
+
+    def height(epsilon):
+        search = case.build(THREATS[kind](epsilon, None))
+        found = search(key, logits_fn, images, jnp.zeros(5, jnp.int32))
+        return -jnp.sum(logits_fn(found.images)[:, 0])
+
+    dual = np.linalg.norm(np.asarray(weights), 1 if kind == "linf" else 2)
+    for derivative in (jax.grad, jax.jacfwd):
+        np.testing.assert_allclose(derivative(height)(0.25), 5 * dual, rtol=1e-3)
 
 
 @each_threat(case for case in ATTACKS if case.is_steepest)

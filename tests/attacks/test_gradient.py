@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.attacks import fgsm, num_steps_for, pgd, pgd_kernel
+from jaxrobust.attacks import (
+    fgsm,
+    iterate,
+    num_steps_for,
+    pgd,
+    pgd_kernel,
+    transferred_from,
+)
+from jaxrobust.losses import targeted_cross_entropy, targeted_dlr, targeted_margin
 from jaxrobust.threat import L2Ball, LinfBall
 
 
@@ -254,3 +262,82 @@ def test_wrong_settings_are_refused(settings, message):
 def test_number_of_steps_refuses_what_is_no_radius_or_step(epsilon, step_size):
     with pytest.raises(ValueError, match="must be"):
         num_steps_for(epsilon, step_size)
+
+
+class TestTargetsThatAreNoClass:
+    """Traced, so that no error can be raised: the example must not read as robust."""
+
+    # The second and the third are none.
+    targets = jnp.asarray([1, -1, 3, 2])
+
+    @pytest.fixture
+    def attacked(self, linear_problem, key):
+        logits_fn, _, images, labels = linear_problem
+
+        def attacked(attack_for, classes=labels[:4]):
+            @jax.jit
+            def run(targets, classes):
+                return attack_for(targets)(key, logits_fn, images[:4], classes)
+
+            return run(self.targets, classes)
+
+        return attacked
+
+    @pytest.mark.parametrize(
+        "build", [targeted_cross_entropy, targeted_margin, targeted_dlr]
+    )
+    def test_in_a_targeted_loss_the_gradient_tells(self, build, attacked):
+        found = attacked(
+            lambda targets: pgd(
+                LinfBall(0.01), step_size=0.01, num_steps=2, loss=build(targets)
+            )
+        )
+        np.testing.assert_array_equal(found.is_gradient_finite, [1, 0, 0, 1])
+        np.testing.assert_array_equal(np.isnan(found.loss), [0, 1, 1, 0])
+
+    @pytest.mark.parametrize("num_steps", [0, 2])
+    def test_as_labels_of_a_targeted_attack_they_count_as_met(
+        self, num_steps, attacked, linear_problem
+    ):
+        search = pgd(LinfBall(0.01), step_size=0.01, num_steps=num_steps, targeted=True)
+        model = linear_problem.logits_fn
+        for attack in (search, transferred_from(search, model, targeted=True)):
+            found = attacked(lambda _, attack=attack: attack, self.targets)
+            np.testing.assert_array_equal(found.is_adversarial, [0, 1, 1, 0])
+            np.testing.assert_array_equal(np.isnan(found.loss), [0, 1, 1, 0])
+
+
+def test_a_kernel_of_ones_own_is_checked_too(linear_problem, key):
+    kernel = pgd_kernel(LinfBall(0.1), step_size=0.1, loss="margin")
+    bare = kernel._replace(threat=None)
+    for search in (iterate(kernel, num_steps=1), iterate(bare, num_steps=1)):
+        with pytest.raises(ValueError, match=r"got \(16, 1\)"):
+            search(
+                key,
+                linear_problem.logits_fn,
+                linear_problem.images,
+                linear_problem.labels[:, None],
+            )
+    with pytest.raises(ValueError, match="divided by 255"):
+        iterate(kernel, num_steps=1)(
+            key,
+            linear_problem.logits_fn,
+            255 * linear_problem.images,
+            linear_problem.labels,
+        )
+
+
+@pytest.mark.parametrize("kind", [LinfBall, L2Ball])
+@pytest.mark.parametrize("epsilon", [0.1, 0.3, 8 / 255])
+def test_an_auditor_in_float64_finds_no_image_outside(
+    kind, epsilon, linear_problem, key
+):
+    attack = fgsm(kind(epsilon, None))
+    found = attack(key, linear_problem.logits_fn, *linear_problem[2:])
+    difference = np.asarray(found.images, np.float64) - np.asarray(
+        linear_problem.images, np.float64
+    )
+    order = np.inf if kind is LinfBall else 2
+    norm = np.linalg.norm(difference.reshape(16, -1), order, axis=1)
+    assert np.all(norm <= epsilon)
+    np.testing.assert_allclose(norm, epsilon, rtol=1e-5)

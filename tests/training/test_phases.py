@@ -120,7 +120,19 @@ class TestJumpRule:
         (lambda: OptimizerConfig(momentum=-1), "`momentum` must be at least 0"),
         (lambda: OptimizerConfig(clip_norm=0), "`clip_norm` must be positive or None"),
         (lambda: OptimizerConfig(milestones=(2, 1)), "`milestones` must be increasing"),
-        (lambda: EpsilonSchedule(end=-0.1), "`epsilon.end` must be non-negative"),
+        (lambda: EpsilonSchedule(end=-0.1), "`epsilon.end` must be finite and"),
+        (lambda: EpsilonSchedule(start=float("nan")), "`epsilon.start` must be finite"),
+        (lambda: EpsilonSchedule(end=1e39), "`epsilon.end` must be at most 3.4"),
+        (lambda: adversarial(8, 1), r"`epsilon.end` must be in \[0, 1\].*8/255"),
+        (lambda: adversarial(1e30, 1), r"`epsilon.end` must be in \[0, 1\] in linf"),
+        (lambda: extended(1.5), r"`epsilon.end` must be in \[0, 1\] in linf"),
+        (lambda: iterative(4, increment=1), r"`epsilon.end` must be in \[0, 1\]"),
+        (
+            lambda: Phase(
+                name="x", epochs=1, epsilon=EpsilonSchedule(kind="linear", start=8)
+            ),
+            r"`epsilon.start` must be in \[0, 1\] in linf",
+        ),
         (lambda: EpsilonSchedule(kind="cos"), "`kind` must be one of constant"),
         (lambda: EpsilonSchedule(increment=0), "`increment` must be positive"),
         (lambda: EpsilonSchedule(ramp_epochs=0), "`ramp_epochs` must be at least 1"),
@@ -143,6 +155,13 @@ class TestJumpRule:
 def test_wrong_configurations_are_refused(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_an_l2_radius_is_refused_once_the_size_of_the_images_is_known():
+    phase = adversarial(9, 1, attack=AttackConfig(norm="l2"))
+    phase.require_radii(81)
+    with pytest.raises(ValueError, match=r"`epsilon.end` must be in \[0, 8\] in l2"):
+        phase.require_radii(64)
 
 
 CONFIG = TrainConfig(
