@@ -51,6 +51,7 @@ from jaxrobust.training.trainer import (
     Trainer,
     TrainState,
     Weights,
+    applied,
     bind,
     make_trainer,
 )
@@ -88,6 +89,7 @@ __all__ = [
     "WarmStart",
     "Weights",
     "adversarial",
+    "applied",
     "bind",
     "chain",
     "extended",
