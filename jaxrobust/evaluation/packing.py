@@ -16,6 +16,7 @@ can be kept on disk: there an evaluation can stop, report and go on.
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -495,17 +496,18 @@ def run_plan(
     Raises:
         ValueError: if the radii are in another unit than the images, images lie
             outside the pixel range, a model has another number of classes than the
-            data or answers with something not finite; or if the journal is that of
-            another evaluation.
+            data, answers with something not finite or by what else is in a batch; or if
+            the journal is damaged or that of another evaluation.
+        InUseError: if another process uses the journal.
     """
     num_pixels = int(np.prod(dataset.images.shape[1:]))
     for radius in plan.epsilons:
         require_epsilon(plan.norm, radius, num_pixels)
     require_images(dataset.images, (0.0, 1.0))
     programs = _programs(apply, weights[0], dataset, plan)
-    place = programs.placement.place
-    data = place((jnp.asarray(dataset.images), jnp.asarray(dataset.labels)))
-    tallies: list[Tally] = []
+    examples = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    data = programs.placement.place(examples)
+    say = report or (lambda _: None)
     book = None
     if journal is not None:
         header = {
@@ -521,34 +523,43 @@ def run_plan(
             "models": [_weights_or_answers(apply, tree, dataset) for tree in weights],
         }
         book = Journal(journal, header)
-        tallies = _unpacked(book.read())
-    try:
-        for index, tree in enumerate(weights):
-            model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
-            teller = _Teller(plan, model, report or (lambda _: None))
-            if index == len(tallies):
-                placed = place(tree)
-                first = _first_tally(programs, placed, data, plan, model)
-                tallies.append(first)
-            elif int(tallies[index].stage) < len(plan.stages):
-                placed = place(tree)
-            else:
-                placed = None
-            teller.hear(tallies[index])
-            if placed is None:
-                continue
-            for tally in _buckets(programs, placed, data, plan, tallies[index]):
-                tallies[index] = tally
-                teller.hear(tally)
+    with book or nullcontext():
+        tallies = [] if book is None else _unpacked(book.read())
+        try:
+            for index, tally in _finished(programs, weights, data, plan, tallies, say):
                 if progress is not None:
                     progress(_progress(index, tally, plan))
                 if book is not None:
                     book.offer(partial(_packed, tallies))
-    finally:
-        # Also after Ctrl-C: a tally is replaced as a whole, so it is never half done.
-        if book is not None and tallies:
-            book.write(_packed(tallies))
+        finally:
+            # Also after Ctrl-C: a tally is replaced as a whole, never half done.
+            if book is not None and tallies:
+                book.write(_packed(tallies))
     return tallies
+
+
+def _finished(
+    programs: _Programs,
+    weights: Sequence[Params],
+    data: Data,
+    plan: Plan,
+    tallies: list[Tally],
+    say: Callable[[str], None],
+) -> Iterator[tuple[int, Tally]]:
+    """Finish the tallies in place; gives the number and tally after each bucket."""
+    for index, tree in enumerate(weights):
+        model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
+        teller = _Teller(plan, model, say)
+        is_new = index == len(tallies)
+        if is_new or int(tallies[index].stage) < len(plan.stages):
+            tree = programs.placement.place(tree)
+        if is_new:
+            tallies.append(_first_tally(programs, tree, data, plan, model))
+        teller.hear(tallies[index])
+        for tally in _buckets(programs, tree, data, plan, tallies[index]):
+            tallies[index] = tally
+            teller.hear(tally)
+            yield index, tally
 
 
 def _packed(tallies: Sequence[Tally]) -> dict[str, np.ndarray]:
