@@ -348,16 +348,27 @@ def assess(
     def report(line: str) -> None:
         say(f"  {line}")
 
-    def told(name: str, what: str, suffix: str = ".json") -> None:
-        is_kept = storage.path(f"{number}-{name}", settings, suffix).exists()
-        say(f"{subject.name}: {what}{', kept' if is_kept else ''}")
+    def told(
+        what: str, keep: Callable[..., Any], name: str, compute: Callable[[], Any]
+    ) -> Any:
+        """What is kept, or computed after saying so."""
+        computed = []
+
+        def compute_aloud() -> Any:
+            computed.append(what)
+            say(f"{subject.name}: {what}")
+            return compute()
+
+        found = keep(f"{number}-{name}", settings, compute_aloud)
+        if not computed:
+            say(f"{subject.name}: {what}, kept")
+        return found
 
     def journal(name: str) -> Path:
         return storage.path(f"{number}-{name}-journal", settings, ".npz")
 
     def numbers(name: str, what: str, compute: Callable[[], Any]) -> Any:
-        told(name, what)
-        return storage.numbers(f"{number}-{name}", settings, compute)
+        return told(what, storage.numbers, name, compute)
 
     accuracy = curve = smallest = found = pictures = None
     if config.has("accuracy"):
@@ -381,9 +392,11 @@ def assess(
             "smallest", "smallest perturbations", lambda: _smallest(subject, config)
         )
     if config.has("pictures"):
-        told("pictures", "pictures", ".npz")
-        pictures = storage.arrays(
-            f"{number}-pictures", settings, lambda: _pictures(subject, config)
+        pictures = told(
+            "pictures",
+            storage.arrays,
+            "pictures",
+            lambda: _pictures(subject, config),
         )
     if config.has("checklist"):
         # The last part whose key is made, so that the others do not depend on these.
