@@ -70,3 +70,20 @@ def test_a_file_system_without_locks_is_told_of(tmp_path, monkeypatch):
     with pytest.warns(UnclaimedWarning, match="no other one writes there"):
         with claimed(tmp_path / "run", what="run_dir"):
             pass
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not removed:
+            removed.extend(tmp_path.glob("*.lock"))
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(tmp_path / "run", what="run_dir"):
+        assert removed == list(tmp_path.glob("*.lock"))
+        with pytest.raises(InUseError):
+            with claimed(tmp_path / "run", what="run_dir"):
+                pass
