@@ -22,6 +22,7 @@ from jaxrobust.concentration import (
     estimate_l2,
     estimate_linf,
 )
+from jaxrobust.concentration.storage import rows_in
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.keeping import fingerprint, versions
@@ -125,7 +126,7 @@ def _finish(compute: Callable[[], Any], *kept: Path) -> Any:
 def _holds_work(kept: Path) -> bool:
     if kept.is_file():
         return True
-    return any(each.read_text() != "0" for each in kept.glob("*/done.json"))
+    return rows_in(kept) > 0
 
 
 class SolvedRadii:

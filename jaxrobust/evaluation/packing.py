@@ -550,13 +550,14 @@ def _finished(
     for index, tree in enumerate(weights):
         model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
         teller = _Teller(plan, model, say)
-        is_new = index == len(tallies)
-        if is_new or int(tallies[index].stage) < len(plan.stages):
-            tree = programs.placement.place(tree)
-        if is_new:
-            tallies.append(_first_tally(programs, tree, data, plan, model))
+        if index < len(tallies) and int(tallies[index].stage) == len(plan.stages):
+            teller.hear(tallies[index])
+            continue
+        placed = programs.placement.place(tree)
+        if index == len(tallies):
+            tallies.append(_first_tally(programs, placed, data, plan, model))
         teller.hear(tallies[index])
-        for tally in _buckets(programs, tree, data, plan, tallies[index]):
+        for tally in _buckets(programs, placed, data, plan, tallies[index]):
             tallies[index] = tally
             teller.hear(tally)
             yield index, tally
