@@ -519,7 +519,7 @@ def run_plan(
                 {"name": each.name, "num_turns": each.num_turns, "bucket": size}
                 for each, size in zip(plan.stages, programs.sizes, strict=True)
             ],
-            "data": fingerprint((dataset.images, dataset.labels)),
+            "data": dataset.fingerprint,
             "models": [_weights_or_answers(apply, tree, dataset) for tree in weights],
         }
         book = Journal(journal, header)
