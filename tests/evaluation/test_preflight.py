@@ -167,7 +167,7 @@ CHECKLIST = ChecklistConfig(
 
 
 @pytest.mark.parametrize("model", [batch_norm, one_of_many])
-@pytest.mark.parametrize("size", [1, 2, 7, 11])
+@pytest.mark.parametrize("size", [1, 11])
 @pytest.mark.parametrize(
     "ask",
     [
