@@ -74,7 +74,9 @@ def _checksum(rows: np.ndarray, before: int = 0) -> int:
     """The checksum of rows that follow others, whose own is `before`."""
     step = max(1, BLOCK // max(rows[:1].nbytes, 1))
     for start in range(0, len(rows), step):
-        before = zlib.crc32(np.ascontiguousarray(rows[start : start + step]), before)
+        before = zlib.crc32(
+            np.ascontiguousarray(rows[start : start + step]).data, before
+        )
     return before
 
 
