@@ -7,13 +7,11 @@ that need the same model train it once.
 """
 
 import dataclasses
-import hashlib
 import json
-import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +19,28 @@ import jax
 import tyro
 
 from jaxrobust import hosts, plots
+from jaxrobust.cli.ending import execute
+from jaxrobust.cli.numbers import NUMBERS
+from jaxrobust.cli.places import require_local_paths
+from jaxrobust.cli.streams import lasting_streams
 from jaxrobust.compilation import keep_compilations
-from jaxrobust.keeping import versions
+from jaxrobust.keeping import (
+    Kept,
+    claimed,
+    mark,
+    read_json,
+    require_writable,
+    versions,
+    write_json,
+    write_whole,
+)
 from jaxrobust.models import ModelConfig
 from jaxrobust.plots import Figure
 from jaxrobust.report import html_page, markdown_table
 from jaxrobust.training import (
-    CheckpointError,
     Interrupted,
     Member,
     MeshConfig,
-    NonFiniteLossError,
     NullReporter,
     Phase,
     Placement,
@@ -48,7 +57,6 @@ from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = [
-    "INTERRUPTED",
     "Options",
     "PartDone",
     "Setting",
@@ -60,8 +68,7 @@ __all__ = [
 
 ROOT = Path(__file__).resolve().parent
 
-INTERRUPTED = 75
-"""Exit code when a signal stopped the work and it was saved: start it again."""
+RESULTS, REVISIONS = "results.json", "code.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -213,9 +220,7 @@ class Workspace:
     def write(self, path: Path, text: str) -> None:
         """Write a file so that it is never seen half done."""
         if self.is_primary:
-            part = path.with_name(path.name + ".part")
-            part.write_text(text)
-            part.rename(path)
+            write_whole(path, text)
 
     def save_figure(self, name: str, figure: Figure) -> Path:
         """Write a figure as SVG, to be published, and as PNG, for the report."""
@@ -229,30 +234,29 @@ class Workspace:
         """Remember which code made some of the numbers; by default the present one."""
         known = self.revisions()
         found = [each for each in revisions or (self.revision,) if each not in known]
-        if found:
-            path = self.directory / "revisions.json"
-            self.write(path, json.dumps([*known, *found]))
+        if found and self.is_primary:
+            path = self.directory / REVISIONS
+            write_json(path, {"revisions": [*known, *found]}, indent=None)
 
     def revisions(self) -> list[str]:
         """Git revisions of all code that trained or evaluated here."""
-        path = self.directory / "revisions.json"
-        return json.loads(path.read_text()) if path.is_file() else []
+        path = self.directory / REVISIONS
+        return read_json(path)["revisions"] if path.is_file() else []
 
     def _begin(self, name: str, recipe: Any) -> Path:
         """The directory for the models of a recipe, whose code is written down.
 
         Also that of models which other experiments trained, with other revisions.
         """
-        text = json.dumps(recipe, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        directory = self.models / f"{name}-{digest}"
+        directory = self.models / f"{name}-{mark(recipe)}"
         path = directory.with_name(f"{directory.name}.json")
         record: dict[str, Any] = {"is_done": False, "revisions": []}
         if path.is_file():
-            record = json.loads(path.read_text())
+            record = read_json(path)
         if not record["is_done"] and self.revision not in record["revisions"]:
             record["revisions"].append(self.revision)
-            self.write(path, json.dumps(record))
+            if self.is_primary:
+                write_json(path, record, indent=None)
         self.note_work(*record["revisions"])
         return directory
 
@@ -260,8 +264,7 @@ class Workspace:
         """Write down that all models of a recipe are trained."""
         path = directory.with_name(f"{directory.name}.json")
         if self.is_primary:
-            record = json.loads(path.read_text()) | {"is_done": True}
-            self.write(path, json.dumps(record))
+            write_json(path, read_json(path) | {"is_done": True}, indent=None)
 
     def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
         """The run of a recipe: trained now, gone on with, or already there."""
@@ -315,17 +318,14 @@ class Workspace:
 
         Time spent computing counts as time of the experiment.
         """
-        text = json.dumps(key, sort_keys=True, default=str)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        path = self.directory / f"{name}-{digest}.json"
-        if path.is_file():
-            record = json.loads(path.read_text())
-        else:
+
+        def timed() -> dict[str, Any]:
             self.note_work()
             began = time.perf_counter()
-            record = {"value": compute()}
-            record["seconds"] = time.perf_counter() - began
-            self.write(path, json.dumps(record))
+            value = compute()
+            return {"value": value, "seconds": time.perf_counter() - began}
+
+        record = Kept(self.directory).numbers(name, key, timed)
         self.seconds += record["seconds"]
         return record["value"]
 
@@ -366,7 +366,7 @@ def run_experiment(
     }
     result |= {"curves": found["curves"]} if "curves" in found else {}
     text = json.dumps(result, indent=1) + "\n"
-    workspace.write(workspace.directory / "results.json", text)
+    workspace.write(workspace.directory / RESULTS, text)
     tables = found.get("tables", {})
     text = "\n".join(
         f"{caption}\n\n{markdown_table(cells)}" for caption, cells in tables.items()
@@ -388,9 +388,11 @@ def _publish(workspace: Workspace, name: str, preset: str, figures: Sequence[Pat
     paper, item = name.split("/")
     target = ROOT / paper / "results"
     target.mkdir(exist_ok=True)
-    shutil.copy(workspace.directory / "results.json", target / f"{item}-{preset}.json")
+    results = workspace.directory / RESULTS
+    write_whole(target / f"{item}-{preset}.json", results.read_bytes())
     for path in figures:
-        shutil.copy(path, target / f"{item}-{preset}-{path.stem}{path.suffix}")
+        copy = target / f"{item}-{preset}-{path.stem}{path.suffix}"
+        write_whole(copy, path.read_bytes())
     workspace.say(f"published in {target}")
 
 
@@ -407,67 +409,81 @@ def main(
     arguments: Sequence[str] | None = None,
 ) -> int:
     """The command line of an experiment; returns the exit code (0, 1, 2 or 75)."""
-    options = tyro.cli(Options, description=description, args=arguments)
-    if options.preset not in presets:
-        print(
-            f"`--preset` must be one of {', '.join(presets)}, got {options.preset!r}; "
-            "choose one of these.",
-            file=sys.stderr,
+    with lasting_streams():
+        options = tyro.cli(
+            Options, description=description, args=arguments, registry=NUMBERS
         )
-        return 2
-    default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
-    directory = options.workdir or Path("runs") / default
-    keep_compilations()
-    return hosts.leave(_execute(name, presets, run, options, directory))
+        default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
+        directory = options.workdir or Path("runs") / default
+
+        def command() -> int:
+            return _work(name, presets, run, options, directory)
+
+        return hosts.leave(execute(name, command))
 
 
-def _execute(
+def _work(
     name: str,
     presets: Mapping[str, Any],
     run: Callable[[Any, Workspace], Mapping[str, Any]],
     options: Options,
     directory: Path,
 ) -> int:
-    try:
-        hosts.initialize()
-        config = presets[options.preset]
-        if options.batch_size is not None:
-            config = dataclasses.replace(config, batch_size=options.batch_size)
-        workspace = Workspace(
-            directory,
-            models=options.models or directory.parent / "models",
-            seed=options.seed,
-            data_dir=options.data_dir,
-            mesh=options.mesh,
-            part=None if options.part is None else parse_part(options.part),
-            profile=options.profile,
+    """Run the experiment that the options ask for."""
+    if options.preset not in presets:
+        raise ValueError(
+            f"`--preset` must be one of {', '.join(presets)}, got {options.preset!r}; "
+            "choose one of these."
         )
-        with hosts.lost_hosts_as_errors(), interrupt_on_signals():
-            run_experiment(name, options.preset, config, run, workspace)
-        if options.publish and workspace.is_primary:
-            pictures = sorted(directory.glob("*.svg"))
-            _publish(workspace, name, options.preset, pictures)
+    require_local_paths(options)
+    keep_compilations()
+    hosts.initialize()
+    config = presets[options.preset]
+    if options.batch_size is not None:
+        config = dataclasses.replace(config, batch_size=options.batch_size)
+    part = None if options.part is None else parse_part(options.part)
+    try:
+        with _working(directory, part):
+            workspace = Workspace(
+                directory,
+                models=options.models or directory.parent / "models",
+                seed=options.seed,
+                data_dir=options.data_dir,
+                mesh=options.mesh,
+                part=part,
+                profile=options.profile,
+            )
+            with interrupt_on_signals():
+                run_experiment(name, options.preset, config, run, workspace)
+            if options.publish and workspace.is_primary:
+                pictures = sorted(directory.glob("*.svg"))
+                _publish(workspace, name, options.preset, pictures)
     except PartDone as done:
         if hosts.is_primary():
             print(f"{name}: {done}")
         return 0
-    except (ValueError, ImportError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 2
     except Interrupted as error:
-        text = str(error).replace(" with --resume", "")
-        print(f"{name}: {text}", file=sys.stderr)
-        return INTERRUPTED
-    except (NonFiniteLossError, CheckpointError, hosts.HostLostError) as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(
-            f"{name}: interrupted; run the same command to go on in {directory}",
-            file=sys.stderr,
-        )
-        return INTERRUPTED
-    if workspace.is_primary:
-        print((directory / "tables.md").read_text())
-        print(f"report: {directory / 'report.html'}")
+        # An experiment goes on without being asked to.
+        raise Interrupted(str(error).replace(" with --resume", "")) from error
+    except KeyboardInterrupt as error:
+        raise Interrupted(
+            f"interrupted; run the same command to go on in {directory}"
+        ) from error
+    workspace.say((directory / "tables.md").read_text(encoding="utf-8"))
+    workspace.say(f"report: {directory / 'report.html'}")
     return 0
+
+
+@contextmanager
+def _working(directory: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Have the work directory for oneself, and know that it can be written.
+
+    The parts of a sweep work in the same one, each for itself.
+    """
+    if not hosts.is_primary():
+        yield
+        return
+    own = RESULTS if part is None else f"part-{part[0]}-of-{part[1]}"
+    with claimed(directory / own, what="workdir"):
+        require_writable(directory / RESULTS)
+        yield

@@ -1,5 +1,7 @@
 import json
+import shlex
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +12,8 @@ from jaxrobust.cli import main
 from jaxrobust.evaluation import wilson_interval
 from jaxrobust.interop import load_exported, read_header
 from jaxrobust.training import load_run
+
+chosen = cli._chosen
 
 FAST = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
 FAST += ["--attack.step-size", "0.05"]
@@ -182,13 +186,124 @@ def test_evaluate_refuses_wrong_flags_in_a_line(flags, message, run_dir, capsys)
     assert message in error
 
 
-@pytest.mark.parametrize("flag", ["--step-size", "--learning-rate"])
+@pytest.mark.parametrize("flag", ["--attack.step-size", "--optimizer.learning-rate"])
 def test_extend_takes_a_zero_for_a_zero(flag, run_dir, tmp_path, capsys):
     target = tmp_path / "more"
     flags = ["--epsilon", "0.2", flag, "0", "--run-dir", str(target)]
     assert main(["extend", str(run_dir), *flags]) == 2
     assert "must be positive, got 0.0" in capsys.readouterr().err
     assert not target.exists()
+
+
+def test_the_same_setting_has_the_same_flag_in_train_sweep_and_extend(
+    tmp_path, run_dir
+):
+    flags = ["--attack.step-size", "1/20", "--attack.num-steps", "3"]
+    flags += ["--optimizer.learning-rate", "1/500"]
+    made = [
+        chosen(["train", *flags]).phases()[0],
+        chosen(["sweep", *flags]).config().base.phases[0],
+    ]
+    for phase in made:
+        assert phase.attack.step_size == 0.05 and phase.attack.num_steps == 3
+        assert phase.optimizer.learning_rate == 0.002
+    target = ["--epsilon", "0.2", "--epochs", "1", "--run-dir", str(tmp_path / "more")]
+    assert main(["extend", str(run_dir), *flags, *target]) == 0
+    (phase,) = load_run(tmp_path / "more").config.phases
+    assert phase.attack.step_size == 0.05 and phase.attack.num_steps == 3
+    assert phase.optimizer.learning_rate == 0.002
+
+
+def test_the_next_command_is_one_that_a_shell_takes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    said = []
+    for name in ("a run; $(date)", "-x"):
+        assert main(["train", *FAST, "--epochs", "1", f"--run-dir={name}"]) == 0
+        (line,) = [
+            line.removeprefix("next: ")
+            for line in capsys.readouterr().out.splitlines()
+            if line.startswith("next: ")
+        ]
+        said.append(shlex.split(line))
+        assert chosen(said[-1][1:]).runs == (Path(name),)
+    assert [len(words) for words in said] == [3, 3]
+
+
+def test_numbers_may_be_fractions_wherever_a_number_is_read():
+    radius = ["--epsilon", "8/255"]
+    assert chosen(["train", *radius, "1/10"]).epsilon == (8 / 255, 0.1)
+    iterative = chosen(["train", *radius, "--increment", "1/255"])
+    assert iterative.increment == 1 / 255
+    extend = chosen(["extend", "run", *radius, "--attack.step-size", "2/255"])
+    assert (extend.epsilon, extend.step_size) == (8 / 255, 2 / 255)
+    evaluate = ["evaluate", "run", "--epsilons", "0", "8/255", "--step-size", "1/255"]
+    assert chosen(evaluate).epsilons == (0, 8 / 255)
+    assert chosen(evaluate).step_size == 1 / 255
+    report = chosen(["report", "run", "--epsilons", "4/255", "8/255"])
+    assert report.config.epsilons == (4 / 255, 8 / 255)
+    for command in (["concentration"], ["compare", "run"]):
+        assert chosen(["limits", *command, *radius]).epsilon == 8 / 255
+    optimum = chosen(["limits", "optimum", "--epsilons", "8/255", "1.5"])
+    assert optimum.epsilons == (8 / 255, 1.5)
+    theory = chosen(["limits", "theory", "gaussians", "--epsilons", "1/4"])
+    assert theory.epsilons == (0.25,)
+
+
+def test_a_sweep_takes_fractions_and_what_lies_evenly_between_them():
+    flags = ["--epsilon", "1/255:8/255:8", "1/2", "--step-size", "2/255"]
+    config = chosen(["sweep", *flags]).config()
+    # Each as Python has it, or no other command would name the same radius.
+    assert config.epsilon == (*(count / 255 for count in range(1, 9)), 0.5)
+    assert config.step_size == (2 / 255,)
+    config = chosen(["sweep", "--epsilon", "0.1:0.5:5", "1e-3:0.009:3"]).config()
+    assert config.epsilon == (0.1, 0.2, 0.3, 0.4, 0.5, 0.001, 0.005, 0.009)
+
+
+@pytest.mark.parametrize("text", ["8/0", "8/", "/255", "1/2/3", "8:255", "nan/1"])
+def test_what_is_no_number_is_refused_with_an_example(text, capsys):
+    for flags in (["extend", "run", "--epsilon"], ["evaluate", "run", "--epsilons"]):
+        with pytest.raises(SystemExit) as exit_info:
+            main([*flags, text])
+        assert exit_info.value.code == 2
+        shown = " ".join(capsys.readouterr().err.replace("│", " ").split())
+        assert f"parsing {flags[-1]}" in shown and f"'{text}'" in shown
+        assert "8/255" in shown
+    assert main(["sweep", "--epsilon", text.replace(":", "/0:")]) == 2
+    assert "such as 0.1 or 8/255" in capsys.readouterr().err
+
+
+ADDRESSES = [
+    ["train", "--run-dir", "gs://bucket/run"],
+    ["train", "--data-dir", "s3://bucket/data"],
+    ["train", "--profile", "gs://bucket/trace"],
+    ["train", "--dataset", "gs://bucket/mine"],
+    ["sweep", "--start-from", "runs/here", "gs://bucket/run"],
+    ["extend", "gs://bucket/run", "--epsilon", "0.2"],
+    ["evaluate", "gs://bucket/run"],
+    ["evaluate", "runs/here", "--output", "gs://bucket/numbers.json"],
+    ["evaluate", "runs/here", "--journal", "hdfs://host/kept"],
+    ["report", "runs/here", "gs://bucket/run"],
+    ["report", "runs/here", "--output", "gs://bucket/report"],
+    ["export", "runs/here", "--output", "gs://bucket/model"],
+    ["launch", "local", "gs://bucket/jobs.py:mine"],
+    ["data", "list", "--data-dir", "gs://bucket/data"],
+    ["data", "prepare", "mnist", "--data-dir", "gs://bucket/data"],
+    ["limits", "theory", "facets", "--output", "gs://bucket/limits"],
+    ["limits", "optimum", "--data", "gs://bucket/data"],
+    ["limits", "compare", "gs://bucket/run"],
+]
+
+
+@pytest.mark.parametrize("arguments", ADDRESSES, ids=lambda words: " ".join(words))
+def test_an_address_is_refused_where_a_path_is_wanted(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "must be a path of the local file system, got '" in error
+    assert "mount the bucket" in error and error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_report_writes_a_page(run_dir, tmp_path, capsys):
@@ -217,6 +332,34 @@ def test_export_writes_a_model_that_answers_as_the_run_does(run_dir, tmp_path, c
     assert main(arguments) == 2
     assert "must be a new file" in capsys.readouterr().err
     assert output.read_bytes() == before
+    other = ["export", str(run_dir), "--output", str(tmp_path / "other")]
+    assert main([*other, "--platforms", "cpu", "quantum"]) == 2
+    error = capsys.readouterr().err
+    assert "must be among cpu, cuda, rocm, tpu, got 'quantum'" in error
+    assert [each.name for each in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("command", [["evaluate", "--num-steps", "1"], ["export"]])
+@pytest.mark.parametrize("place", ["file/in/it", "n" * 300])
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(
+    place, command, run_dir, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("something else")
+    for work in ("cli.commands.evaluate_models", "interop.exporting.export.export"):
+        monkeypatch.setattr(f"jaxrobust.{work}", lambda *_, **__: pytest.fail("begun"))
+    assert main([*command, str(run_dir), "--output", place]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("jaxrobust: ") and error.count("\n") == 1
+    assert place[:50] in error and "; choose" in error
+    assert [each.name for each in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_directory_of_an_output_is_made(run_dir, tmp_path):
+    output = tmp_path / "new" / "one" / "numbers.json"
+    flags = ["--num-steps", "1", "--num-images", "9", "--output", str(output)]
+    assert main(["evaluate", str(run_dir), *flags]) == 0
+    assert json.loads(output.read_text())["rows"]
 
 
 def test_data_list_says_what_is_ready(tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 
 from jaxrobust.cli import limits, main
 from jaxrobust.concentration.storage import rows_in
+from jaxrobust.keeping import claimed
 from jaxrobust.theory import RobustOptimum
 from jaxrobust.theory.independent_sets import CliqueCover
 
@@ -184,17 +185,40 @@ def test_optimum_goes_on_with_the_radii_that_are_missing(
     assert not kept.exists()
 
 
-def test_kept_radii_are_those_of_the_same_settings(tmp_path):
-    row = {"robust_error": 0.5}
-    first = limits.SolvedRadii(tmp_path, {"norm": "linf"})
-    first.row(0.1, lambda: row)
-    again = limits.SolvedRadii(tmp_path, {"norm": "linf"})
-    assert again.row(0.1, lambda: pytest.fail("solved again")) == {"epsilon": 0.1} | row
-    other = limits.SolvedRadii(tmp_path, {"norm": "l2"})
-    assert other.row(0.1, lambda: {"robust_error": 0.25})["robust_error"] == 0.25
-    first.path.write_text("[{")
-    with pytest.raises(ValueError, match=r"which cannot be read .*; remove that file"):
-        limits.SolvedRadii(tmp_path, {"norm": "linf"})
+def test_a_kept_radius_is_that_of_the_same_settings_and_undamaged(
+    tmp_path, monkeypatch, solved_at_once
+):
+    solve = limits.best_possible
+
+    def asked_for(*flags):
+        """The radii solved for before the last one, which is interrupted."""
+
+        def interrupted(dataset, *, epsilon, **settings):
+            if epsilon == 0.3:
+                raise KeyboardInterrupt
+            return solve(dataset, epsilon=epsilon, **settings)
+
+        solved_at_once.clear()
+        monkeypatch.setattr(limits, "best_possible", interrupted)
+        command = ["limits", "optimum", *DIGITS, *flags, "--output", str(tmp_path)]
+        assert main([*command, "--epsilons", "0.1", "0.2", "0.3"]) == 75
+        return [radius for _, radius in solved_at_once]
+
+    assert asked_for() == [0.1, 0.2]
+    assert asked_for() == []
+    assert asked_for("--norm", "l2") == [0.1, 0.2]
+    for path in tmp_path.glob("radii/epsilon0.2-*.json"):
+        path.write_bytes(path.read_bytes().replace(b"0.5", b"0.4"))
+    with pytest.warns(UserWarning, match=r"epsilon0\.2-.* is damaged"):
+        assert asked_for() == [0.2]
+
+
+def test_an_output_in_use_is_refused(tmp_path, capsys, solved_at_once):
+    with claimed(tmp_path / "results.json", what="output"):
+        output = ["--output", str(tmp_path)]
+        assert main(["limits", "optimum", *DIGITS, *output]) == 1
+    assert "`output` must not be in use by another process" in capsys.readouterr().err
+    assert not solved_at_once
 
 
 @pytest.mark.parametrize("name", ["file", "file/in/it"])

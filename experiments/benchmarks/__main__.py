@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from jaxrobust.cli.streams import lasting_streams
+
 BENCHMARKS = (
     *("training_step", "sweep", "evaluation", "scaling", "startup"),
     *("precision", "peer_attack", "peers", "neighbors"),
@@ -35,4 +37,6 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    with lasting_streams():
+        status = main(sys.argv[1:])
+    raise SystemExit(status)

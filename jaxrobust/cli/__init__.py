@@ -5,9 +5,8 @@ same command goes on, for training with --resume; schedulers take 75 for "start 
 again").
 """
 
-import sys
-from collections.abc import Callable, Sequence
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import tyro
 
@@ -23,19 +22,32 @@ from jaxrobust.cli.commands import (
     Sweep,
     Train,
 )
+from jaxrobust.cli.ending import execute
 from jaxrobust.cli.limits import LIMITS
+from jaxrobust.cli.numbers import NUMBERS
+from jaxrobust.cli.places import require_local_paths
+from jaxrobust.cli.streams import lasting_streams
 from jaxrobust.compilation import keep_compilations
-from jaxrobust.training import CheckpointError, Interrupted, NonFiniteLossError
 
 __all__ = ["main"]
-
-INTERRUPTED = 75
-"""Exit code of EX_TEMPFAIL (sysexits.h): try again."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    chosen = tyro.cli(
+    with lasting_streams():
+        chosen = _chosen(arguments)
+
+        def command() -> int:
+            require_local_paths(chosen)
+            keep_compilations()
+            return chosen.run()
+
+        return hosts.leave(execute("jaxrobust", command))
+
+
+def _chosen(arguments: Sequence[str] | None) -> Any:
+    """The command that the arguments ask for, with its options."""
+    return tyro.cli(
         Annotated[Train, tyro.conf.subcommand("train")]
         | Annotated[Sweep, tyro.conf.subcommand("sweep")]
         | Annotated[Extend, tyro.conf.subcommand("extend")]
@@ -52,25 +64,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="jaxrobust",
         description="Adversarial training and evaluation at large perturbations.",
         args=arguments,
+        registry=NUMBERS,
     )
-    keep_compilations()
-    return hosts.leave(_execute(chosen.run))
-
-
-def _execute(command: Callable[[], int]) -> int:
-    """The exit code of a command; what users can mend is said in one line."""
-    try:
-        with hosts.lost_hosts_as_errors():
-            return command()
-    except (ValueError, ImportError) as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 2
-    except Interrupted as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return INTERRUPTED
-    except (NonFiniteLossError, CheckpointError, hosts.HostLostError) as error:
-        print(f"jaxrobust: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("jaxrobust: interrupted", file=sys.stderr)
-        return 1

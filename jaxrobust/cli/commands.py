@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +12,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import data, hosts, launching
+from jaxrobust.cli.numbers import exact
+from jaxrobust.cli.places import quoted
+from jaxrobust.cli.streams import require_printed
 from jaxrobust.evaluation import (
     EnsembleConfig,
     Evaluation,
@@ -21,7 +24,7 @@ from jaxrobust.evaluation import (
     evaluate_models,
 )
 from jaxrobust.interop import export_model
-from jaxrobust.keeping import versions
+from jaxrobust.keeping import plain, require_writable, versions, write_whole
 from jaxrobust.losses import LossName
 from jaxrobust.models import ModelConfig, ModelName
 from jaxrobust.report import (
@@ -109,7 +112,7 @@ class RunOptions:
     def say(self, text: str) -> None:
         """Print, in one of the processes."""
         if hosts.is_primary():
-            print(text)
+            print(text, flush=True)
 
     def train(self, config: TrainConfig, default_name: str) -> int:
         """Train and say where the result is."""
@@ -127,7 +130,7 @@ class RunOptions:
             profile=self.profile,
         )
         self.say(f"done: {directory}, {len(run.records)} epochs")
-        self.say(f"next: jaxrobust evaluate {directory}")
+        self.say(f"next: jaxrobust evaluate {quoted(directory)}")
         return 0
 
 
@@ -185,7 +188,8 @@ class Train(Common):
     """standard: clean images. adversarial: one phase for each --epsilon, each
     warm-started from the one before. iterative: the radius grows every epoch."""
     epsilon: tuple[float, ...] | None = None
-    """Radius, or radii of a chain, in units of [0, 1] pixels; by default 0.3."""
+    """Radius, or radii of a chain, in units of [0, 1] pixels, such as 0.1 or 8/255; by
+    default 0.3."""
     epochs: tuple[int, ...] | None = None
     """Epochs of each radius; by default 30, then 5 for each extension. Standard: 5.
     Iterative runs take their length from --increment."""
@@ -238,7 +242,7 @@ class Train(Common):
 class Sweep(Common):
     """Train many classifiers in one compiled program: a grid, a list, a chain.
 
-    Numbers are given as a list (0.1 0.2 0.3) or evenly spaced (0.1:0.5:9, both ends
+    Numbers are given as a list (0.1 0.2 8/255) or evenly spaced (0.1:0.5:9, both ends
     included). Each member becomes a run in the directory of the sweep.
     """
 
@@ -315,7 +319,7 @@ class Sweep(Common):
         options.say(f"done: {directory}, {len(found.runs)} members")
         for name, reason in found.failures.items():
             options.say(f"failed: {name}: {reason}")
-        options.say(f"next: jaxrobust evaluate {directory}/*/")
+        options.say(f"next: jaxrobust evaluate {quoted(directory)}/*/")
         return 1 if found.failures else 0
 
 
@@ -334,7 +338,10 @@ class Launch:
 
     def run(self) -> int:
         """Render and submit."""
-        return launching.launch(self.target, self.definition, dry_run=self.dry_run)
+        code = launching.launch(self.target, self.definition, dry_run=self.dry_run)
+        if self.dry_run:
+            require_printed()
+        return code
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -344,16 +351,18 @@ class Extend:
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     """Directory of the run to start from; it is not changed."""
     epsilon: float
-    """New radius, in units of [0, 1] pixels."""
+    """New radius, in units of [0, 1] pixels, such as 0.4 or 16/255."""
     epochs: int = 5
     """Epochs at the new radius."""
     carry: Carry = "optimizer"
     """optimizer: keep its moments (LP-X1 on MNIST). weights: start it afresh."""
-    step_size: float | None = None
+    step_size: Annotated[float | None, tyro.conf.arg(name="attack.step-size")] = None
     """Of the attack, in units of [0, 1] pixels; by default that of the source."""
-    num_steps: int | None = None
+    num_steps: Annotated[int | None, tyro.conf.arg(name="attack.num-steps")] = None
     """Of the attack; by default floor(2.5 * epsilon / step_size)."""
-    learning_rate: float | None = None
+    learning_rate: Annotated[
+        float | None, tyro.conf.arg(name="optimizer.learning-rate")
+    ] = None
     """By default the last one of the source."""
     augment: bool = False
     """Random crop and flip; the paper extends without."""
@@ -419,7 +428,7 @@ class Evaluate:
     """Directory in which progress is kept; by default beside --output, until that is
     written."""
     epsilons: tuple[float, ...] = (0.3,)
-    """Radii, in units of [0, 1] pixels."""
+    """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball."""
     num_steps: int | Literal["default"] | None = "default"
@@ -521,12 +530,17 @@ class Evaluate:
         journals = self.journal
         if journals is None and self.output is not None:
             journals = self.output.with_name(self.output.name + ".journal")
+        groups = self.groups()
+        if hosts.is_primary():
+            for path in (self.output, journals):
+                if path is not None and not path.is_dir():
+                    require_writable(path)
         found: dict[Path, Evaluation] = {}
         shown = EvaluationLine()
         try:
             with interrupt_on_signals():
-                for number, alike in enumerate(self.groups()):
-                    journal = None if journals is None else journals / f"{number}.npz"
+                for index, alike in enumerate(groups):
+                    journal = None if journals is None else journals / f"{index}.npz"
                     results = self.evaluate(alike, config, journal, shown)
                     directories = [run.directory for run in alike]
                     found |= dict(zip(directories, results, strict=True))
@@ -543,38 +557,56 @@ class Evaluate:
             ) from error
         finally:
             shown.clear()
-        rows = []
-        for directory in self.runs:
-            evaluation = found[directory]
-            if evaluation.num_bad_gradients:
-                print(
-                    f"warning: {evaluation.num_bad_gradients} attacks on {directory} "
-                    "met gradients that are not finite; its robust accuracy is not to "
-                    "be trusted"
-                )
-            rows.append({"model": directory.name, **evaluation_row(evaluation)})
+        rows = [
+            {"model": directory.name, **evaluation_row(found[directory])}
+            for directory in self.runs
+        ]
         if hosts.is_primary():
-            print(markdown_table(interval_table(rows)), end="")
-            for row in rows:
-                if "stages" in row:
-                    print(f"\n{row['model']}, what each attack left:\n")
-                    print(markdown_table(stage_table(row)), end="")
-        if self.output is not None and hosts.is_primary():
-            record = {
-                "split": self.split,
-                "num_images": self.num_images,
-                "attack": self.attack,
-                "config": dataclasses.asdict(config),
-                "versions": versions(),
-                "rows": rows,
-            }
-            part = self.output.with_name(self.output.name + ".part")
-            part.write_text(json.dumps(record, indent=2) + "\n")
-            part.replace(self.output)
-            if self.journal is None and journals is not None and journals.exists():
+            try:
+                # First: what is shown can fail, and the numbers are not to be lost.
+                self.write(rows, config)
+            finally:
+                self.show(found, rows)
+            if self.output is not None and self.journal is None and journals:
                 # Its work is done; a journal that was asked for stays.
-                shutil.rmtree(journals)
+                shutil.rmtree(journals, ignore_errors=True)
         return 0
+
+    def write(
+        self, rows: list[dict[str, Any]], config: EvaluationConfig | EnsembleConfig
+    ) -> None:
+        """The numbers as JSON, if they are asked for."""
+        if self.output is None:
+            return
+        record = {
+            "split": self.split,
+            "num_images": self.num_images,
+            "attack": self.attack,
+            "config": dataclasses.asdict(config),
+            "versions": versions(),
+            "rows": rows,
+        }
+        text = json.dumps(plain(record), indent=2) + "\n"
+        write_whole(self.output, text, is_new=True)
+
+    def show(
+        self, found: Mapping[Path, Evaluation], rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Print the numbers, which must arrive if they are kept nowhere else."""
+        for directory in self.runs:
+            num_bad = found[directory].num_bad_gradients
+            if num_bad:
+                print(
+                    f"warning: {num_bad} attacks on {directory} met gradients that are "
+                    "not finite; its robust accuracy is not to be trusted"
+                )
+        print(markdown_table(interval_table(rows)), end="")
+        for row in rows:
+            if "stages" in row:
+                print(f"\n{row['model']}, what each attack left:\n")
+                print(markdown_table(stage_table(row)), end="")
+        if self.output is None:
+            require_printed()
 
     def evaluate(
         self,
@@ -636,6 +668,7 @@ class DataList:
         for each in data.status(self.data_dir):
             mark = "ready  " if each.is_ready else "missing"
             print(f"{mark}  {each.name:<14} {each.where}  {each.detail}")
+        require_printed()
         return 0
 
 
@@ -744,19 +777,19 @@ def _refuse(condition: bool, flag: str, with_what: str) -> None:
 
 
 def _numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
-    """Numbers from texts such as 0.1 or 0.1:0.5:9."""
+    """Numbers from texts such as 0.1, 8/255 or 0.1:0.5:9."""
     numbers: list[float] = []
     for text in texts:
         try:
             if ":" in text:
                 start, stop, count = text.split(":")
-                numbers += linspace(float(start), float(stop), int(count))
+                numbers += linspace(exact(start), exact(stop), int(count))
             else:
-                numbers.append(float(text))
-        except ValueError as error:
+                numbers.append(float(exact(text)))
+        except (ValueError, OverflowError) as error:
             raise ValueError(
-                f"`{flag}` must be numbers such as 0.1 or START:STOP:COUNT such as "
-                f"0.1:0.5:9, got {text!r}; both ends are included."
+                f"`{flag}` must be numbers such as 0.1 or 8/255, or START:STOP:COUNT "
+                f"such as 0.1:0.5:9, got {text!r}; both ends are included."
             ) from error
     return tuple(numbers)
 

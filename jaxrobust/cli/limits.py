@@ -2,12 +2,12 @@
 
 import dataclasses
 import functools
-import hashlib
-import json
 import operator
+import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +25,14 @@ from jaxrobust.concentration import (
 from jaxrobust.concentration.storage import rows_in
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.keeping import fingerprint, versions
+from jaxrobust.keeping import (
+    Kept,
+    claimed,
+    fingerprint,
+    require_writable,
+    versions,
+    write_json,
+)
 from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
@@ -56,17 +63,19 @@ def _require_new(output: Path) -> None:
         )
 
 
-def _replace(path: Path, record: Any) -> None:
-    """Write JSON so that it is never seen half done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(path)
+@contextmanager
+def _working(output: Path) -> Iterator[None]:
+    """Have the directory of the results for oneself, and know that it can be written.
+
+    Begun when all else is checked, and before anything takes long.
+    """
+    with claimed(output / RESULTS, what="output"):
+        require_writable(output / RESULTS)
+        yield
 
 
 def _write(output: Path, record: Mapping[str, Any]) -> None:
-    _replace(output / RESULTS, {**record, "versions": versions()})
-    print(f"written: {output / RESULTS}")
+    write_json(output / RESULTS, {**record, "versions": versions()})
 
 
 def _draw(figure: plots.Figure, output: Path, name: str) -> None:
@@ -124,52 +133,7 @@ def _finish(compute: Callable[[], Any], *kept: Path) -> Any:
 
 
 def _holds_work(kept: Path) -> bool:
-    if kept.is_file():
-        return True
-    return rows_in(kept) > 0
-
-
-class SolvedRadii:
-    """Rows of radii that are solved, on disk, so that the same command goes on.
-
-    Args:
-        output: directory of the file.
-        settings: JSON-like, all that decides a row beside its radius; versions of what
-            computes it are added. Part of the name of the file is a hash of them.
-
-    Attributes:
-        path: of the file, which there is from the first row on.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
-
-    def __init__(self, output: Path, settings: Mapping[str, Any]):
-        text = json.dumps({**settings, "versions": versions()}, sort_keys=True)
-        own = hashlib.sha256(text.encode()).hexdigest()[:10]
-        self.path = output / f"radii-{own}.json"
-        try:
-            rows = json.loads(self.path.read_text())
-            self._rows = {float(row["epsilon"]): row for row in rows}
-        except FileNotFoundError:
-            self._rows = {}
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"`output` must hold what this command wrote before, got "
-                f"{str(self.path)!r}, which cannot be read ({error}); remove that file "
-                "to begin anew, or choose another directory."
-            ) from error
-
-    def row(self, epsilon: float, solve: Callable[[], dict[str, Any]]) -> Any:
-        """The row of a radius, solved for unless it was before."""
-        if epsilon not in self._rows:
-            self._rows[epsilon] = {"epsilon": epsilon, **solve()}
-            _replace(self.path, list(self._rows.values()))
-        return self._rows[epsilon]
-
-    def remove(self) -> None:
-        """Take the file away, once the results are written."""
-        self.path.unlink(missing_ok=True)
+    return kept.is_file() or any(kept.glob("*.json")) or rows_in(kept) > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -185,10 +149,17 @@ class _Written:
         """Print the table and write it."""
         _require_new(self.output)
         table = self.table()
+        with _working(self.output):
+            self.write(table)
         print(f"{table.title} ({table.source})\n")
         print(markdown_table(table.cells()), end="")
         for note in table.notes:
             print(f"\n{note}")
+        print(f"written: {self.output / RESULTS}")
+        return 0
+
+    def write(self, table: formulas.FormulaTable) -> None:
+        """Figures and results."""
         figures: tuple[tuple[str, Mapping[str, Sequence[float]], str], ...] = (
             ("theory", table.columns, ""),
             ("logarithms", table.logarithms, "natural logarithm"),
@@ -205,7 +176,6 @@ class _Written:
             )
             _draw(figure, self.output, name)
         _write(self.output, {"config": _flags(self), **table.as_record()})
-        return 0
 
 
 def _flags(command: Any) -> dict[str, Any]:
@@ -254,7 +224,7 @@ class Concentration(_OnData):
     train_size: int | None = None
     """Number of training examples; by default all."""
     epsilon: float = 0.3
-    """Radius, in units of [0, 1] pixels."""
+    """Radius, in units of [0, 1] pixels, such as 0.3 or 8/255."""
     alpha: float = 0.01
     """Least measure of the set: the risk of a model, say."""
     num_regions: tuple[int, ...] = ()
@@ -331,23 +301,24 @@ class Concentration(_OnData):
                 estimate_half_space(*splits, search="best", **shared),
             ]
 
-        estimates = _finish(rectangles if self.norm == "linf" else balls, kept)
-        rows = [estimate.as_row() for estimate in estimates]
+        with _working(self.output):
+            estimates = _finish(rectangles if self.norm == "linf" else balls, kept)
+            _draw(_estimate_figure(estimates), self.output, "concentration")
+            record = {
+                "config": _flags(self),
+                "data": train.title,
+                "num_train": len(train),
+                "num_test": len(test),
+                "seconds": round(time.perf_counter() - began, 1),
+                "rows": [estimate.as_row() for estimate in estimates],
+            }
+            _write(self.output, record)
         print(f"{train.title}, {len(train):,} training and {len(test):,} test images\n")
         print(markdown_table(_estimate_cells(estimates)), end="")
         for estimate in estimates:
             if estimate.guarantee is not None:
                 print(f"\n{estimate.method}: {estimate.guarantee.describe()}")
-        _draw(_estimate_figure(estimates), self.output, "concentration")
-        record = {
-            "config": _flags(self),
-            "data": train.title,
-            "num_train": len(train),
-            "num_test": len(test),
-            "seconds": round(time.perf_counter() - began, 1),
-            "rows": rows,
-        }
-        _write(self.output, record)
+        print(f"written: {self.output / RESULTS}")
         return 0
 
 
@@ -402,8 +373,8 @@ class Optimum(_OnData):
     norm: Norm = "linf"
     """Norm of the ball."""
     epsilons: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4)
-    """Radii, in units of [0, 1] pixels; in l0 numbers of coordinates, pixels times
-    channels."""
+    """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255; in l0 numbers of
+    coordinates, pixels times channels."""
     train_size: int | Literal["default"] | None = "default"
     """Number of training examples; by default 2000, or all if there are fewer. None
     takes all."""
@@ -442,14 +413,13 @@ class Optimum(_OnData):
         _require_new(self.output)
         self.require_radii()
         train = self.examples()
-        solved = SolvedRadii(
-            self.output,
-            {
-                "data": fingerprint((train.images, train.labels)),
-                "norm": self.norm,
-                "time_limit": self.time_limit,
-            },
-        )
+        kept = Kept(self.output / "radii")
+        settings = {
+            "data": fingerprint((train.images, train.labels)),
+            "norm": self.norm,
+            "time_limit": self.time_limit,
+            "versions": versions(),
+        }
 
         def solve(epsilon: float) -> dict[str, Any]:
             began = time.perf_counter()
@@ -461,6 +431,7 @@ class Optimum(_OnData):
                 time_limit=self.time_limit,
             )
             return {
+                "epsilon": epsilon,
                 "robust_error": found.robust_error,
                 "lower_bound": found.lower_bound,
                 "is_optimal": found.is_optimal,
@@ -468,13 +439,17 @@ class Optimum(_OnData):
                 "seconds": round(time.perf_counter() - began, 2),
             }
 
-        rows = _finish(
-            lambda: [
-                solved.row(epsilon, functools.partial(solve, epsilon))
-                for epsilon in self.epsilons
-            ],
-            solved.path,
-        )
+        def row(epsilon: float) -> dict[str, Any]:
+            key = settings | {"epsilon": epsilon}
+            name = f"epsilon{epsilon:g}"
+            return kept.numbers(name, key, functools.partial(solve, epsilon))
+
+        with _working(self.output):
+            rows = _finish(
+                lambda: [row(each) for each in self.epsilons], kept.directory
+            )
+            self.write(train, rows)
+            shutil.rmtree(kept.directory, ignore_errors=True)
         print(f"{train.title}, {len(train):,} training images\n")
         cells = [["ε", "least robust error", "proven at least", "conflicts", "seconds"]]
         cells += [
@@ -490,6 +465,11 @@ class Optimum(_OnData):
         print(markdown_table(cells), end="")
         if not all(row["is_optimal"] for row in rows):
             print("\nWhere the two differ the time limit came first.")
+        print(f"written: {self.output / RESULTS}")
+        return 0
+
+    def write(self, train: Dataset, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Figure and results."""
         columns = {
             "least error": [row["robust_error"] for row in rows],
             "proven at least": [row["lower_bound"] for row in rows],
@@ -511,8 +491,6 @@ class Optimum(_OnData):
             "rows": rows,
         }
         _write(self.output, record)
-        solved.remove()
-        return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -526,7 +504,7 @@ class Compare:
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     """Directory of the run."""
     epsilon: float = 0.3
-    """Radius, in units of [0, 1] pixels."""
+    """Radius, in units of [0, 1] pixels, such as 0.3 or 8/255."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball."""
     num_steps: int = 200
@@ -579,20 +557,26 @@ class Compare:
         }
         require_comparison(train, **settings)
         attacks, kept = self.output / "attacks.npz", self.output / "neighbors"
-        found = _finish(
-            lambda: compare(
-                evaluate(run.logits_fn, test, config, journal=attacks),
-                train,
-                test,
-                **settings,
-                seed=self.seed,
-                cache=kept,
-                progress=NeighborLine(),
-            ),
-            attacks,
-            kept,
-        )
-        rows = found.as_rows()
+        with _working(self.output):
+            found = _finish(
+                lambda: compare(
+                    evaluate(run.logits_fn, test, config, journal=attacks),
+                    train,
+                    test,
+                    **settings,
+                    seed=self.seed,
+                    cache=kept,
+                    progress=NeighborLine(),
+                ),
+                attacks,
+                kept,
+            )
+            rows = found.as_rows()
+            title = f"{test.title}, {self.norm}, epsilon {self.epsilon:g}"
+            _draw(plots.risk_bars(rows, title=title), self.output, "comparison")
+            record = {"config": _flags(self), "data": test.title, "rows": rows}
+            _write(self.output, record | {"estimate": found.estimate.as_row()})
+            attacks.unlink(missing_ok=True)
         cells = [["", "risk", "adversarial risk", "meaning"]]
         cells += [
             [
@@ -605,11 +589,7 @@ class Compare:
         ]
         print(f"{self.source}, {self.norm}, epsilon {self.epsilon:g}\n")
         print(markdown_table(cells), end="")
-        title = f"{test.title}, {self.norm}, epsilon {self.epsilon:g}"
-        _draw(plots.risk_bars(rows, title=title), self.output, "comparison")
-        record = {"config": _flags(self), "data": test.title, "rows": rows}
-        _write(self.output, record | {"estimate": found.estimate.as_row()})
-        attacks.unlink(missing_ok=True)
+        print(f"written: {self.output / RESULTS}")
         return 0
 
 

@@ -6,6 +6,7 @@ model where only jax is installed. The file is a zip archive of two members, wri
 `jax.export` serializes, with the weights and the gradient inside.
 """
 
+import errno
 import json
 import zipfile
 import zlib
@@ -93,6 +94,9 @@ def _read(path: Path, names: tuple[str, ...]) -> list[bytes]:
         with zipfile.ZipFile(path) as archive:
             return [archive.read(name) for name in names]
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError) as error:
+        # A wrong offset is an invalid argument; all else is about the storage.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         raise ExportError(
             f"`path` must be a whole exported model, got {str(path)!r}, which is "
             f"damaged or something else ({error}); export the model again."
@@ -128,6 +132,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
 
     Raises:
         ExportError: if the file is missing, damaged or something else.
+        OSError: if it cannot be read.
     """
     path = Path(path)
     return _header_of(path, *_read(path, (HEADER,)))
@@ -150,6 +155,7 @@ def load_exported(path: Path | str) -> Callable[[jax.Array], jax.Array]:
     Raises:
         ExportError: if the file is missing, damaged, something else, or made for other
             platforms or another version of jax than the present ones.
+        OSError: if it cannot be read.
     """
     path = Path(path)
     content, program = _read(path, (HEADER, PROGRAM))

@@ -1,6 +1,5 @@
 """Trained models written to files that need only jax to load."""
 
-import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -13,9 +12,13 @@ from jax import export
 
 import jaxrobust
 from jaxrobust.interop.exported import FORMAT, HEADER, PROGRAM, ExportError
+from jaxrobust.keeping import open_whole, require_local, require_writable
 from jaxrobust.types import LogitsFn
 
 __all__ = ["TrainedModel", "export_model"]
+
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+"""What programs can be lowered for; `jax.export` takes any word for one."""
 
 
 class TrainedModel(Protocol):
@@ -43,6 +46,8 @@ def export_model(
 ) -> dict[str, Any]:
     """Write a model, with its weights and its gradient, to a new file.
 
+    The file is there as a whole or not at all.
+
     The program is StableHLO for any batch size, serialized by `jax.export`, which
     newer versions of jax promise to read for six months at least. `load_exported`
     turns it into a function again, where none of this library is installed but one
@@ -60,10 +65,13 @@ def export_model(
         The header that was written.
 
     Raises:
-        ExportError: if the file exists, or the model cannot be exported: no shape was
-            given, it does not return one row of logits for each image, or it needs to
-            know the batch size.
+        ExportError: if the file exists, a platform is unknown, or the model cannot be
+            exported: no shape was given, it does not return one row of logits for each
+            image, or it needs to know the batch size.
+        OSError: if the file cannot be written, before the model is looked at if that
+            can be known.
     """
+    require_local("path", path)
     path = Path(path)
     if path.exists():
         raise ExportError(
@@ -80,6 +88,15 @@ def export_model(
             f"{image_shape!r}; only a run knows it by itself."
         )
     image_shape = tuple(int(side) for side in image_shape)
+    platforms = tuple(dict.fromkeys(platforms))
+    unknown = [each for each in platforms if each not in PLATFORMS]
+    if unknown or not platforms:
+        raise ExportError(
+            f"`platforms` must be among {', '.join(PLATFORMS)}, got "
+            f"{', '.join(map(repr, unknown)) or 'none'}; name those that the model "
+            "shall run on (cuda or rocm for a GPU)."
+        )
+    require_writable(path)
     (batch,) = export.symbolic_shape("batch")
 
     def float_logits(images: jax.Array) -> jax.Array:
@@ -87,10 +104,10 @@ def export_model(
 
     like = jax.ShapeDtypeStruct((batch, *image_shape), jnp.float32)
     try:
-        exported = export.export(jax.jit(float_logits), platforms=tuple(platforms))(
-            like
-        )
+        exported = export.export(jax.jit(float_logits), platforms=platforms)(like)
         program = bytes(exported.serialize(vjp_order=1))
+    except MemoryError:
+        raise
     except Exception as error:
         raise ExportError(
             "`model` must be a jax function of a batch of any size, for the platforms "
@@ -112,11 +129,11 @@ def export_model(
         "versions": {"jaxrobust": jaxrobust.__version__, "jax": jax.__version__},
         **(notes or {}),
     }
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
+    # A file that came into being meanwhile is not overwritten either.
+    with (
+        open_whole(path, is_new=True) as stream,
+        zipfile.ZipFile(stream, "w") as archive,
+    ):
         archive.writestr(HEADER, json.dumps(header, indent=2) + "\n")
         archive.writestr(PROGRAM, program)
-    # "x": a file that came into being meanwhile is not overwritten either.
-    with path.open("xb") as stream:
-        stream.write(content.getbuffer())
     return header

@@ -18,7 +18,7 @@ from jaxrobust.keeping.sealed import (
     write_arrays,
     write_json,
 )
-from jaxrobust.keeping.writing import open_whole, write_whole
+from jaxrobust.keeping.writing import open_whole, require_writable, write_whole
 
 __all__ = [
     "DamagedFileError",
@@ -35,6 +35,7 @@ __all__ = [
     "read_arrays",
     "read_json",
     "require_local",
+    "require_writable",
     "seal",
     "versions",
     "write_arrays",

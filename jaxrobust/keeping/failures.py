@@ -16,6 +16,7 @@ REMEDIES = {
     errno.EPERM: "ask for the permission, or choose another place",
     errno.ENOTDIR: "choose a place whose directories are directories",
     errno.EISDIR: "name a file rather than a directory",
+    errno.EEXIST: "choose another name",
     errno.ENAMETOOLONG: "choose a shorter name",
     errno.ENOENT: "see whether it is there, and the directory that it lies in",
     errno.EIO: "see whether the disk is sound",

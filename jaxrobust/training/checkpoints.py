@@ -6,10 +6,13 @@ it carries a checksum of its arrays, so damage is noticed and not trained on.
 """
 
 import copy
+import os
+import re
 import shutil
 import warnings
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,28 @@ def _checksums(arrays: Any) -> dict[str, int]:
     }
 
 
+@contextmanager
+def _writing(directory: Path) -> Iterator[None]:
+    """Have failures of the storage come as what they are, and say where it was.
+
+    TensorStore, inside Orbax, tells of them by a ValueError, Orbax without the place.
+
+    Raises:
+        OSError: with its number and the directory.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(directory)
+        raise
+    except ValueError as error:
+        found = re.search(r"os_error_code='(\d+)'", str(error))
+        if found is None:
+            raise
+        number = int(found[1])
+        raise OSError(number, os.strerror(number), str(directory)) from error
+
+
 class Checkpoints:
     """The checkpoints of one run, newest kept; a context manager.
 
@@ -75,7 +100,8 @@ class Checkpoints:
             # own: several members' saves under way at once would meet each other.
             enable_async_checkpointing=jax.process_count() == 1,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with _writing(self.directory):
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -85,7 +111,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Let go of the directory, after all saves are committed."""
-        self._manager.close()
+        with _writing(self.directory):
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Optimizer steps at which a checkpoint is committed, newest first."""
@@ -98,22 +125,25 @@ class Checkpoints:
             state: copied before this returns, so its buffers may be donated next.
             progress: anything JSON can hold; a function of the step alone. Copied too:
                 lists in it may grow on while this is written.
+
+        Raises:
+            OSError: if this, or the save before it, cannot be written.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
             return
         arrays = jax.tree.map(np.asarray, to_arrays(state))
         record = copy.deepcopy(progress) | {"checksums": _checksums(arrays)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(record)
-            ),
+        args = ocp.args.Composite(
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(record)
         )
+        with _writing(self.directory):
+            self._manager.save(step, args=args)
 
     def wait(self) -> None:
         """Return when every save is committed to disk."""
-        self._manager.wait_until_finished()
+        with _writing(self.directory):
+            self._manager.wait_until_finished()
 
     def _progress(self, step: int) -> dict[str, Any]:
         restored = self._manager.restore(

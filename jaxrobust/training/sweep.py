@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import json
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -40,8 +41,13 @@ __all__ = [
 SWEEP, FAILURE = "sweep.json", "failure.json"
 
 
-def linspace(start: float, stop: float, count: int) -> tuple[float, ...]:
+def linspace(
+    start: float | Fraction, stop: float | Fraction, count: int
+) -> tuple[float, ...]:
     """`count` numbers from `start` to `stop`, evenly spaced, both ends included.
+
+    Each is the float that is nearest to it: .1, .2, .3 rather than .30000000000000004,
+    and 4/255 as Python has it between `Fraction(1, 255)` and `Fraction(8, 255)`.
 
     Raises:
         ValueError: if `count` is below 2.
@@ -50,9 +56,10 @@ def linspace(start: float, stop: float, count: int) -> tuple[float, ...]:
         raise ValueError(
             f"`count` must be at least 2, got {count!r}; it includes both ends."
         )
-    width = (stop - start) / (count - 1)
-    # Rounded, so that .1, .2, .3 is not .30000000000000004.
-    return tuple(round(start + index * width, 10) for index in range(count))
+    # A float stands for the decimal that it is written as.
+    first, last = Fraction(str(start)), Fraction(str(stop))
+    width = (last - first) / (count - 1)
+    return tuple(float(first + index * width) for index in range(count))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

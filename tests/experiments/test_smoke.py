@@ -1,9 +1,12 @@
 """Every experiment runs in its smoke preset, and what all of them share."""
 
+import builtins
 import importlib
 import json
 import os
 import signal
+import types
+from functools import partial
 
 import pytest
 
@@ -186,6 +189,73 @@ def test_a_signal_outside_training_asks_for_a_restart(number, tmp_path, capsys):
     assert code == 75
     assert "run the same command to go on" in capsys.readouterr().err
     assert signal.getsignal(number) is before
+
+
+def carry_out(run, tmp_path, *flags):
+    """The exit code of an experiment that does nothing but `run`."""
+    settings = module_of("large_perturbations/table1").PRESETS["smoke"]
+    arguments = ["--preset", "one", "--workdir", str(tmp_path / "w"), *flags]
+    return runner.main(
+        "paper/item", {"one": settings}, run, description="", arguments=arguments
+    )
+
+
+@pytest.mark.parametrize("flag", ["--workdir", "--models", "--data-dir", "--profile"])
+def test_an_address_is_refused_where_a_path_is_wanted(
+    flag, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    code = carry_out(lambda *_: pytest.fail("begun"), tmp_path, flag, "gs://bucket/x")
+    assert code == 2
+    assert "mount the bucket" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_storage_that_fails_is_a_failure_in_a_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("something else")
+    place = tmp_path / "file" / "w"
+    code = carry_out(lambda *_: pytest.fail("begun"), tmp_path, "--workdir", str(place))
+    error = capsys.readouterr().err
+    assert code == 1 and error.count("\n") == 1
+    assert error.startswith("paper/item: ") and str(tmp_path / "file") in error
+
+
+def test_what_an_experiment_refuses_is_wrong_usage_and_its_bugs_are_not(
+    tmp_path, capsys
+):
+    def refuse(config, workspace):
+        raise ValueError("`alpha` must be positive, got -1")
+
+    # As if it stood in an experiment.
+    module = {"__package__": "experiments.paper"}
+    refused = types.FunctionType(refuse.__code__, vars(builtins) | module)
+    assert carry_out(refused, tmp_path) == 2
+    assert "`alpha` must be positive" in capsys.readouterr().err
+    with pytest.raises(ValueError):
+        carry_out(lambda *_: json.loads("no JSON"), tmp_path)
+
+
+def test_two_processes_do_not_share_a_work_directory(tmp_path, capsys):
+    def run(config, workspace):
+        assert carry_out(lambda *_: pytest.fail("begun"), tmp_path) == 1
+        assert "in use by another process" in capsys.readouterr().err
+        return {"title": "t", "rows": []}
+
+    assert carry_out(run, tmp_path) == 0
+
+
+def test_a_damaged_result_on_the_way_is_computed_again(tmp_path):
+    workspace = runner.Workspace(tmp_path, reporter=NullReporter)
+    assert workspace.cached("a", [1], lambda: {"x": 25}) == {"x": 25}
+    never = partial(pytest.fail, "computed again")
+    assert workspace.cached("a", [1], never) == {"x": 25}
+    (path,) = tmp_path.glob("a-*.json")
+    path.write_text(path.read_text().replace("25", "52"))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert workspace.cached("a", [1], lambda: {"x": 26}) == {"x": 26}
+    path.with_name("code.json").write_text("[")
+    with pytest.raises(ValueError, match=r"code\.json' is damaged"):
+        workspace.revisions()
 
 
 def test_publishing_copies_results_and_figures(tmp_path, monkeypatch):

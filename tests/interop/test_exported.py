@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -229,6 +230,26 @@ class TestDamage:
         self.check(path, "must hold a program that jax")
 
 
+def test_a_full_disk_leaves_no_file_and_the_name_free(small, tmp_path):
+    path = tmp_path / "model"
+    options = {"image_shape": small.image_shape, "platforms": ("cpu",)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="model"):
+            export_model(small.logits_fn, path, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+    export_model(small.logits_fn, path, **options)
+    assert load_exported(path)(small.images).shape == (12, 5)
+
+
+def test_storage_that_fails_is_no_damage(model_file):
+    with pytest.raises(OSError, match="too long"):
+        load_exported(model_file.with_name("x" * 300))
+
+
 class TestRefusals:
     def check(self, match, path, model=None, **options):
         options = {"image_shape": (6, 8, 2), "platforms": ("cpu",)} | options
@@ -241,6 +262,28 @@ class TestRefusals:
         path.write_text("keep me")
         self.check("must be a new file", path)
         assert path.read_text() == "keep me"
+
+    def test_a_file_that_comes_into_being_meanwhile(self, tmp_path):
+        path = tmp_path / "theirs"
+
+        def model(images):
+            path.write_text("keep me")
+            return images.reshape(images.shape[0], -1)
+
+        with pytest.raises(FileExistsError):
+            export_model(model, path, image_shape=(6, 8, 2), platforms=("cpu",))
+        assert path.read_text() == "keep me" and list(tmp_path.iterdir()) == [path]
+
+    @pytest.mark.parametrize("platforms", [("cpu", "quantum"), ("gpu",), ()])
+    def test_platforms_that_there_are_not(self, platforms, tmp_path):
+        wrong = repr(platforms[-1]) if platforms else "none"
+        match = f"`platforms` must be among cpu, cuda, rocm, tpu, got {wrong}"
+        self.check(match, tmp_path / "a", platforms=platforms)
+        assert not list(tmp_path.iterdir())
+
+    def test_an_address(self):
+        with pytest.raises(ValueError, match="path of the local file system"):
+            export_model(jnp.sin, "gs://bucket/model")
 
     def test_no_shape(self, tmp_path):
         self.check("`image_shape` must be", tmp_path / "a", image_shape=None)

@@ -10,6 +10,7 @@ from jaxrobust.keeping import (
     describe_failure,
     open_whole,
     require_local,
+    require_writable,
     write_whole,
 )
 
@@ -44,7 +45,33 @@ def test_a_disk_that_takes_no_more_leaves_what_was_there(tmp_path):
         [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True
     )
     assert done.returncode == 1 and "ulimit -f" in done.stderr
+    # The system does not say which file it was.
+    assert done.stderr.startswith(str(path))
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_that_came_meanwhile_is_left_alone_if_it_is_to_be(tmp_path):
+    path = tmp_path / "a.txt"
+    write_whole(path, "first", is_new=True)
+    with pytest.raises(FileExistsError) as error:
+        write_whole(path, "second", is_new=True)
+    assert str(path) in describe_failure(error.value)
+    assert "choose another name" in describe_failure(error.value)
+    assert path.read_text() == "first" and list(tmp_path.iterdir()) == [path]
+
+
+def test_whether_a_file_can_be_written_is_known_beforehand(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    require_writable(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("mine")
+    require_writable(path)
+    assert path.read_text() == "mine" and list(path.parent.iterdir()) == [path]
+    for wrong in (path / "b.txt", path.parent, path.with_name("x" * 300)):
+        with pytest.raises(OSError) as error:
+            require_writable(wrong)
+        assert str(wrong) in describe_failure(error.value)
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
@@ -55,8 +82,9 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
     assert path.read_bytes() in (b"one", b"the other")
 
 
-def test_long_names_are_no_longer_under_way(tmp_path):
-    path = tmp_path / ("x" * 250)
+@pytest.mark.parametrize("name", ["x" * 250, "\N{SNOWMAN}" * 83], ids=["x", "snowman"])
+def test_long_names_are_no_longer_under_way(name, tmp_path):
+    path = tmp_path / name
     write_whole(path, "as long as a name may nearly be")
     assert path.exists()
 
