@@ -70,6 +70,8 @@ def _working(output: Path) -> Iterator[None]:
     Begun when all else is checked, and before anything takes long.
     """
     with claimed(output / RESULTS, what="output"):
+        # Whoever had it before may have written its results since it was looked at.
+        _require_new(output)
         require_writable(output / RESULTS)
         yield
 
