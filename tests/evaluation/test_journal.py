@@ -1,7 +1,6 @@
 """An evaluation that is stopped anywhere, any way, ends as if it had not been."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -213,14 +212,17 @@ def test_two_processes_cannot_use_one_journal(tmp_path, undisturbed):
     path = tmp_path / "journal.npz"
     script = HOLDING.format(directory=str(Path(__file__).parent), path=str(path))
     command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
         assert other.stdout is not None and other.stdout.readline() == "going\n"
         holder = f"process {other.pid} on {os.uname().nodename} .* since"
         with pytest.raises(InUseError, match=f"`journal` must not be in use.*{holder}"):
             run(path)
         # Another journal is none of its business.
         run(tmp_path / "other.npz")
-        other.send_signal(signal.SIGKILL)
+    finally:
+        other.kill()
+        other.communicate()
     assert_same(run(path), undisturbed[0])
     names = sorted(each.name for each in tmp_path.iterdir())
     assert names == ["journal.npz", "other.npz"]

@@ -225,18 +225,19 @@ def test_a_part_that_was_changed_is_not_believed(quick, tmp_path):
 def test_two_processes_cannot_write_one_report(quick, runs, tmp_path):
     output = tmp_path / "report"
     words = [sys.executable, "-m", "jaxrobust", *quick[0], "--output", str(output)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
         assert ": accuracy" in process.stdout.readline()
-        os.kill(process.pid, signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
         before = {path: path.read_bytes() for path in output.rglob("*.*")}
         holder = rf"process {process.pid} on .* has been using since 2"
-        with pytest.raises(
-            InUseError, match=rf"`output` .* got '{output}', .*{holder}"
-        ):
-            write_report(runs[1:], output)
+        with pytest.raises(InUseError, match=f"got '{output}', .*{holder}"):
+            write_report(runs[1:], output, ReportConfig(parts=("training",)))
         assert {path: path.read_bytes() for path in output.rglob("*.*")} == before
-        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_interrupted_report_says_how_to_go_on(quick, tmp_path, monkeypatch, capsys):
