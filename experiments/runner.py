@@ -70,6 +70,9 @@ ROOT = Path(__file__).resolve().parent
 
 RESULTS, REVISIONS = "results.json", "code.json"
 
+WAIT = 60.0
+"""Seconds to wait for another process that writes a line into the same file."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -232,11 +235,16 @@ class Workspace:
 
     def note_work(self, *revisions: str) -> None:
         """Remember which code made some of the numbers; by default the present one."""
-        known = self.revisions()
-        found = [each for each in revisions or (self.revision,) if each not in known]
-        if found and self.is_primary:
-            path = self.directory / REVISIONS
-            write_json(path, {"revisions": [*known, *found]}, indent=None)
+        if not self.is_primary:
+            return
+        # Parts of a sweep note theirs in the same file.
+        path = self.directory / REVISIONS
+        with claimed(path, what="workdir", wait=WAIT):
+            known = self.revisions()
+            found = [each for each in revisions or (self.revision,)]
+            found = [each for each in found if each not in known]
+            if found:
+                write_json(path, {"revisions": [*known, *found]}, indent=None)
 
     def revisions(self) -> list[str]:
         """Git revisions of all code that trained or evaluated here."""
@@ -249,13 +257,16 @@ class Workspace:
         Also that of models which other experiments trained, with other revisions.
         """
         directory = self.models / f"{name}-{mark(recipe)}"
+        if not self.is_primary:
+            return directory
         path = directory.with_name(f"{directory.name}.json")
         record: dict[str, Any] = {"is_done": False, "revisions": []}
-        if path.is_file():
-            record = read_json(path)
-        if not record["is_done"] and self.revision not in record["revisions"]:
-            record["revisions"].append(self.revision)
-            if self.is_primary:
+        # Parts of a sweep, and other experiments, begin the same models.
+        with claimed(path, what="models", wait=WAIT):
+            if path.is_file():
+                record = read_json(path)
+            if not record["is_done"] and self.revision not in record["revisions"]:
+                record["revisions"].append(self.revision)
                 write_json(path, record, indent=None)
         self.note_work(*record["revisions"])
         return directory
@@ -264,7 +275,8 @@ class Workspace:
         """Write down that all models of a recipe are trained."""
         path = directory.with_name(f"{directory.name}.json")
         if self.is_primary:
-            write_json(path, read_json(path) | {"is_done": True}, indent=None)
+            with claimed(path, what="models", wait=WAIT):
+                write_json(path, read_json(path) | {"is_done": True}, indent=None)
 
     def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
         """The run of a recipe: trained now, gone on with, or already there."""
@@ -325,7 +337,8 @@ class Workspace:
             value = compute()
             return {"value": value, "seconds": time.perf_counter() - began}
 
-        record = Kept(self.directory).numbers(name, key, timed)
+        kept = Kept(self.directory, is_writer=self.is_primary)
+        record = kept.numbers(name, key, timed)
         self.seconds += record["seconds"]
         return record["value"]
 

@@ -8,13 +8,13 @@ holds the table of that file and a line on how it came about; nothing there is t
 """
 
 import importlib
-import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrobust.keeping import read_json
 from jaxrobust.report import markdown_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -43,7 +43,7 @@ def updated(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         path = ROOT / "experiments" / match[2]
-        return match[1] + render(json.loads(path.read_text())) + match[3]
+        return match[1] + render(read_json(path)) + match[3]
 
     return BLOCK.sub(block, text)
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.cli import limits, main
+from jaxrobust.concentration.storage import rows_in
 from jaxrobust.keeping import claimed
 from jaxrobust.theory import RobustOptimum
 from jaxrobust.theory.independent_sets import CliqueCover
@@ -220,6 +221,22 @@ def test_an_output_in_use_is_refused(tmp_path, capsys, solved_at_once):
     assert not solved_at_once
 
 
+def test_results_that_another_process_wrote_meanwhile_are_kept(
+    tmp_path, capsys, monkeypatch, solved_at_once
+):
+    examples = limits.Optimum.examples
+
+    def late(self):
+        # While this one loads its data the other one ends.
+        (tmp_path / "results.json").write_text("other")
+        return examples(self)
+
+    monkeypatch.setattr(limits.Optimum, "examples", late)
+    assert main(["limits", "optimum", *DIGITS, "--output", str(tmp_path)]) == 2
+    assert "which has one; choose another" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == "other" and not solved_at_once
+
+
 @pytest.mark.parametrize("name", ["file", "file/in/it"])
 def test_an_output_that_is_a_file_is_refused_at_once(
     name, tmp_path, capsys, solved_at_once
@@ -300,7 +317,7 @@ def test_compare_says_that_work_is_kept_only_if_it_is(
     attacks, kept = tmp_path / "attacks.npz", tmp_path / "neighbors"
     said = capsys.readouterr().err
     assert f"goes on from what is kept in {attacks} and {kept}" in said
-    assert json.loads(next(kept.glob("*/done.json")).read_text()) > 0
+    assert rows_in(kept) > 0
     # The attacks are not made again: their outcomes are in the journal.
     with monkeypatch.context() as patch:
         patch.setattr("jaxrobust.evaluation.packing._buckets", interrupt)

@@ -29,7 +29,7 @@ from jaxrobust.training import (
     Precision,
     SweepConfig,
     adversarial,
-    bind,
+    applied,
 )
 
 
@@ -95,7 +95,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
             test = test if config.test_size is None else subset(test, config.test_size)
             results = evaluate_models(
-                lambda weights: bind(runs[0].network, *weights),
+                applied(runs[0].network),
                 [each.state.weights[:2] for each in runs],
                 test,
                 config.evaluation,

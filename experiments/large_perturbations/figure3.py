@@ -42,7 +42,7 @@ from jaxrobust.training import (
     Phase,
     Run,
     adversarial,
-    bind,
+    applied,
     chain,
     standard,
 )
@@ -145,9 +145,7 @@ def losses_on_lines(
     images, labels = as_float(data.images), jnp.asarray(data.labels)
     strongest = attack_for(config.attack)
 
-    def apply(weights: tuple[Any, Any]) -> Any:
-        return bind(run.network, *weights)
-
+    apply = applied(run.network)
     found = {}
     for name, (path, epsilons) in lines.items():
         workspace.say(f"--- the line {name}")

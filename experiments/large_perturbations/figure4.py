@@ -30,7 +30,7 @@ from experiments.runner import Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import Path, connect, line
-from jaxrobust.training import AttackConfig, Run, bind
+from jaxrobust.training import AttackConfig, Run, applied
 
 __all__ = ["PRESETS", "Config", "results_table", "run"]
 
@@ -66,7 +66,7 @@ def _curve(straight: Path, run: Run, config: Config, workspace: Workspace) -> Pa
     data = apply_variant(subset(data, size), config.variant)
     workspace.say("--- training a curve")
     found = connect(
-        lambda weights: bind(run.network, *weights),
+        applied(run.network),
         straight.points[0],
         straight.points[-1],
         as_float(data.images),

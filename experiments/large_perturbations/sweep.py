@@ -37,7 +37,7 @@ from jaxrobust.training import (
     SweepConfig,
     WarmStart,
     adversarial,
-    bind,
+    applied,
 )
 
 
@@ -143,7 +143,7 @@ def _accuracies(
         test = apply_variant(test, config.variant)
         network = next(iter(runs.values())).network
         found = evaluate_models(
-            lambda weights: bind(network, *weights),
+            applied(network),
             [run.state.weights[:2] for run in runs.values()],
             test,
             dataclasses.replace(config.evaluation, seed=workspace.seed),

@@ -19,7 +19,6 @@ needs fewer epochs than .3 at once (see LP-F1 in `figures`); the radius of IAT g
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, load_arrays
 from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.keeping import read_json
 from jaxrobust.models import ModelConfig
 from jaxrobust.report import accuracy_table
 from jaxrobust.training import (
@@ -266,7 +266,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     ]
     tables = {"Accuracy": cells, "Budget": _budget(rows)}
     if not config.is_published:
-        committed = json.loads(COMMITTED.read_text())
+        committed = read_json(COMMITTED)
         caption = "For comparison: committed results on MNIST (the paper's in brackets)"
         tables[caption] = results_table(committed)
     return {

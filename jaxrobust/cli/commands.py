@@ -51,7 +51,7 @@ from jaxrobust.training import (
     TrainConfig,
     WarmStart,
     adversarial,
-    bind,
+    applied,
     chain,
     extended,
     iterative,
@@ -618,13 +618,9 @@ class Evaluate:
         shown: "EvaluationLine",
     ) -> Sequence[Evaluation]:
         """The runs that share a program."""
-        network = alike[0].network
+        apply = applied(alike[0].network)
         weights = [run.state.weights[:2] for run in alike]
         dataset = self.load(alike[0])
-
-        def apply(weights: Any) -> Any:
-            return bind(network, *weights)
-
         show = partial(shown.show, [run.directory.name for run in alike])
         if isinstance(config, EnsembleConfig):
             return evaluate_ensemble_models(

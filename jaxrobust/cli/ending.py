@@ -32,8 +32,8 @@ last name to a file of definitions."""
 FAILURES = (CheckpointError, NonFiniteLossError, InUseError, hosts.HostLostError)
 
 BUG = (
-    "Unless this is about a file of your own, it is a fault in jaxrobust or in what that "
-    "is made of; please report it with all of these lines."
+    "Unless this is about a file of your own, it is a fault in jaxrobust or in what "
+    "that is made of; please report it with all of these lines."
 )
 
 

@@ -22,6 +22,7 @@ from jaxrobust.concentration import (
     estimate_l2,
     estimate_linf,
 )
+from jaxrobust.concentration.storage import rows_in
 from jaxrobust.data import Dataset, Split, load_arrays, of_classes, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.keeping import (
@@ -69,6 +70,8 @@ def _working(output: Path) -> Iterator[None]:
     Begun when all else is checked, and before anything takes long.
     """
     with claimed(output / RESULTS, what="output"):
+        # Whoever had it before may have written its results since it was looked at.
+        _require_new(output)
         require_writable(output / RESULTS)
         yield
 
@@ -132,12 +135,7 @@ def _finish(compute: Callable[[], Any], *kept: Path) -> Any:
 
 
 def _holds_work(kept: Path) -> bool:
-    # A search that has not found anything yet has a file that says so.
-    return (
-        kept.is_file()
-        or any(kept.glob("*.json"))
-        or any(each.read_text() != "0" for each in kept.glob("*/done.json"))
-    )
+    return kept.is_file() or any(kept.glob("*.json")) or rows_in(kept) > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

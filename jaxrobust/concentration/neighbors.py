@@ -27,7 +27,8 @@ import numpy as np
 from jax import lax
 
 from jaxrobust.concentration.points import accumulate, as_points, unit_values, whole
-from jaxrobust.concentration.storage import Shapes, Store, digest, free_memory
+from jaxrobust.concentration.storage import Shapes, Store, free_memory
+from jaxrobust.keeping import fingerprint
 
 __all__ = [
     "NeighborLists",
@@ -303,8 +304,9 @@ def kth_neighbor_distances(
         other floats right to 1e-12 of their float32 values.
 
     Raises:
-        ValueError: for an argument out of range, a cache that is damaged, that of
-            something else or in use by another search, or if there is no room.
+        ValueError: for an argument out of range, a cache that is damaged or that of
+            something else, or if there is no room.
+        InUseError: if another search for the same is filling the cache.
     """
     space = Space(images, norm)
     everything = np.arange(len(space))
@@ -346,8 +348,9 @@ def neighbor_lists(
         progress: told how many points are done, and of how many, after each block.
 
     Raises:
-        ValueError: for an argument out of range, a cache that is damaged, that of
-            something else or in use by another search, or if there is no room.
+        ValueError: for an argument out of range, a cache that is damaged or that of
+            something else, or if there is no room.
+        InUseError: if another search for the same is filling the cache.
     """
     space = images if isinstance(images, Space) else Space(images, norm)
     which = np.arange(len(space)) if queries is None else np.asarray(queries)
@@ -362,7 +365,11 @@ def neighbor_lists(
     def found(which: np.ndarray, block: np.ndarray) -> dict[str, np.ndarray]:
         return space.nearest(which, block, k)._asdict()
 
-    settings = {"kind": "lists", "k": int(k), "queries": digest(which.astype(np.int64))}
+    settings = {
+        "kind": "lists",
+        "k": int(k),
+        "queries": fingerprint(which.astype(np.int64)),
+    }
     done = _search(space, which, settings, arrays, found, block_size, cache, progress)
     return NeighborLists(done["distances"], done["indices"])
 
@@ -394,7 +401,7 @@ def _search(
     size = block_size or _chosen_block_size(len(space), num_threads)
     name = f"{space.norm}-{settings['kind']}-{k}"
     # The data take a while to hash, and without a cache nobody asks.
-    data = "" if cache is None else digest(space.points)
+    data = "" if cache is None else fingerprint(space.points)
     about = {"norm": space.norm, **settings, "data": data}
     with Store(cache, name, about, arrays) as store:
 

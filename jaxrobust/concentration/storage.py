@@ -1,23 +1,34 @@
 """Arrays in the making, kept on disk, so that a search that was killed can go on."""
 
-import fcntl
-import hashlib
-import json
 import math
-import os
 import shutil
 import time
-import uuid
+import zlib
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
-__all__ = ["FORMAT", "Shapes", "Store", "digest", "free_memory", "in_gigabytes"]
+from jaxrobust.keeping import (
+    DamagedFileError,
+    claimed,
+    difference,
+    mark,
+    read_json,
+    write_json,
+)
 
-FORMAT = 1
-"""Of what a cache holds; another one is refused."""
+__all__ = ["FORMAT", "Shapes", "Store", "free_memory", "in_gigabytes", "rows_in"]
+
+FORMAT = 2
+"""Of what a cache holds, and part of its name; 2 has checksums."""
+
+HEADER, DONE = "header.json", "done.json"
+
+BLOCK = 2**24
+"""Bytes of an array whose checksum is taken at once."""
 
 LESS = (
     "ask for fewer neighbors (a smaller `alpha` or `k`) or those of fewer points "
@@ -26,13 +37,6 @@ LESS = (
 
 Shapes = Mapping[str, tuple[tuple[int, ...], type]]
 """Shape and type of arrays by name; the first axis is what is filled."""
-
-
-def digest(array: np.ndarray) -> str:
-    """A hash of the values, shape and type of an array."""
-    found = hashlib.sha256(f"{array.dtype} {array.shape};".encode())
-    found.update(np.ascontiguousarray(array).data)
-    return found.hexdigest()[:16]
 
 
 def free_memory() -> int | None:
@@ -51,13 +55,39 @@ def in_gigabytes(size: int) -> str:
     return f"{size / 1e9:.3g} GB"
 
 
+def rows_in(cache: Path) -> int:
+    """Number of rows that are done in all stores of a cache, damaged ones not counted.
+
+    Args:
+        cache: directory of stores, whether or not there is one.
+    """
+    total = 0
+    for path in cache.glob(f"*/{DONE}"):
+        try:
+            total += int(read_json(path, must_be_sealed=True)["rows"])
+        except (DamagedFileError, KeyError, TypeError):
+            continue
+    return total
+
+
+def _checksum(rows: np.ndarray, before: int = 0) -> int:
+    """The checksum of rows that follow others, whose own is `before`."""
+    step = max(1, BLOCK // max(rows[:1].nbytes, 1))
+    for start in range(0, len(rows), step):
+        before = zlib.crc32(
+            np.ascontiguousarray(rows[start : start + step]).data, before
+        )
+    return before
+
+
 class Store:
     """Arrays, and how many of their rows are done; on disk if asked.
 
     On disk they are a directory: one file for each array, `header.json`, which says
-    what they are, and `done.json`, the number of rows, which is replaced by renaming
-    and only after the rows themselves were written. As long as rows are missing, a lock
-    on a file beside it keeps others away; once all are there, any number may read.
+    what they are, and `done.json`, the number of rows and a checksum of those of each
+    array, which is replaced as a whole and only after the rows themselves were written.
+    As long as rows are missing, a claim on the directory keeps others away; once all
+    are there, any number may read.
 
     Args:
         cache: directory of the directory; None to keep everything in memory.
@@ -70,8 +100,9 @@ class Store:
         done: number of rows.
 
     Raises:
-        ValueError: if the directory is damaged or that of something else, or if
-            another store is filling it; if there is less room than the arrays take.
+        ValueError: if the directory is damaged or that of something else; if there is
+            less room than the arrays take.
+        InUseError: if another store is filling it.
     """
 
     def __init__(
@@ -83,7 +114,9 @@ class Store:
     ):
         self.done = self._kept = 0
         self._written = time.monotonic()
-        self._directory = self._lock = None
+        self._directory = None
+        self._claim = ExitStack()
+        self._checksums = dict.fromkeys(arrays, 0)
         self._size = sum(
             math.prod(shape) * np.dtype(kind).itemsize
             for shape, kind in arrays.values()
@@ -101,28 +134,25 @@ class Store:
             }
             return
         header = {"format": FORMAT, **settings}
-        text = json.dumps(header, sort_keys=True)
-        own = hashlib.sha256(text.encode()).hexdigest()[:10]
-        self._directory = Path(cache) / f"{name}-{own}"
-        if not self._is_finished(arrays):
-            self._directory.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = self._locked()
+        self._directory = Path(cache) / f"{name}-{mark(header)}"
+        length = min(shape[0] for shape, _ in arrays.values())
+        if not self._is_finished(length):
+            self._claim.enter_context(claimed(self._directory, what="cache"))
         try:
-            if not (self._directory / "header.json").is_file():
+            if not (self._directory / HEADER).is_file():
                 self._require_room(self._size)
-                self._create(arrays, text)
+                self._create(arrays, header)
             self._check(header)
             # The files are sparse: what is not done takes no room as yet.
-            length = min(shape[0] for shape, _ in arrays.values())
             self._require_room(self._size * max(length - self.done, 0) // length)
             self._kept = self.done
             self.arrays = self._opened(arrays)
         except BaseException:
             self.close()
             raise
-        if self._is_finished(arrays):
+        if self.done == length:
             self.close()
-        elif self._lock is not None:
+        else:
             # Of processes that were killed; nobody else is writing now.
             for part in self._directory.glob("*.part"):
                 part.unlink(missing_ok=True)
@@ -135,15 +165,7 @@ class Store:
 
     def close(self) -> None:
         """Let others at the directory; no more rows can be put."""
-        if self._lock is None:
-            return
-        descriptor, path = self._lock
-        self._lock = None
-        # Before it is let go: whoever waits to take this file sees that it is gone.
-        path.unlink(missing_ok=True)
-        # A child process may have the same descriptor, so closing is not enough.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        self._claim.close()
 
     def put(self, start: int, values: Mapping[str, np.ndarray]) -> None:
         """Take the rows from `start`, the first that is not done."""
@@ -151,7 +173,10 @@ class Store:
         stop = start
         for name, value in values.items():
             stop = start + len(value)
-            self.arrays[name][start:stop] = value
+            rows = self.arrays[name][start:stop]
+            rows[...] = value
+            if self._directory is not None:
+                self._checksums[name] = _checksum(rows, self._checksums[name])
         self.done = stop
         if time.monotonic() - self._written > 2:
             self.keep()
@@ -163,19 +188,23 @@ class Store:
         for array in self.arrays.values():
             if isinstance(array, np.memmap):
                 array.flush()
-        _replace(self._directory / "done.json", json.dumps(self.done))
+        self._write_done()
         self._kept = self.done
         self._written = time.monotonic()
 
-    def _is_finished(self, arrays: Mapping[str, Any]) -> bool:
+    def _write_done(self) -> None:
+        assert self._directory is not None
+        record = {"rows": self.done, "checksums": self._checksums}
+        write_json(self._directory / DONE, record)
+
+    def _is_finished(self, length: int) -> bool:
         """Whether all rows are there, so that nobody will write."""
         assert self._directory is not None
         try:
-            done = json.loads((self._directory / "done.json").read_text())
-        except (OSError, ValueError):
+            done = read_json(self._directory / DONE, must_be_sealed=True)["rows"]
+        except (OSError, DamagedFileError, KeyError):
             return False
-        is_begun = (self._directory / "header.json").is_file()
-        return is_begun and all(done == shape[0] for shape, _ in arrays.values())
+        return done == length and (self._directory / HEADER).is_file()
 
     def _require_room(self, size: int) -> None:
         assert self._directory is not None
@@ -187,60 +216,29 @@ class Store:
                 f"give one on another disk, or {LESS}."
             )
 
-    def _locked(self) -> tuple[int, Path]:
-        """Take the lock, which the system lets go if this process ends."""
-        assert self._directory is not None
-        path = self._directory.with_name(self._directory.name + ".lock")
-        while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Whoever had it before may have removed it since it was opened.
-                if _is_at(descriptor, path):
-                    return descriptor, path
-            except BlockingIOError as error:
-                os.close(descriptor)
-                raise ValueError(
-                    "`cache` must not be in use by another search for the same, got "
-                    f"{str(self._directory)!r}, which one is filling now; wait for it "
-                    "to end, or give another directory."
-                ) from error
-            except OSError as error:
-                os.close(descriptor)
-                raise ValueError(
-                    "`cache` must be a directory whose files can be locked, got "
-                    f"{str(self._directory.parent)!r} ({error}); give one on another "
-                    "file system."
-                ) from error
-            os.close(descriptor)
-
-    def _create(self, arrays: Mapping[str, Any], header: str) -> None:
+    def _create(self, arrays: Shapes, header: Mapping[str, Any]) -> None:
         assert self._directory is not None
         self._directory.mkdir(exist_ok=True)
         for name, (shape, kind) in arrays.items():
             path = self._directory / f"{name}.npy"
             np.lib.format.open_memmap(path, "w+", kind, shape).flush()
-        _replace(self._directory / "done.json", "0")
+        self._write_done()
         # Last, since it says that all the rest is there.
-        _replace(self._directory / "header.json", header)
+        write_json(self._directory / HEADER, header)
 
     def _check(self, header: Mapping[str, Any]) -> None:
         """Refuse what belongs to something else, and take up what is done."""
         assert self._directory is not None
         try:
-            found = json.loads((self._directory / "header.json").read_text())
-            self.done = int(json.loads((self._directory / "done.json").read_text()))
-        except (OSError, ValueError, TypeError) as error:
+            found = read_json(self._directory / HEADER, must_be_sealed=True)
+            done = read_json(self._directory / DONE, must_be_sealed=True)
+            self.done, self._checksums = int(done["rows"]), dict(done["checksums"])
+        except (OSError, DamagedFileError, KeyError) as error:
             raise self._refusal(f"cannot be read ({error})") from error
-        different = [
-            f"{name}: {found.get(name)!r}, now {header.get(name)!r}"
-            for name in dict.fromkeys([*found, *header])
-            if found.get(name) != header.get(name)
-        ]
-        if different:
-            raise self._refusal(f"differs in {'; '.join(different)}")
+        if lines := difference(found, header):
+            raise self._refusal(f"differs in {'; '.join(lines)}")
 
-    def _opened(self, arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _opened(self, arrays: Shapes) -> dict[str, np.ndarray]:
         assert self._directory is not None
         opened = {}
         for name, (shape, kind) in arrays.items():
@@ -254,6 +252,10 @@ class Store:
                 raise self._refusal(
                     f"holds {name} of {array.dtype} {array.shape}, {self.done} done"
                 )
+            if _checksum(array[: self.done]) != self._checksums.get(name):
+                raise self._refusal(
+                    f"is damaged: the checksum of {path.name} does not fit"
+                )
             opened[name] = array
         return opened
 
@@ -263,25 +265,3 @@ class Store:
             f"{str(self._directory)!r}, which {what}; remove that directory to begin "
             "anew, or give another."
         )
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    """Whether an open file is still what its path leads to."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write a file so that it is never seen half done."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with part.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

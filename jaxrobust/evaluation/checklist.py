@@ -340,7 +340,8 @@ def checklist(
         A verdict on every question and on the whole.
 
     Raises:
-        ValueError: if `only` has a name that no question has.
+        ValueError: if `only` has a name that no question has; for a model whose
+            answers depend on the other images of the batch.
 
     References:
         LP, the check-list (LP-C1 to LP-C12); Croce & Hein, 2020, arXiv:2003.01690;
@@ -370,6 +371,7 @@ def checklist(
         for question in QUESTIONS
         if only is None or {question.name, question.source} & set(only)
     ]
+    evidence.require_independent()
     num_right = int(np.sum(evidence.is_right))
     if num_right <= 2 * evidence.little:
         return Checklist(tuple(_unasked(each, num_right) for each in asked))

@@ -21,6 +21,7 @@ from jaxrobust.attacks import Attack, iterate, judge
 from jaxrobust.attacks.base import AttackState
 from jaxrobust.attacks.gradient import pgd_kernel
 from jaxrobust.data import Dataset, as_float, subset
+from jaxrobust.evaluation.preflight import among_strangers, require_independent
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.threat import THREATS, ThreatModel
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar
@@ -256,6 +257,26 @@ class Evidence:
         self._attacks: dict[str, Callable] = {}
         self._memory: dict[tuple, Outcome] = {}
         self._is_right: dict[str, np.ndarray] = {}
+
+    def require_independent(self) -> None:
+        """Refuse models whose answer to an image depends on the others of its batch.
+
+        Raises:
+            ValueError: naming the checked or the base model.
+        """
+        size = max(min(self.config.batch_size, self.num_images), 2)
+        first = jnp.asarray(np.resize(self.images, (size, *self.images.shape[1:])))
+        for model in (CHECKED, BASE):
+            if model not in self.models:
+                continue
+            answer = self.programs(model).logits
+            require_independent(
+                lambda mask, answer=answer: answer(
+                    among_strangers(first, mask, first[0])
+                ),
+                size,
+                f"the {model} model",
+            )
 
     # Sizes and thresholds.
 

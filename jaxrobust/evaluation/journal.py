@@ -1,30 +1,33 @@
 """Progress of an evaluation on disk, so that one that was killed can go on.
 
-A journal is one npz file: the arrays, and a header in JSON that says which evaluation
-they belong to. It is replaced by renaming, so whoever reads it finds a whole one,
-whenever the writer was killed.
+A journal is one file of arrays, sealed together with a header that says which
+evaluation they belong to. It is replaced as a whole, so whoever reads it finds a whole
+one, whenever the writer was killed; and while an evaluation goes on, no other process
+may use its journal.
 """
 
 import importlib.metadata
-import io
 import json
-import os
 import time
-import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import numpy as np
 
 import jaxrobust
 from jaxrobust import hosts
-from jaxrobust.keeping import difference
+from jaxrobust.keeping import (
+    DamagedFileError,
+    claimed,
+    difference,
+    read_arrays,
+    write_arrays,
+)
 
 __all__ = ["Journal", "JournalError"]
-
-_HEADER = "header"
 
 
 class JournalError(ValueError):
@@ -32,13 +35,18 @@ class JournalError(ValueError):
 
 
 class Journal:
-    """The file of one evaluation; in a job of several processes only one writes it.
+    """The file of one evaluation, which is this process's within a `with` block.
+
+    In a job of several processes only one claims and writes it.
 
     Args:
         path: the file; its directory is made if missing.
         header: JSON-like, what decides the result; versions of what computes it are
             added.
         every: seconds between two writes of `offer`, at least.
+
+    Raises:
+        InUseError: on entering the block, if another process uses the file.
     """
 
     def __init__(
@@ -53,6 +61,18 @@ class Journal:
         self.header = json.loads(json.dumps({**header, "versions": versions}))
         self.every = every
         self._written = -np.inf
+        # The second, where the program joined the job by other means than `hosts`.
+        self._is_writer = hosts.is_primary() and jax.process_index() == 0
+        self._claim: AbstractContextManager[None] = nullcontext()
+
+    def __enter__(self) -> Self:
+        if self._is_writer:
+            self._claim = claimed(self.path, what="journal")
+        self._claim.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._claim.__exit__(*error)
 
     def read(self) -> dict[str, np.ndarray] | None:
         """The arrays last written, or None if there is no such file.
@@ -62,19 +82,13 @@ class Journal:
                 says in what that one differs.
         """
         try:
-            # From memory, since `np.load` leaves a damaged file open.
-            content = io.BytesIO(self.path.read_bytes())
-            with np.load(content, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            header = json.loads(bytes(arrays.pop(_HEADER)).decode())
+            arrays, header = read_arrays(
+                self.path, remedy="remove it to begin anew, or give another name"
+            )
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
-            raise JournalError(
-                f"`journal` must be a file that an evaluation wrote, got "
-                f"{str(self.path)!r}, which cannot be read ({error}); remove it, or "
-                "give another name."
-            ) from error
+        except DamagedFileError as error:
+            raise JournalError(f"`journal`: {error}") from error
         lines = difference(header, self.header)
         if lines:
             shown = "; ".join(lines[:5])
@@ -92,15 +106,6 @@ class Journal:
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Replace the file, at once and as a whole."""
-        # The second, where the program joined the job by other means than `hosts`.
-        if not (hosts.is_primary() and jax.process_index() == 0):
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(self.path.name + ".part")
-        header = np.frombuffer(json.dumps(self.header).encode(), np.uint8)
-        with part.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{_HEADER: header}, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
-        self._written = time.monotonic()
+        if self._is_writer:
+            write_arrays(self.path, arrays, self.header)
+            self._written = time.monotonic()

@@ -11,13 +11,14 @@ import numpy as np
 
 from jaxrobust.attacks import Attack, fab
 from jaxrobust.data import Dataset, as_float
+from jaxrobust.evaluation.preflight import among_strangers, require_independent
 from jaxrobust.evaluation.robustness import (
     Evaluation,
     EvaluationConfig,
     evaluate,
 )
 from jaxrobust.threat import THREATS, ThreatModel
-from jaxrobust.types import LogitsFn
+from jaxrobust.types import Images, LogitsFn
 
 __all__ = [
     "ClassSuccess",
@@ -138,7 +139,8 @@ def minimal_epsilons(
             and the seed alone.
 
     Raises:
-        ValueError: for an unknown norm or a batch size below 1.
+        ValueError: for an unknown norm, a batch size below 1, or a model whose answers
+            depend on the other images of the batch.
     """
     if norm not in THREATS:
         raise ValueError(
@@ -166,6 +168,11 @@ def minimal_epsilons(
         distance = jnp.where(found.is_adversarial[0], distance, jnp.inf)
         return jnp.where(is_wrong, 0.0, distance), found.is_gradient_finite[0]
 
+    answer = jax.jit(lambda images: logits_fn(as_float(images)))
+    few = jnp.asarray(dataset.images[np.resize(np.arange(len(dataset)), 8)])
+    require_independent(
+        lambda is_stranger: answer(among_strangers(few, is_stranger, few[0])), 8
+    )
     program = jax.jit(jax.vmap(smallest))
     count, size = len(dataset), min(batch_size, len(dataset))
     found = np.zeros(count)
@@ -271,14 +278,27 @@ def labelled_by_model(
     Args:
         logits_fn: model in evaluation mode; images in [0, 1] to logits.
         dataset: examples; their labels do not count.
-        batch_size: images seen at once, which changes no answer.
+        batch_size: images seen at once, at least 2 in fact, which changes no answer.
+
+    Raises:
+        ValueError: for a model whose answers depend on the other images of the batch.
     """
-    predict = jax.jit(lambda images: jnp.argmax(logits_fn(as_float(images)), axis=-1))
-    size = min(batch_size, len(dataset))
+
+    @jax.jit
+    def predict(images: Images) -> tuple[jax.Array, jax.Array]:
+        logits = logits_fn(as_float(images))
+        return logits, jnp.argmax(logits, axis=-1)
+
+    size = max(min(batch_size, len(dataset)), 2)
+    first = jnp.asarray(dataset.images[np.resize(np.arange(len(dataset)), size)])
+    require_independent(
+        lambda is_stranger: predict(among_strangers(first, is_stranger, first[0]))[0],
+        size,
+    )
     labels = np.zeros(len(dataset), np.int32)
     for start in range(0, len(dataset), size):
         group = np.arange(start, min(start + size, len(dataset)))
-        found = predict(dataset.images[np.resize(group, size)])
+        _, found = predict(dataset.images[np.resize(group, size)])
         labels[group] = np.asarray(found)[: len(group)]
     return dataclasses.replace(dataset, labels=labels)
 

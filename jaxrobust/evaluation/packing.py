@@ -16,26 +16,38 @@ can be kept on disk: there an evaluation can stop, report and go on.
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache, partial
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxrobust.attacks import Attack, judge
+from jaxrobust.attacks import Attack
 from jaxrobust.data import Dataset, as_float
 from jaxrobust.evaluation.journal import Journal
-from jaxrobust.evaluation.preflight import require_classes, require_finite
+from jaxrobust.evaluation.preflight import (
+    require_finite,
+    require_independent,
+)
+from jaxrobust.evaluation.programs import (
+    Data,
+    Placement,
+    attack_program,
+    bucket_size,
+    clean_program,
+    counting_program,
+    placement,
+)
+from jaxrobust.evaluation.sharing import shared_program
 from jaxrobust.keeping import fingerprint
-from jaxrobust.threat import THREATS, require_epsilon, require_images
-from jaxrobust.types import LogitsFn, Params, PRNGKey
+from jaxrobust.threat import require_epsilon, require_images
+from jaxrobust.types import LogitsFn, Params
 
 __all__ = ["Plan", "Progress", "Search", "Stage", "Tally", "run_plan"]
 
-Data = tuple[jax.Array, jax.Array]
 Search = Literal["every", "bisect"]
 
 
@@ -143,155 +155,22 @@ class Progress(NamedTuple):
     robust_accuracy: dict[float, float]
 
 
-class _Placement(NamedTuple):
-    """The local devices, which divide every bucket and never talk to each other."""
-
-    place: Callable[[Any], Any]
-    divide: Callable[..., Callable[..., Any]]
-    num_devices: int
-    platform: str
-
-
-def _placement() -> _Placement:
-    devices = jax.local_devices()
-    platform = devices[0].platform
-    if len(devices) == 1:
-
-        def alone(function: Callable[..., Any], *split: bool) -> Callable[..., Any]:
-            del split
-            return jax.jit(function)
-
-        return _Placement(jax.device_put, alone, 1, platform)
-    mesh = Mesh(np.array(devices), ("items",))
-    specs = {False: PartitionSpec(), True: PartitionSpec("items")}
-
-    def divided(function: Callable[..., Any], *split: bool) -> Callable[..., Any]:
-        shared = jax.shard_map(
-            function,
-            mesh=mesh,
-            in_specs=tuple(specs[each] for each in split),
-            out_specs=(specs[True], specs[True]),
-            check_vma=False,
-        )
-        return jax.jit(shared)
-
-    place = partial(jax.device_put, device=NamedSharding(mesh, specs[False]))
-    return _Placement(place, divided, len(devices), platform)
-
-
-def _clean_program(
-    apply: Callable[[Any], LogitsFn], num_classes: int, devices: tuple[Any, ...]
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """`(weights, data, chosen) -> (is_correct, is_finite)`."""
-    del devices
-
-    def clean(
-        weights: Params, data: Data, chosen: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        images, labels = data
-        logits = apply(weights)(as_float(images[chosen]))
-        require_classes(logits.shape, len(chosen), num_classes)
-        is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
-        return ~judge(logits, labels[chosen]), is_finite
-
-    return _placement().divide(clean, False, False, True)
-
-
-def _attack_program(
-    apply: Callable[[Any], LogitsFn],
-    build: Callable[..., Attack],
-    norm: str,
-    steps: str,
-    devices: tuple[Any, ...],
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
-    """The compiled function that serves all models, radii and turns of a stage.
-
-    Returns:
-        `(key, weights, data, chosen, turns, epsilons, num_steps) -> (is_broken,
-        is_gradient_finite)`; `num_steps` is one number, or one for each item if it
-        follows the radius.
-    """
-    del devices
-
-    def attacked(
-        base_key: PRNGKey,
-        weights: Params,
-        data: Data,
-        chosen: jax.Array,
-        turns: jax.Array,
-        epsilons: jax.Array,
-        num_steps: jax.Array,
-    ) -> tuple[jax.Array, jax.Array]:
-        images, labels = data
-
-        def attack_one(
-            index: jax.Array, turn: jax.Array, epsilon: jax.Array, count: jax.Array
-        ) -> tuple[jax.Array, jax.Array]:
-            key = jax.random.fold_in(jax.random.fold_in(base_key, turn), index)
-            settings = () if steps == "none" else (count,)
-            search = build(THREATS[norm](epsilon), turn, *settings)
-            image, label = as_float(images[index][None]), labels[index][None]
-            found = search(key, apply(weights), image, label)
-            return found.is_adversarial[0], found.is_gradient_finite[0]
-
-        # A number of steps for each item costs masks in the attack's loop.
-        steps_axis = 0 if steps == "each" else None
-        each = jax.vmap(attack_one, in_axes=(0, 0, 0, steps_axis))
-        return each(chosen, turns, epsilons, num_steps)
-
-    split = (False, False, False, True, True, True, steps == "each")
-    return _placement().divide(attacked, *split)
-
-
-# Few, since each keeps what its functions close over alive.
-_shared_clean_program = lru_cache(maxsize=8)(_clean_program)
-_shared_attack_program = lru_cache(maxsize=32)(_attack_program)
-
-
 class _Programs(NamedTuple):
     """The compiled functions of a plan, and what a bucket of each stage holds."""
 
-    clean: Callable[..., tuple[jax.Array, jax.Array]]
+    clean: Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
     attacked: tuple[Callable[..., tuple[jax.Array, jax.Array]], ...]
     sizes: tuple[int, ...]
     clean_size: int
-    placement: _Placement
-
-
-_SECONDS = 5.0
-"""What a bucket shall take about, where its size is not given."""
-
-_SPEED = {"cpu": 2e11, "gpu": 1e13, "tpu": 1e13}
-"""Operations a second of a small network, roughly; measured sizes would differ from
-run to run, and with them the rounding of matrix products."""
-
-_LARGEST = {"cpu": 256, "gpu": 2048, "tpu": 2048}
-
-
-def _operations(
-    apply: Callable[[Any], LogitsFn], weights: Params, images: np.ndarray
-) -> float:
-    """Floating point operations of the model on one image, as XLA counts them."""
-    forward = jax.jit(lambda weights, image: apply(weights)(as_float(image)))
-    found = forward.lower(weights, images[:1]).cost_analysis()
-    # Not every backend counts; an image of ordinary size is then assumed.
-    return float((found or {}).get("flops", 0.0)) or 1e7
-
-
-def _bucket_size(num_passes: int, operations: float, platform: str) -> int:
-    """A power of two of items that takes some seconds, whatever the machine's mood."""
-    wanted = _SPEED.get(platform, 1e10) * _SECONDS / (max(num_passes, 1) * operations)
-    wanted = min(max(wanted, 1.0), _LARGEST.get(platform, 256))
-    return 1 << int(np.log2(wanted))
+    placement: Placement
 
 
 def _programs(
     apply: Callable[[Any], LogitsFn], weights: Params, dataset: Dataset, plan: Plan
 ) -> _Programs:
-    placement = _placement()
+    where = placement()
+    shared = partial(shared_program, is_shared=plan.is_shared)
     devices = tuple(jax.local_devices())
-    clean = _shared_clean_program if plan.is_shared else _clean_program
-    attack = _shared_attack_program if plan.is_shared else _attack_program
 
     def steps_of(stage: Stage) -> str:
         if stage.num_steps is None:
@@ -300,25 +179,33 @@ def _programs(
 
     def whole(size: int) -> int:
         size = min(size, len(dataset))
-        return size + -size % placement.num_devices
+        return size + -size % where.num_devices
 
     if plan.batch_size is not None:
         sizes = [plan.batch_size] * (1 + len(plan.stages))
     else:
-        cost = _operations(apply, weights, dataset.images)
+        cost = shared(counting_program, apply)(weights, dataset.images)
         sizes = [
-            _bucket_size(passes, cost, placement.platform) * placement.num_devices
+            bucket_size(passes, cost, where.platform) * where.num_devices
             for passes in (1, *(stage.num_passes for stage in plan.stages))
         ]
     return _Programs(
-        clean(apply, dataset.num_classes, devices),
+        shared(clean_program, apply, num_classes=dataset.num_classes, devices=devices),
         tuple(
-            attack(apply, stage.build, plan.norm, steps_of(stage), devices)
+            shared(
+                attack_program,
+                apply,
+                stage.build,
+                norm=plan.norm,
+                steps=steps_of(stage),
+                devices=devices,
+            )
             for stage in plan.stages
         ),
         tuple(whole(size) for size in sizes[1:]),
-        whole(sizes[0]),
-        placement,
+        # Each device sees two images at least, so that one can be beside another.
+        max(whole(sizes[0]), 2 * where.num_devices),
+        where,
     )
 
 
@@ -425,12 +312,19 @@ def _first_tally(
     """The clean images, all of them."""
     count, size = len(data[1]), programs.clean_size
     is_correct, is_finite = np.zeros(count, bool), np.zeros(count, bool)
+    nobody = np.zeros(size, bool)
     for start in range(0, count, size):
         group = np.arange(start, min(start + size, count))
-        found = programs.clean(weights, data, np.resize(group, size))
-        for flags, part in zip((is_correct, is_finite), found, strict=True):
+        found = programs.clean(weights, data, np.resize(group, size), nobody)
+        for flags, part in zip((is_correct, is_finite), found, strict=False):
             flags[group] = np.asarray(part)[: len(group)]
     require_finite(is_finite, model)
+    first = np.resize(np.arange(min(size, count)), size)
+    require_independent(
+        lambda is_stranger: programs.clean(weights, data, first, is_stranger)[2],
+        size,
+        model,
+    )
     num_stages = len(plan.stages)
     num_robust = np.zeros((num_stages + 1, count), np.int32)
     num_robust[0] = np.where(is_correct, len(plan.epsilons), 0)
@@ -601,17 +495,18 @@ def run_plan(
     Raises:
         ValueError: if the radii are in another unit than the images, images lie
             outside the pixel range, a model has another number of classes than the
-            data or answers with something not finite; or if the journal is that of
-            another evaluation.
+            data, answers with something not finite or by what else is in a batch; or if
+            the journal is damaged or that of another evaluation.
+        InUseError: if another process uses the journal.
     """
     num_pixels = int(np.prod(dataset.images.shape[1:]))
     for radius in plan.epsilons:
         require_epsilon(plan.norm, radius, num_pixels)
     require_images(dataset.images, (0.0, 1.0))
     programs = _programs(apply, weights[0], dataset, plan)
-    place = programs.placement.place
-    data = place((jnp.asarray(dataset.images), jnp.asarray(dataset.labels)))
-    tallies: list[Tally] = []
+    examples = jnp.asarray(dataset.images), jnp.asarray(dataset.labels)
+    data = programs.placement.place(examples)
+    say = report or (lambda _: None)
     book = None
     if journal is not None:
         header = {
@@ -623,38 +518,48 @@ def run_plan(
                 {"name": each.name, "num_turns": each.num_turns, "bucket": size}
                 for each, size in zip(plan.stages, programs.sizes, strict=True)
             ],
-            "data": fingerprint((dataset.images, dataset.labels)),
+            "data": dataset.fingerprint,
             "models": [_weights_or_answers(apply, tree, dataset) for tree in weights],
         }
         book = Journal(journal, header)
-        tallies = _unpacked(book.read())
-    try:
-        for index, tree in enumerate(weights):
-            model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
-            teller = _Teller(plan, model, report or (lambda _: None))
-            if index == len(tallies):
-                placed = place(tree)
-                first = _first_tally(programs, placed, data, plan, model)
-                tallies.append(first)
-            elif int(tallies[index].stage) < len(plan.stages):
-                placed = place(tree)
-            else:
-                placed = None
-            teller.hear(tallies[index])
-            if placed is None:
-                continue
-            for tally in _buckets(programs, placed, data, plan, tallies[index]):
-                tallies[index] = tally
-                teller.hear(tally)
+    with book or nullcontext():
+        tallies = [] if book is None else _unpacked(book.read())
+        try:
+            for index, tally in _finished(programs, weights, data, plan, tallies, say):
                 if progress is not None:
                     progress(_progress(index, tally, plan))
                 if book is not None:
                     book.offer(partial(_packed, tallies))
-    finally:
-        # Also after Ctrl-C: a tally is replaced as a whole, so it is never half done.
-        if book is not None and tallies:
-            book.write(_packed(tallies))
+        finally:
+            # Also after Ctrl-C: a tally is replaced as a whole, never half done.
+            if book is not None and tallies:
+                book.write(_packed(tallies))
     return tallies
+
+
+def _finished(
+    programs: _Programs,
+    weights: Sequence[Params],
+    data: Data,
+    plan: Plan,
+    tallies: list[Tally],
+    say: Callable[[str], None],
+) -> Iterator[tuple[int, Tally]]:
+    """Finish the tallies in place; gives the number and tally after each bucket."""
+    for index, tree in enumerate(weights):
+        model = f"model {index + 1} of {len(weights)}, " if len(weights) > 1 else ""
+        teller = _Teller(plan, model, say)
+        if index < len(tallies) and int(tallies[index].stage) == len(plan.stages):
+            teller.hear(tallies[index])
+            continue
+        placed = programs.placement.place(tree)
+        if index == len(tallies):
+            tallies.append(_first_tally(programs, placed, data, plan, model))
+        teller.hear(tallies[index])
+        for tally in _buckets(programs, placed, data, plan, tallies[index]):
+            tallies[index] = tally
+            teller.hear(tally)
+            yield index, tally
 
 
 def _packed(tallies: Sequence[Tally]) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
 """What can be wrong before the first attack: the model, the images, the units.
 
 Most of it makes an evaluation worthless and is refused; what only makes it doubtful is
-flagged. The refusing checks are part of every evaluation, where they cost nothing: they
-look at what it computes anyway.
+flagged. The refusing checks are part of every evaluation, where they cost next to
+nothing: they look at what it computes anyway, and at one more batch of clean images.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +18,11 @@ from jaxrobust.types import LogitsFn
 
 __all__ = [
     "Flag",
+    "among_strangers",
     "check_model",
     "require_classes",
     "require_finite",
+    "require_independent",
 ]
 
 
@@ -28,7 +30,7 @@ class Flag(NamedTuple):
     """Something that makes an evaluation doubtful.
 
     Attributes:
-        name: "batch-dependent", "random", "probabilities" or "whole-range".
+        name: "random", "probabilities" or "whole-range".
         message: what was seen, and what to do.
     """
 
@@ -75,8 +77,61 @@ def _differ(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.max(np.abs(one - other)) / max(float(np.max(np.abs(one))), 1e-30))
 
 
-# Rounding depends on the shape of a batch, and is far below this in float32.
 _TOLERANCE = 1e-3
+"""Change that counts, in units of the largest logit. What is compared was computed by
+one program on batches of one shape, where an honest model rounds alike."""
+
+
+def among_strangers(
+    images: jax.Array, is_stranger: np.ndarray | jax.Array, image: jax.Array
+) -> jax.Array:
+    """A batch, some of whose images are replaced by one that is unlike another.
+
+    Args:
+        images: bytes, or floats in [0, 1], `(batch, ...)`.
+        is_stranger: which of them to replace, `(batch,)`.
+        image: what the strangers are to be unlike, in every pixel by half the range.
+    """
+    places = jnp.reshape(is_stranger, (-1, *(1 for _ in image.shape)))
+    most = 255 if images.dtype == jnp.uint8 else 1
+    stranger = jnp.where(image < most / 2, most, 0).astype(images.dtype)
+    return jnp.where(places, stranger[None], images)
+
+
+def require_independent(
+    answer: Callable[[np.ndarray], Any], size: int, model: str = ""
+) -> None:
+    """Refuse a model whose answer to an image depends on the others of its batch.
+
+    Such a model has no accuracy of its own: it differs between the batches of clean
+    images and those that an attack sees. One whose answers differ between two calls on
+    the same batch is let pass, since what its company does cannot be told then.
+
+    Args:
+        answer: `is_stranger -> logits` of a batch of which some images are replaced
+            (`among_strangers`), by one program.
+        size: of the batch, at least 2.
+        model: which one of several, for the message.
+
+    Raises:
+        ValueError: if any of the other images gets another answer.
+    """
+    is_stranger = np.arange(size) % 2 == 1
+    alone = np.zeros(size, bool)
+
+    def kept(replaced: np.ndarray) -> np.ndarray:
+        return np.asarray(answer(replaced), np.float32)[~is_stranger]
+
+    logits = kept(alone)
+    change = _differ(logits, kept(is_stranger))
+    if change <= _TOLERANCE or not _differ(logits, kept(alone)) <= _TOLERANCE:
+        return
+    raise ValueError(
+        "`logits_fn` must answer each image by itself, got answers"
+        f"{' of ' * bool(model)}{model.rstrip(', ')} that change by {change:.2g} of "
+        "the largest logit when the other images of the batch do; put batch norm, and "
+        "what else takes statistics over a batch, in evaluation mode."
+    )
 
 
 def check_model(
@@ -103,8 +158,9 @@ def check_model(
 
     Raises:
         ValueError: for what makes it worthless: logits that are not finite (says how
-            many), another number of classes than the data has, images outside the
-            pixel range, a radius in another unit (8 instead of 8/255).
+            many), another number of classes than the data has, answers that depend on
+            the other images of the batch, images outside the pixel range, a radius in
+            another unit (8 instead of 8/255).
     """
     if batch_size < 1:
         raise ValueError(
@@ -144,25 +200,12 @@ def check_model(
             )
         )
     else:
-        # The same image in other company, in a batch of the same shape, so that
-        # rounding is the same.
-        half = (len(images) + 1) // 2
-        company = images.at[half:].set(1.0 - images[half:])
-        if len(images) == 1:
-            images, half = jnp.repeat(images, 2, axis=0), 1
-            company = images.at[1].set(1.0 - images[1])
-            logits = np.asarray(answer(images), np.float32)
-        moved = np.asarray(answer(company), np.float32)
-        change = _differ(logits[:half], moved[:half])
-        if not change <= _TOLERANCE:
-            flags.append(
-                Flag(
-                    "batch-dependent",
-                    "the answer to an image depends on the others of its batch, by "
-                    f"{change:.2g} of the largest logit; put batch norm in evaluation "
-                    "mode",
-                )
-            )
+        # Of a single image there are two, so that one can be in other company.
+        batch = jnp.resize(images, (max(len(images), 2), *images.shape[1:]))
+        require_independent(
+            lambda is_stranger: answer(among_strangers(batch, is_stranger, batch[0])),
+            len(batch),
+        )
     sums = logits.sum(axis=1)
     if logits.min() >= 0 and np.all(np.abs(sums - 1) < 1e-3):
         flags.append(

@@ -272,8 +272,9 @@ def evaluate_models(
             if the models differ in the structure, shapes or types of their weights;
             if a radius is in another unit than the images, a model has another number
             of classes than the data, or answers clean images with something not
-            finite; if the journal is that of another
-            evaluation.
+            finite, or by the other images of the batch; if the journal is damaged or
+            that of another evaluation.
+        InUseError: if another process uses the journal.
     """
     weights = list(weights)
     check_same_shapes(weights)

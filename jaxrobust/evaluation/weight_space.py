@@ -8,11 +8,11 @@ to weights, re-estimates them; every result says which was done.
 
 All points are evaluated one after another in one compiled program, attack included, so
 memory does not depend on how many there are. A program is used again when `apply`,
-`attack_for` and `recalibrate` are the same objects as before.
+`attack_for` and `recalibrate` are the same objects as before, and goes when one of them
+does.
 """
 
 from collections.abc import Callable
-from functools import partial
 from math import comb
 from typing import Any, Literal, NamedTuple
 
@@ -24,6 +24,7 @@ from jax import lax
 from jaxtyping import Float
 
 from jaxrobust.attacks import Attack, judge
+from jaxrobust.evaluation.sharing import Reference, shared_program
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.types import (
     Images,
@@ -205,9 +206,53 @@ def _on_plane(tree: tuple[Params, Params, Params], offsets: jax.Array) -> Params
     return jax.tree.map(move, *tree)
 
 
-@partial(
-    jax.jit, static_argnames=("apply", "place", "attack_for", "recalibrate", "loss_fn")
-)
+def _points_program(
+    apply: Reference,
+    attack_for: Reference,
+    recalibrate: Reference,
+    loss_fn: Reference,
+    *,
+    place: Callable[[Any, jax.Array], Params],
+) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    """`(tree, points, epsilons, key, images, labels) -> (losses, accuracies)`.
+
+    Means over the images, `(points, radii)`, of the weights placed at points.
+    """
+
+    @jax.jit
+    def evaluate_points(
+        tree: Any,
+        points: jax.Array,
+        epsilons: jax.Array,
+        key: PRNGKey,
+        images: Images,
+        labels: Labels,
+    ) -> tuple[jax.Array, jax.Array]:
+        calibrated, attack_at = recalibrate(), attack_for()
+
+        def at(point: jax.Array) -> tuple[jax.Array, jax.Array]:
+            weights = place(tree, point)
+            if calibrated is not None:
+                weights = calibrated(weights)
+            logits_fn = apply()(weights)
+
+            def under(epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
+                shown = images
+                if attack_at is not None:
+                    found = attack_at(epsilon)(key, logits_fn, images, labels)
+                    # At radius 0 the loss is of the clean images, whatever the attack.
+                    shown = jnp.where(epsilon > 0, found.images, images)
+                logits = logits_fn(shown)
+                loss = jnp.mean(loss_fn()(logits, labels))
+                return loss, jnp.mean(~judge(logits, labels))
+
+            return lax.map(under, epsilons)
+
+        return lax.map(at, points)
+
+    return evaluate_points
+
+
 def _evaluate_points(
     tree: Any,
     points: jax.Array,
@@ -223,25 +268,10 @@ def _evaluate_points(
     loss_fn: Callable[[Logits, Labels], PerExample],
 ) -> tuple[jax.Array, jax.Array]:
     """Mean loss and accuracy, `(points, radii)`, of the weights placed at points."""
-
-    def at(point: jax.Array) -> tuple[jax.Array, jax.Array]:
-        weights = place(tree, point)
-        if recalibrate is not None:
-            weights = recalibrate(weights)
-        logits_fn = apply(weights)
-
-        def under(epsilon: jax.Array) -> tuple[jax.Array, jax.Array]:
-            shown = images
-            if attack_for is not None:
-                found = attack_for(epsilon)(key, logits_fn, images, labels)
-                # At radius 0 the loss is of the clean images, whatever the attack.
-                shown = jnp.where(epsilon > 0, found.images, images)
-            logits = logits_fn(shown)
-            return jnp.mean(loss_fn(logits, labels)), jnp.mean(~judge(logits, labels))
-
-        return lax.map(under, epsilons)
-
-    return lax.map(at, points)
+    program = shared_program(
+        _points_program, apply, attack_for, recalibrate, loss_fn, place=place
+    )
+    return program(tree, points, epsilons, key, images, labels)
 
 
 def _check_radii(epsilons: np.ndarray, attack_for: AttackFor | None) -> None:

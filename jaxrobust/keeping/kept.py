@@ -13,6 +13,7 @@ from jaxrobust.keeping.sealed import (
     plain,
     read_arrays,
     read_json,
+    seal,
     write_arrays,
     write_json,
 )
@@ -28,10 +29,13 @@ class Kept:
 
     Args:
         directory: of the files; made when the first one is written.
+        is_writer: whether to write what is computed. Of the processes of a job, which
+            compute the same, one does.
     """
 
-    def __init__(self, directory: Path | str):
+    def __init__(self, directory: Path | str, *, is_writer: bool = True):
         self.directory = Path(directory)
+        self.is_writer = is_writer
 
     def path(self, name: str, key: Any, suffix: str) -> Path:
         """Where the result of a name lies; the key is JSON-like, what decides it."""
@@ -42,9 +46,10 @@ class Kept:
         path = self.path(name, key, ".json")
         found = _readable(lambda: read_json(path, must_be_sealed=True))
         if found is None:
-            write_json(path, {"value": plain(compute())}, indent=None)
-            # From the file also where it was just written: the same on going on.
-            found = read_json(path, must_be_sealed=True)
+            # As a file gives it back, also where it was just computed.
+            found = seal({"value": plain(compute())})
+            if self.is_writer:
+                write_json(path, found, indent=None)
         return found["value"]
 
     def arrays(
@@ -55,8 +60,9 @@ class Kept:
         found = _readable(lambda: read_arrays(path))
         if found is None:
             values = {each: np.asarray(value) for each, value in compute().items()}
-            write_arrays(path, values)
-            found = read_arrays(path)
+            if self.is_writer:
+                write_arrays(path, values)
+            return values
         return found[0]
 
 

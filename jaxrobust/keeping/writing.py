@@ -92,8 +92,8 @@ def require_writable(path: Path | str) -> None:
 
 
 def _part_of(path: Path) -> Path:
-    # Not the whole name, so that this one is not too long where that is not; a character
-    # has up to four bytes.
+    # Not the whole name, so that this one is not too long where that is not; a
+    # character has up to four bytes.
     return path.with_name(f"{path.name[:32]}.{uuid.uuid4().hex}{PART}")
 
 

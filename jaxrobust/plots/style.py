@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from jaxrobust.keeping import open_whole
+
 __all__ = ["COLORS", "DIVERGING", "SEQUENTIAL", "Figure", "plt", "save"]
 
 # Okabe and Ito's colors, told apart by readers with any color vision.
@@ -26,6 +28,7 @@ def save(figure: Figure, path: Path) -> Path:
     # A fixed date and hash keep committed figures the same when the numbers are.
     with matplotlib.rc_context({"svg.hashsalt": "jaxrobust"}):
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, dpi=130, metadata=metadata)
+        with open_whole(path) as file:
+            figure.savefig(file, format=path.suffix[1:], dpi=130, metadata=metadata)
     plt.close(figure)
     return path

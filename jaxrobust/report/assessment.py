@@ -6,7 +6,6 @@ configuration; `assess` asks for those that a report has and keeps what they ans
 
 import re
 from collections.abc import Callable
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,8 +36,8 @@ from jaxrobust.evaluation.input_space import (
     saliency,
     steepest_directions,
 )
+from jaxrobust.evaluation.sharing import Reference, shared_program
 from jaxrobust.keeping import fingerprint
-from jaxrobust.models import ModelConfig
 from jaxrobust.report.storage import Storage
 from jaxrobust.report.subjects import (
     NUM_SURFACES,
@@ -49,8 +48,7 @@ from jaxrobust.report.subjects import (
 )
 from jaxrobust.report.tables import evaluation_row
 from jaxrobust.threat import THREATS
-from jaxrobust.training import Run, bind
-from jaxrobust.types import LogitsFn
+from jaxrobust.training import applied
 
 __all__ = ["QUANTILES", "Assessment", "assess"]
 
@@ -79,17 +77,6 @@ class Assessment(NamedTuple):
     smallest: dict[str, Any] | None
     checklist: dict[str, Any] | None
     pictures: dict[str, np.ndarray] | None
-
-
-@lru_cache(maxsize=16)
-def _apply(model: ModelConfig, num_classes: int) -> Callable[[Any], LogitsFn]:
-    """One function for runs of the same network, so that they share programs."""
-    network = model.build(num_classes)
-    return lambda weights: bind(network, *weights)
-
-
-def _apply_of(run: Run) -> Callable[[Any], LogitsFn]:
-    return _apply(run.config.model, run.problem.num_classes)
 
 
 def _pgd(
@@ -130,7 +117,7 @@ def _accuracy(
         seed=config.seed,
     )
     (found,) = evaluate_ensemble_models(
-        _apply_of(subject.run),
+        applied(subject.run.network),
         [weights_of(subject.run)],
         dataset,
         ensemble,
@@ -169,7 +156,7 @@ def _predictions(
     subject: Subject, config: ReportConfig, journal: Path
 ) -> dict[str, Any]:
     """SN-A1, as `robustness_wrt_predictions`, by the program of the curve."""
-    apply, weights = _apply_of(subject.run), weights_of(subject.run)
+    apply, weights = applied(subject.run.network), weights_of(subject.run)
     dataset = labelled_by_model(apply(weights), subject.dataset)
     attack = _pgd(subject, config, (subject.epsilon,))
     (found,) = evaluate_models(apply, [weights], dataset, attack, journal=journal)
@@ -190,7 +177,7 @@ def _curve(
 ) -> dict[str, Any]:
     attack = _pgd(subject, config, subject.curve_epsilons)
     (found,) = evaluate_models(
-        _apply_of(subject.run),
+        applied(subject.run.network),
         [weights_of(subject.run)],
         subject.dataset,
         attack,
@@ -274,13 +261,12 @@ def _checklist(
     }
 
 
-@lru_cache(maxsize=16)
 def _picture_program(
-    apply: Callable[[Any], LogitsFn], norm: str, num_steps: int, num_points: int
+    apply: Reference, *, norm: str, num_steps: int, num_points: int
 ) -> Callable[..., dict[str, jax.Array]]:
     @jax.jit
     def program(weights, images, labels, key, epsilon, radius):
-        logits_fn = apply(weights)
+        logits_fn = apply()(weights)
         threat = THREATS[norm](epsilon)
         step_size = TRAVEL * epsilon / num_steps
         attack = pgd(threat, step_size=step_size, num_steps=num_steps, keep="best")
@@ -320,8 +306,12 @@ def _picture_program(
 
 def _pictures(subject: Subject, config: ReportConfig) -> dict[str, jax.Array]:
     chosen = _part_of(subject.dataset, config.num_pictures)
-    program = _picture_program(
-        _apply_of(subject.run), subject.norm, config.num_steps, config.num_points
+    program = shared_program(
+        _picture_program,
+        applied(subject.run.network),
+        norm=subject.norm,
+        num_steps=config.num_steps,
+        num_points=config.num_points,
     )
     return program(
         weights_of(subject.run),
@@ -358,16 +348,27 @@ def assess(
     def report(line: str) -> None:
         say(f"  {line}")
 
-    def told(name: str, what: str, suffix: str = ".json") -> None:
-        is_kept = storage.path(f"{number}-{name}", settings, suffix).exists()
-        say(f"{subject.name}: {what}{', kept' if is_kept else ''}")
+    def told(
+        what: str, keep: Callable[..., Any], name: str, compute: Callable[[], Any]
+    ) -> Any:
+        """What is kept, or computed after saying so."""
+        computed = []
+
+        def compute_aloud() -> Any:
+            computed.append(what)
+            say(f"{subject.name}: {what}")
+            return compute()
+
+        found = keep(f"{number}-{name}", settings, compute_aloud)
+        if not computed:
+            say(f"{subject.name}: {what}, kept")
+        return found
 
     def journal(name: str) -> Path:
         return storage.path(f"{number}-{name}-journal", settings, ".npz")
 
     def numbers(name: str, what: str, compute: Callable[[], Any]) -> Any:
-        told(name, what)
-        return storage.numbers(f"{number}-{name}", settings, compute)
+        return told(what, storage.numbers, name, compute)
 
     accuracy = curve = smallest = found = pictures = None
     if config.has("accuracy"):
@@ -391,9 +392,11 @@ def assess(
             "smallest", "smallest perturbations", lambda: _smallest(subject, config)
         )
     if config.has("pictures"):
-        told("pictures", "pictures", ".npz")
-        pictures = storage.arrays(
-            f"{number}-pictures", settings, lambda: _pictures(subject, config)
+        pictures = told(
+            "pictures",
+            storage.arrays,
+            "pictures",
+            lambda: _pictures(subject, config),
         )
     if config.has("checklist"):
         # The last part whose key is made, so that the others do not depend on these.

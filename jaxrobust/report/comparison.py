@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust.keeping import plain, versions, write_whole
+from jaxrobust.keeping import claimed, plain, versions, write_whole
 from jaxrobust.report.assessment import Assessment, assess
 from jaxrobust.report.drawing import Drawing, draw
 from jaxrobust.report.page import page
@@ -74,6 +74,7 @@ def write_report(
     Raises:
         ValueError: before any attack, if there are no runs, if the directory holds
             something else, or for what `subjects` and `looked_at` refuse.
+        InUseError: if another process writes a report there.
     """
     if not runs:
         raise ValueError(
@@ -84,20 +85,31 @@ def write_report(
     runs = list({run.directory.resolve(): run for run in runs}.values())
     chosen = subjects(runs, config, data_dir=data_dir)
     origin = _origin(chosen, config)
-    storage = Storage(output, {name: origin[name] for name in _DECIDES})
-    # The first thing that computes, after all that can be refused without.
-    chosen = [looked_at(subject) for subject in chosen]
-    storage.begin()
-    assessments = [
-        assess(subject, config, storage, number=number, say=say)
-        for number, subject in enumerate(chosen, start=1)
-    ]
-    say("figures and page")
+    with claimed(output, what="output"):
+        storage = Storage(output, {name: origin[name] for name in _DECIDES})
+        # The first thing that computes, after all that can be refused without.
+        chosen = [looked_at(subject) for subject in chosen]
+        storage.begin()
+        assessments = [
+            assess(subject, config, storage, number=number, say=say)
+            for number, subject in enumerate(chosen, start=1)
+        ]
+        say("figures and page")
+        return _written(assessments, config, output, origin)
+
+
+def _written(
+    assessments: Sequence[Assessment],
+    config: ReportConfig,
+    output: Path,
+    origin: Mapping[str, Any],
+) -> Path:
+    """The path of the page, once that and all beside it is in its place."""
     drawings = draw(assessments, config, output / FIGURES)
     record = _record(assessments, drawings, origin)
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(output / "report.json", text + "\n")
-    names = [each.name for each in chosen]
+    names = [each.subject.name for each in assessments]
     title = " and ".join(names) if len(names) < 3 else f"{len(names)} runs"
     parts = sections(assessments, config, drawings, output / FIGURES, origin)
     path = output / "report.html"

@@ -349,7 +349,7 @@ def description(subject: Subject) -> dict[str, Any]:
         "name": subject.name,
         "directory": str(subject.run.directory),
         "weights": fingerprint(weights_of(subject.run)),
-        "images": fingerprint((subject.dataset.images, subject.dataset.labels)),
+        "images": subject.dataset.fingerprint,
         "norm": subject.norm,
         "epsilon": subject.epsilon,
         "epsilons": list(subject.epsilons),

@@ -55,6 +55,7 @@ from jaxrobust.training.trainer import (
     Trainer,
     TrainState,
     Weights,
+    applied,
     bind,
     make_trainer,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "WarmStart",
     "Weights",
     "adversarial",
+    "applied",
     "bind",
     "chain",
     "check_data",

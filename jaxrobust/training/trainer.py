@@ -12,6 +12,7 @@ batch on every device, so that the numbers do not depend on how many there are.
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -34,6 +35,7 @@ __all__ = [
     "TrainState",
     "Trainer",
     "Weights",
+    "applied",
     "bind",
     "make_trainer",
 ]
@@ -192,6 +194,17 @@ def bind(
         return cast(Array, logits).astype(jnp.promote_types(images.dtype, jnp.float32))
 
     return logits_fn
+
+
+@lru_cache(maxsize=16)
+def applied(
+    network: nn.Module, precision: Precision = "float32"
+) -> Callable[[Any], LogitsFn]:
+    """From `(params, batch_stats)` to the network in evaluation mode, by `bind`.
+
+    Equal networks have one function, so that what is compiled for it serves them all.
+    """
+    return lambda weights: bind(network, *weights, precision=precision)
 
 
 def _apply_train(

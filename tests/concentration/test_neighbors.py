@@ -1,13 +1,12 @@
 """Neighbors are those of brute force, whatever the blocks and interruptions."""
 
-import errno
-import fcntl
-import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,8 @@ from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists, storage
 from jaxrobust.concentration.neighbors import Space
-from jaxrobust.concentration.storage import Store
+from jaxrobust.concentration.storage import Store, rows_in
+from jaxrobust.keeping import InUseError, read_json, write_json
 
 METRICS = {"l1": "cityblock", "l2": "euclidean"}
 
@@ -239,8 +239,8 @@ def test_a_cache_that_another_process_fills_is_refused(tmp_path):
     search = SEARCHES["lists"]
     try:
         assert process.stdout.readline() == "2\n"
-        message = r"in use by another search for the same, got '.*l2-lists-5.*; wait"
-        with pytest.raises(ValueError, match=message):
+        message = rf"`cache` must not be in use .*l2-lists-5.*process {process.pid} on"
+        with pytest.raises(InUseError, match=message):
             search(cache=tmp_path)
         # Another search is none of its business.
         search(k=4, cache=tmp_path)
@@ -259,7 +259,7 @@ def test_only_one_store_fills_a_directory(tmp_path):
     with Store(tmp_path, "one", SETTINGS, SHAPES) as first:
         first.put(0, {"numbers": np.arange(2)})
         for _ in range(2):
-            with pytest.raises(ValueError, match="which one is filling now; wait for"):
+            with pytest.raises(InUseError, match="wait for it to end"):
                 Store(tmp_path, "one", SETTINGS, SHAPES)
         first.keep()
     with (
@@ -283,38 +283,46 @@ def test_a_refused_store_lets_go_and_old_parts_are_removed(tmp_path):
     Store(tmp_path, "one", SETTINGS, SHAPES).close()
     (directory,) = tmp_path.iterdir()
     (directory / "done.json.0123.part").write_text("")
-    (directory / "done.json").write_text("5")
+    write_json(directory / "done.json", {"rows": 5, "checksums": {"numbers": 0}})
     for _ in range(2):
         with pytest.raises(ValueError, match="5 done; remove that directory"):
             Store(tmp_path, "one", SETTINGS, SHAPES)
-    (directory / "done.json").write_text("1")
+    # Of eight bytes of zeros.
+    done = {"rows": 1, "checksums": {"numbers": zlib.crc32(bytes(8))}}
+    write_json(directory / "done.json", done)
     with Store(tmp_path, "one", SETTINGS, SHAPES) as store:
         assert store.done == 1 and not list(directory.glob("*.part"))
 
 
-def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
-    def flock(descriptor, operation):
-        raise OSError(errno.ENOLCK, "No locks available")
+@pytest.mark.parametrize("name", SEARCHES)
+@pytest.mark.parametrize("num_done", [20, 41])
+def test_a_cache_of_which_a_byte_was_changed_is_refused(name, num_done, tmp_path):
+    search = SEARCHES[name]
 
-    monkeypatch.setattr(fcntl, "flock", flock)
-    with pytest.raises(ValueError, match=r"files can be locked, got .* another file"):
-        Store(tmp_path, "one", SETTINGS, SHAPES)
+    def stop(done, total):
+        if num_done <= done < total:
+            raise KeyboardInterrupt
 
-
-def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
-    flock, removed = fcntl.flock, []
-
-    def late(descriptor, operation):
-        if not removed:
-            removed.extend(tmp_path.glob("*.lock"))
-            removed[0].unlink()
-        flock(descriptor, operation)
-
-    monkeypatch.setattr(fcntl, "flock", late)
-    with Store(tmp_path, "one", SETTINGS, SHAPES):
-        assert removed == list(tmp_path.glob("*.lock"))
-        with pytest.raises(ValueError, match="is filling now"):
-            Store(tmp_path, "one", SETTINGS, SHAPES)
+    with suppress(KeyboardInterrupt):
+        search(cache=tmp_path, block_size=4, progress=stop)
+    (directory,) = tmp_path.iterdir()
+    assert rows_in(tmp_path) == num_done
+    rng = np.random.default_rng(0)
+    for path in sorted(directory.iterdir()):
+        content = path.read_bytes()
+        length = len(content)
+        if path.suffix == ".npy":
+            # What is not done is written anew, and the first 128 bytes say the shape.
+            length = 128 + (length - 128) * num_done // 41
+        first = 128 if path.suffix == ".npy" else 0
+        for place in rng.integers(first, length, 5):
+            damaged = bytearray(content)
+            damaged[place] ^= 1 << (int(place) % 8)
+            path.write_bytes(damaged)
+            with pytest.raises(ValueError, match=rf"got '{directory}', which .*; rem"):
+                search(cache=tmp_path)
+        path.write_bytes(content)
+    assert_same(search(cache=tmp_path), search())
 
 
 @pytest.mark.parametrize(
@@ -376,7 +384,7 @@ def test_a_directory_that_was_being_made_is_made_anew(tmp_path):
     (directory / "header.json").unlink()
     np.save(directory / "distances.npy", np.zeros(41))
     assert_same(search(cache=tmp_path), search())
-    assert json.loads((directory / "done.json").read_text()) == 41
+    assert read_json(directory / "done.json")["rows"] == rows_in(tmp_path) == 41
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,10 @@
 """An evaluation that is stopped anywhere, any way, ends as if it had not been."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +17,7 @@ from jaxrobust.data import Dataset
 from jaxrobust.evaluation import JournalError
 from jaxrobust.evaluation.journal import Journal
 from jaxrobust.evaluation.packing import Plan, Stage, run_plan
+from jaxrobust.keeping import InUseError
 
 ONE, TWO = {"scale": np.float32(1)}, {"scale": np.float32(2)}
 
@@ -161,9 +167,65 @@ def test_another_version_is_refused(tmp_path, monkeypatch):
 def test_a_damaged_journal_is_refused(text, tmp_path):
     path = tmp_path / "journal.npz"
     path.write_bytes(text)
-    with pytest.raises(JournalError, match="which cannot be read"):
+    with pytest.raises(JournalError, match=rf"`journal`: '{path}' is damaged: .* anew"):
         run(path)
     assert path.read_bytes() == text
+
+
+def test_a_journal_with_another_number_in_it_is_refused(tmp_path):
+    path = tmp_path / "journal.npz"
+    run(path)
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    arrays["0.num_robust"][1, 0] += 1
+    np.savez(path, **arrays)
+    with pytest.raises(JournalError, match="the checksum of its arrays does not fit"):
+        run(path)
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(tmp_path):
+    path = tmp_path / "journal.npz"
+    found = run(path)
+    content = path.read_bytes()
+    places = np.random.default_rng(0).choice(len(content), 40, replace=False)
+    num_refused = 0
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << (int(place) % 8)
+        path.write_bytes(damaged)
+        try:
+            assert_same(run(path), found)
+        except JournalError:
+            num_refused += 1
+    assert num_refused > 20
+
+
+HOLDING = """
+import sys, time
+sys.path.insert(0, {directory!r})
+import test_journal as tests
+tests.run({path!r}, progress=lambda _: (print("going", flush=True), time.sleep(60)))
+"""
+
+
+def test_two_processes_cannot_use_one_journal(tmp_path, undisturbed):
+    path = tmp_path / "journal.npz"
+    script = HOLDING.format(directory=str(Path(__file__).parent), path=str(path))
+    command = [sys.executable, "-c", script]
+    other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "going\n"
+        holder = f"process {other.pid} on {os.uname().nodename} .* since"
+        with pytest.raises(InUseError, match=f"`journal` must not be in use.*{holder}"):
+            run(path)
+        # Another journal is none of its business.
+        run(tmp_path / "other.npz")
+    finally:
+        other.kill()
+        other.communicate()
+    assert_same(run(path), undisturbed[0])
+    names = sorted(each.name for each in tmp_path.iterdir())
+    assert names == ["journal.npz", "other.npz"]
 
 
 def test_it_is_not_written_more_often_than_asked(tmp_path):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jaxrobust.attacks import AttackResult
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation import packing
+from jaxrobust.evaluation import packing, programs
 from jaxrobust.evaluation.packing import Plan, Stage, run_plan
 
 RADII = (0.1, 0.2, 0.3)
@@ -124,7 +124,7 @@ def sent(monkeypatch):
     original = packing._programs
 
     def recorded(*arguments):
-        programs = original(*arguments)
+        wanted = original(*arguments)
 
         def record(number, program):
             def attacked(key, weights, data, *items):
@@ -133,8 +133,8 @@ def sent(monkeypatch):
 
             return attacked
 
-        wrapped = [record(*pair) for pair in enumerate(programs.attacked)]
-        return programs._replace(attacked=tuple(wrapped))
+        wrapped = [record(*pair) for pair in enumerate(wanted.attacked)]
+        return wanted._replace(attacked=tuple(wrapped))
 
     monkeypatch.setattr(packing, "_programs", recorded)
     return found
@@ -224,11 +224,11 @@ def test_a_model_without_weights_may_change_between_calls():
 
 def test_the_size_of_a_bucket_follows_the_work_and_nothing_else():
     # A power of two that takes about five seconds; never none, never too many.
-    assert packing._bucket_size(5000, 1e6, "cpu") == 128
-    assert packing._bucket_size(5000, 1e6, "gpu") == 2048
-    assert packing._bucket_size(300, 1e9, "gpu") == 128
-    assert packing._bucket_size(5000, 1e12, "cpu") == 1
-    assert packing._bucket_size(0, 1.0, "cpu") == 256
+    assert programs.bucket_size(5000, 1e6, "cpu") == 128
+    assert programs.bucket_size(5000, 1e6, "gpu") == 2048
+    assert programs.bucket_size(300, 1e9, "gpu") == 128
+    assert programs.bucket_size(5000, 1e12, "cpu") == 1
+    assert programs.bucket_size(0, 1.0, "cpu") == 256
 
 
 def test_the_work_of_a_model_is_counted():
@@ -238,7 +238,7 @@ def test_the_work_of_a_model_is_counted():
     weights = np.zeros((60, 7), np.float32)
     images = np.zeros((3, 5, 4, 3), np.uint8)
     # Two operations for each weight, and two or three for each byte.
-    found = packing._operations(apply, weights, images)
+    found = programs.counting_program(lambda: apply)(weights, images)
     assert 2 * 420 <= found <= 2 * 420 + 4 * 60
 
 

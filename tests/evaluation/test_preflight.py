@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,11 +7,17 @@ import pytest
 
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation import (
+    ChecklistConfig,
     EnsembleConfig,
     EvaluationConfig,
     check_model,
+    checklist,
     evaluate,
+    evaluate_ensemble,
     evaluate_models,
+    labelled_by_model,
+    minimal_epsilons,
+    robustness_wrt_predictions,
 )
 
 RNG = np.random.default_rng(0)
@@ -136,18 +144,96 @@ def test_a_radius_in_l2_may_reach_across_the_images():
         evaluate(honest, DATA, config)
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 7, 64])
-def test_a_model_in_training_mode_is_flagged(batch_size):
-    def batch_norm(images):
-        logits = honest(images)
-        mean, spread = (
-            moment(logits, axis=0, keepdims=True) for moment in (jnp.mean, jnp.std)
-        )
-        return (logits - mean) / (spread + 0.1)
+def batch_norm(images, weights=WEIGHTS):
+    """In training mode: what it takes an image for depends on the others."""
+    logits = images.reshape(len(images), -1) @ weights
+    mean, spread = (
+        moment(logits, axis=0, keepdims=True) for moment in (jnp.mean, jnp.std)
+    )
+    return (logits - mean) / (spread + 0.1)
 
-    assert names(check_model(batch_norm, DATA, batch_size=batch_size)) == [
-        "batch-dependent"
-    ]
+
+def one_of_many(images):
+    """Depends on one pixel of the others, by little."""
+    seen = jnp.mean(images[:, 0, 0, 0])
+    return honest(images) + 0.1 * seen * jnp.array([[1.0, 0.0, -1.0]])
+
+
+REFUSAL = r"`logits_fn` must answer each image by itself, got .* by \d.* batch norm"
+ENSEMBLE = EnsembleConfig(epsilons=(0.1,), num_steps=1, stages=("apgd-ce",))
+CHECKLIST = ChecklistConfig(
+    epsilon=0.1, num_steps=1, long_steps=2, num_images=8, num_queries=2
+)
+
+
+@pytest.mark.parametrize("model", [batch_norm, one_of_many])
+@pytest.mark.parametrize("size", [1, 11])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        check_model,
+        lambda model, data: check_model(model, data, batch_size=1),
+        lambda model, data: evaluate(model, data, ONE_STEP),
+        lambda model, data: evaluate(
+            model, data, dataclasses.replace(ONE_STEP, batch_size=1)
+        ),
+        lambda model, data: evaluate_ensemble(model, data, ENSEMBLE),
+        lambda model, data: robustness_wrt_predictions(model, data, ONE_STEP),
+        labelled_by_model,
+        minimal_epsilons,
+        lambda model, data: checklist(model, data, CHECKLIST),
+        lambda model, data: checklist(honest, data, CHECKLIST, base_fn=model),
+    ],
+)
+def test_a_model_that_depends_on_its_batch_is_refused(ask, model, size):
+    with pytest.raises(ValueError, match=REFUSAL):
+        ask(model, dataset_of(DATA.images[:size]))
+
+
+def test_it_is_refused_before_any_attack_and_named_among_several():
+    def apply(weights):
+        def logits_fn(images):
+            normalized = batch_norm(images, weights["last"])
+            return jnp.where(weights["trains"], normalized, honest(images))
+
+        return logits_fn
+
+    first, second = (
+        {"last": WEIGHTS, "trains": np.array(trains)} for trains in (False, True)
+    )
+    ended = []
+    with pytest.raises(ValueError, match="got answers of model 2 of 2 that change by"):
+        evaluate_models(apply, [first, second], DATA, ONE_STEP, progress=ended.append)
+    assert {each.model for each in ended} == {0}
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind"), [("float32", np.float32), ("bfloat16", np.uint8)]
+)
+def test_rounding_is_not_taken_for_company(precision, kind):
+    # Such layers amplify what a batch of another shape may round otherwise.
+    rng = np.random.default_rng(3)
+    kind_of = jnp.dtype(precision)
+    layer = jnp.asarray(rng.normal(size=(64, 64)) / 6, kind_of)
+    last = jnp.asarray(rng.normal(size=(64, 3)), kind_of)
+
+    def deep(images):
+        hidden = images.reshape(len(images), -1).astype(kind_of)
+        for _ in range(4):
+            hidden = jnp.sin(3 * hidden @ layer)
+        return (hidden @ last).astype(jnp.float32)
+
+    pixels = rng.uniform(size=(33, 8, 8, 1)).astype(np.float32)
+    if kind is np.uint8:
+        pixels = (255 * pixels).astype(np.uint8)
+    labels = np.arange(33, dtype=np.int32) % 3
+    data = Dataset(
+        name="deep", title="deep", images=pixels, labels=labels, num_classes=3
+    )
+    assert check_model(deep, data) == []
+    for batch_size in (1, 33):
+        settings = dataclasses.replace(ONE_STEP, batch_size=batch_size)
+        assert evaluate(deep, data, settings).num_examples == 33
 
 
 def test_a_random_model_is_flagged():

@@ -446,6 +446,15 @@ weights = [jax.device_put(tree, first) for tree in weights]
 found = tests.evaluate_models(tests.apply_line, weights, dataset, tests.WEAK)
 alone = tests.evaluate(tests.apply_line(weights[0]), dataset, tests.WEAK)
 tests.assert_same(alone, found[0])
+def centered(images):
+    logits = tests.apply_line(weights[0])(images)
+    return logits - logits.mean(axis=0, keepdims=True)
+try:
+    tests.evaluate(centered, dataset, tests.WEAK)
+except ValueError as error:
+    assert "answer each image by itself" in str(error)
+else:
+    raise AssertionError("each device's images are beside others")
 flags = [[each.is_clean_correct, *each.is_robust.values()] for each in found]
 np.save({output!r}, np.array(flags))
 """

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import types
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -256,6 +257,26 @@ def test_a_damaged_result_on_the_way_is_computed_again(tmp_path):
     path.with_name("code.json").write_text("[")
     with pytest.raises(ValueError, match=r"code\.json' is damaged"):
         workspace.revisions()
+
+
+def test_nothing_is_lost_when_several_note_their_code_at_once(tmp_path):
+    workspaces = [runner.Workspace(tmp_path, reporter=NullReporter) for _ in range(4)]
+
+    def note(number):
+        for index in range(10):
+            workspaces[number].note_work(f"{number}-{index}")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(note, range(4)))
+    expected = {f"{number}-{index}" for number in range(4) for index in range(10)}
+    assert set(workspaces[0].revisions()) == expected
+
+
+def test_only_one_process_of_a_job_writes(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner.hosts, "is_primary", lambda: False)
+    workspace = runner.Workspace(tmp_path, reporter=NullReporter)
+    assert workspace.cached("a", [1], lambda: (1, 2)) == [1, 2]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_publishing_copies_results_and_figures(tmp_path, monkeypatch):

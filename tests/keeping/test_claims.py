@@ -138,3 +138,20 @@ def test_directories_that_a_claim_made_go_with_it_unless_they_are_used(tmp_path)
     with claimed(path, what="run_dir"):
         pass
     assert path.parent.is_dir()  # it was there before
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def late(descriptor, operation):
+        if not removed:
+            removed.extend(tmp_path.glob("*.lock"))
+            removed[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with claimed(tmp_path / "run", what="run_dir"):
+        assert removed == list(tmp_path.glob("*.lock"))
+        with pytest.raises(InUseError):
+            with claimed(tmp_path / "run", what="run_dir"):
+                pass

@@ -16,6 +16,7 @@ import pytest
 from jaxrobust.cli import main
 from jaxrobust.data import as_float, load_arrays, subset
 from jaxrobust.evaluation import wilson_interval
+from jaxrobust.keeping import InUseError
 from jaxrobust.report import ReportConfig, assessment, write_report
 
 FILES = ("report.html", "report.json")
@@ -206,6 +207,37 @@ def test_a_killed_report_goes_on_to_the_same_bytes(quick, tmp_path):
     done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     assert ": accuracy (pgd), 30 images, kept" in done.stdout
     assert contents(output) == expected
+
+
+def test_a_part_that_was_changed_is_not_believed(quick, tmp_path):
+    command, expected = quick
+    output = tmp_path / "report"
+    assert main([*command, "--output", str(output)]) == 0
+    (part,) = output.glob("parts/1-accuracy-*.json")
+    text = part.read_text()
+    part.write_text(re.sub(r'"clean_accuracy": [\d.]+', '"clean_accuracy": 1.0', text))
+    assert part.read_text() != text
+    with pytest.warns(UserWarning, match=f"{part}' is damaged: its checksum does not"):
+        assert main([*command, "--output", str(output)]) == 0
+    assert contents(output) == expected
+
+
+def test_two_processes_cannot_write_one_report(quick, runs, tmp_path):
+    output = tmp_path / "report"
+    words = [sys.executable, "-m", "jaxrobust", *quick[0], "--output", str(output)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert ": accuracy" in process.stdout.readline()
+        process.send_signal(signal.SIGSTOP)
+        before = {path: path.read_bytes() for path in output.rglob("*.*")}
+        holder = rf"process {process.pid} on .* has been using since 2"
+        with pytest.raises(InUseError, match=f"got '{output}', .*{holder}"):
+            write_report(runs[1:], output, ReportConfig(parts=("training",)))
+        assert {path: path.read_bytes() for path in output.rglob("*.*")} == before
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_an_interrupted_report_says_how_to_go_on(quick, tmp_path, monkeypatch, capsys):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxrobust.keeping import plain
+from jaxrobust.keeping import plain, read_json
 from jaxrobust.report.storage import Storage
 
 
@@ -34,8 +34,33 @@ def test_a_result_that_was_being_written_counts_as_none(tmp_path):
     storage = Storage(tmp_path / "report", {})
     storage.begin()
     path = storage.path("a", 0, ".json")
-    path.with_name(path.name + ".part").write_text('{"val')
+    path.with_name(path.name + ".0123.part").write_text('{"val')
     assert storage.numbers("a", 0, lambda: 3) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b'{"value": 4}', b'{"value": 4, "check'])
+def test_a_result_that_is_damaged_is_computed_again(content, tmp_path):
+    storage = Storage(tmp_path / "report", {})
+    storage.begin()
+    assert storage.numbers("a", 0, lambda: 3) == 3
+    path = storage.path("a", 0, ".json")
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match=f"'{path}' is damaged: .* computed again"):
+        assert storage.numbers("a", 0, lambda: 3) == 3
+    assert storage.numbers("a", 0, lambda: pytest.fail("computed again")) == 3
+
+
+def test_arrays_that_are_not_those_written_are_computed_again(tmp_path):
+    storage = Storage(tmp_path / "report", {})
+    storage.begin()
+    storage.arrays("a", 0, lambda: {"x": np.zeros(3)})
+    path = storage.path("a", 0, ".npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | {"x": np.ones(3)})
+    with pytest.warns(UserWarning, match="checksum of its arrays does not fit"):
+        found = storage.arrays("a", 0, lambda: {"x": np.zeros(3)})
+    np.testing.assert_array_equal(found["x"], np.zeros(3))
 
 
 def test_arrays_come_back_as_they_were(tmp_path):
@@ -65,13 +90,15 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
 
 def test_a_begin_that_was_killed_leaves_a_free_directory(tmp_path):
     (tmp_path / "parts").mkdir()
-    (tmp_path / "parts/settings.json.part").write_text("{")
+    (tmp_path / "parts/settings.json.0123.part").write_text("{")
     Storage(tmp_path, {"seed": 0}).begin()
-    assert json.loads((tmp_path / "parts/settings.json").read_text()) == {"seed": 0}
+    assert read_json(tmp_path / "parts/settings.json") == {"seed": 0}
 
 
 def test_damaged_settings_are_refused(tmp_path):
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts/settings.json").write_text("{")
-    with pytest.raises(ValueError, match="cannot be read"):
-        Storage(tmp_path, {})
+    Storage(tmp_path, {"seed": 0}).begin()
+    path = tmp_path / "parts/settings.json"
+    for content in ("{", path.read_text().replace('"seed": 0', '"seed": 1')):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"{path}' is damaged: .*; choose another"):
+            Storage(tmp_path, {"seed": 1})
