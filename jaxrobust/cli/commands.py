@@ -53,10 +53,13 @@ from jaxrobust.training import (
     adversarial,
     applied,
     chain,
+    check_data,
+    data_of,
     extended,
     iterative,
     linspace,
     load_run,
+    load_run_data,
     parse_part,
     read_run,
     reporter_for,
@@ -420,6 +423,9 @@ class Evaluate:
     others left (AutoAttack's order)."""
     split: data.Split = "test"
     """Split of the data set that the run was trained on."""
+    dataset: str | None = None
+    """Name or directory of the data that the runs were trained on; by default those of
+    their configurations. For data that have moved, or were arrays of the caller."""
     num_images: int | None = None
     """Take the first images of each class, in proportion; by default all."""
     data_dir: Path | None = None
@@ -504,13 +510,16 @@ class Evaluate:
             if not run.is_complete:
                 print(f"note: {directory} is not finished; this is its newest state")
             config = run.config
-            kind = (config.model, run.problem, config.dataset, config.variant)
+            kind = (config.model, run.problem, data_of(run), config.variant)
             groups.setdefault(repr(kind), []).append(run)
         return list(groups.values())
 
-    def load(self, run: Run) -> data.Dataset:
-        """The images that a run is evaluated on."""
-        dataset = load_evaluation_data(run, self.split, self.data_dir)
+    def load(self, alike: Sequence[Run]) -> data.Dataset:
+        """The images that runs on the same data are evaluated on."""
+        where: dict[str, Any] = {"name": self.dataset, "data_dir": self.data_dir}
+        dataset = load_run_data(alike[0], self.split, **where)
+        for run in alike[1:]:
+            check_data(run, dataset, **where)
         if self.num_images is None:
             return dataset
         if not 1 <= self.num_images <= len(dataset):
@@ -620,7 +629,7 @@ class Evaluate:
         """The runs that share a program."""
         apply = applied(alike[0].network)
         weights = [run.state.weights[:2] for run in alike]
-        dataset = self.load(alike[0])
+        dataset = self.load(alike)
         show = partial(shown.show, [run.directory.name for run in alike])
         if isinstance(config, EnsembleConfig):
             return evaluate_ensemble_models(
@@ -702,6 +711,9 @@ class Report:
     """Run directories."""
     output: Path = Path("report")
     """Directory of the report: new, empty, or one to go on with."""
+    dataset: str | None = None
+    """Name or directory of the data that the runs were trained on; by default those of
+    their configurations. For data that have moved, or were arrays of the caller."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     config: Annotated[ReportConfig, tyro.conf.arg(name="")] = ReportConfig()
@@ -716,6 +728,7 @@ class Report:
                     loaded,
                     self.output,
                     self.config,
+                    dataset=self.dataset,
                     data_dir=self.data_dir,
                     say=partial(print, flush=True),
                 )
@@ -806,11 +819,3 @@ DEFAULT_MODELS: dict[str, ModelName] = {
 def default_model(dataset: str) -> ModelName:
     """The network for a data set; arrays of one's own are taken for small images."""
     return DEFAULT_MODELS.get(dataset, "lenet-small")
-
-
-def load_evaluation_data(
-    run: Run, split: data.Split, data_dir: Path | None
-) -> data.Dataset:
-    """The split of a run's data set, transformed as in training."""
-    dataset = data.load_arrays(run.config.dataset, split, data_dir=data_dir)
-    return data.apply_variant(dataset, run.config.variant)

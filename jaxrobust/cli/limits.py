@@ -14,7 +14,6 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import plots
-from jaxrobust.cli.commands import load_evaluation_data
 from jaxrobust.concentration import (
     Estimate,
     Rule,
@@ -37,7 +36,7 @@ from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.theory import Norm
-from jaxrobust.training import Interrupted, load_run
+from jaxrobust.training import Interrupted, load_run, load_run_data
 from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = ["LIMITS"]
@@ -526,6 +525,9 @@ class Compare:
     """Training examples of the finite optimum, at most all; 0 for none."""
     time_limit: float = 60.0
     """Seconds for the integer program of the finite optimum."""
+    dataset: str | None = None
+    """Name or directory of the data that the run was trained on; by default those of
+    its configuration. For data that have moved, or were arrays of the caller."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     seed: int = 0
@@ -538,8 +540,9 @@ class Compare:
         """Evaluate, estimate, print and write."""
         _require_new(self.output)
         run = load_run(self.source)
-        train = load_evaluation_data(run, "train", self.data_dir)
-        test = load_evaluation_data(run, "test", self.data_dir)
+        where: dict[str, Any] = {"name": self.dataset, "data_dir": self.data_dir}
+        train = load_run_data(run, "train", **where)
+        test = load_run_data(run, "test", **where)
         test = _cut(test, self.num_images, "--num-images")
         train = _cut(train, self.train_size, "--train-size")
         config = EvaluationConfig(

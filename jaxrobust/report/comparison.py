@@ -38,9 +38,12 @@ __all__ = ["command_line", "write_report"]
 FIGURES = "figures"
 
 
-def command_line(directories: Sequence[Path], config: ReportConfig) -> str:
+def command_line(
+    directories: Sequence[Path], config: ReportConfig, dataset: str | None = None
+) -> str:
     """The command that asks for a report, without where it goes."""
     words = ["jaxrobust", "report", *map(str, directories)]
+    words += [] if dataset is None else ["--dataset", dataset]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if value == field.default:
@@ -55,6 +58,7 @@ def write_report(
     output: Path,
     config: ReportConfig | None = None,
     *,
+    dataset: str | None = None,
     data_dir: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Path:
@@ -65,6 +69,9 @@ def write_report(
         output: directory of the report: new, empty, or that of the same report, which
             then goes on from what is kept there.
         config: what to measure; None for the defaults.
+        dataset: name or directory of the data that all runs were trained on; None for
+            those of their configurations. For data that have moved, or were arrays of
+            the caller.
         data_dir: where prepared data sets lie.
         say: told what is being done, in lines.
 
@@ -73,7 +80,8 @@ def write_report(
 
     Raises:
         ValueError: before any attack, if there are no runs, if the directory holds
-            something else, or for what `subjects` and `looked_at` refuse.
+            something else, if a run was trained on other data, or for what `subjects`
+            and `looked_at` refuse.
         InUseError: if another process writes a report there.
     """
     if not runs:
@@ -83,8 +91,8 @@ def write_report(
     config = config or ReportConfig()
     say = say or (lambda _: None)
     runs = list({run.directory.resolve(): run for run in runs}.values())
-    chosen = subjects(runs, config, data_dir=data_dir)
-    origin = _origin(chosen, config)
+    chosen = subjects(runs, config, dataset=dataset, data_dir=data_dir)
+    origin = _origin(chosen, config, dataset)
     with claimed(output, what="output"):
         storage = Storage(output, {name: origin[name] for name in _DECIDES})
         # The first thing that computes, after all that can be refused without.
@@ -122,12 +130,16 @@ def _written(
 _DECIDES = ("settings", "subjects", "versions", "device")
 
 
-def _origin(chosen: Sequence[Subject], config: ReportConfig) -> dict[str, Any]:
+def _origin(
+    chosen: Sequence[Subject], config: ReportConfig, dataset: str | None
+) -> dict[str, Any]:
     """Where the numbers come from, as JSON."""
     devices = jax.devices()
     return plain(
         {
-            "command": command_line([each.run.directory for each in chosen], config),
+            "command": command_line(
+                [each.run.directory for each in chosen], config, dataset
+            ),
             "settings": dataclasses.asdict(config),
             "subjects": [description(each) for each in chosen],
             "versions": versions(),

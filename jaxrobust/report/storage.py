@@ -15,6 +15,7 @@ from jaxrobust.keeping import (
     read_json,
     write_json,
 )
+from jaxrobust.keeping.claims import LOCK
 
 __all__ = ["Storage"]
 
@@ -61,8 +62,9 @@ class Storage(Kept):
             )
 
     def _is_free(self) -> bool:
-        """Whether nothing is there, or what a begin leaves that was killed."""
-        left = {self.directory, *self.directory.glob(f"{SETTINGS}.*.part")}
+        """Whether nothing is there, or what a claim or a killed begin leaves."""
+        left = {self.directory, self.output / LOCK}
+        left |= {*self.directory.glob(f"{SETTINGS}.*.part")}
         return self.output.is_dir() and set(self.output.rglob("*")) <= left
 
     def begin(self) -> None:

@@ -11,11 +11,18 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from jaxrobust.data import Dataset, Split, apply_variant, load_arrays, subset
+from jaxrobust.data import Dataset, Split, subset
 from jaxrobust.evaluation import Flag, check_model
 from jaxrobust.keeping import fingerprint
 from jaxrobust.threat import THREATS, require_epsilon
-from jaxrobust.training import Run, RunError, load_run
+from jaxrobust.training import (
+    Run,
+    RunError,
+    check_data,
+    data_of,
+    load_run,
+    load_run_data,
+)
 
 __all__ = [
     "NUM_SURFACES",
@@ -230,9 +237,11 @@ def _judged_at(
     return usual, f"trained without an adversary, so {why}"
 
 
-def _load(run: Run, config: ReportConfig, data_dir: Path | None) -> Dataset:
-    dataset = load_arrays(run.config.dataset, config.split, data_dir=data_dir)
-    dataset = apply_variant(dataset, run.config.variant)
+def _load(runs: Sequence[Run], config: ReportConfig, **where: Any) -> Dataset:
+    """The images of runs on the same data."""
+    dataset = load_run_data(runs[0], config.split, **where)
+    for run in runs[1:]:
+        check_data(run, dataset, **where)
     count = config.num_images
     if count is None:
         count = min(NUM_IMAGES, len(dataset))
@@ -257,7 +266,11 @@ def _base_of(run: Run) -> Run | None:
 
 
 def subjects(
-    runs: Sequence[Run], config: ReportConfig, *, data_dir: Path | None = None
+    runs: Sequence[Run],
+    config: ReportConfig,
+    *,
+    dataset: str | None = None,
+    data_dir: Path | None = None,
 ) -> list[Subject]:
     """Find everything that is to be measured, and refuse what cannot be.
 
@@ -267,11 +280,13 @@ def subjects(
     Args:
         runs: different ones, at least one.
         config: what is asked for.
+        dataset: see `write_report`.
         data_dir: where prepared data sets lie.
 
     Raises:
-        ValueError: if nothing can be shown of a run, or if the radii, the norm or the
-            number of images are such that an evaluation would be worthless.
+        ValueError: if nothing can be shown of a run, if one was trained on other data,
+            or if the radii, the norm or the number of images are such that an
+            evaluation would be worthless.
     """
     names = _names([run.directory for run in runs])
     norm = _norm_of(runs, config)
@@ -284,7 +299,10 @@ def subjects(
             )
         alike = [each for each in runs if _data_key(each) == _data_key(run)]
         same = [each for each in found if _data_key(each.run) == _data_key(run)]
-        dataset = same[0].dataset if same else _load(run, config, data_dir)
+        if same:
+            images = same[0].dataset
+        else:
+            images = _load(alike, config, name=dataset, data_dir=data_dir)
         judged = [_judged_at(each, alike, norm, config.epsilons)[0] for each in alike]
         tables = {_as_printed(each) for each in config.epsilons or judged}
         num_pixels = int(np.prod(run.problem.image_shape))
@@ -307,7 +325,7 @@ def subjects(
         subject = Subject(
             name=name,
             run=run,
-            dataset=dataset,
+            dataset=images,
             norm=norm,
             epsilon=_as_printed(epsilon),
             reason=reason,
@@ -322,7 +340,7 @@ def subjects(
 
 
 def _data_key(run: Run) -> tuple:
-    return run.config.dataset, run.config.variant, run.problem
+    return data_of(run), run.config.variant, run.problem
 
 
 def looked_at(subject: Subject) -> Subject:

@@ -5,7 +5,12 @@ from jaxrobust.training.checkpoints import (
     Checkpoints,
     CheckpointWarning,
 )
-from jaxrobust.training.examples import check_data, load_run_data, load_training_data
+from jaxrobust.training.examples import (
+    check_data,
+    data_of,
+    load_run_data,
+    load_training_data,
+)
 from jaxrobust.training.loop import NonFiniteLossError, train, train_group
 from jaxrobust.training.mesh import MeshConfig, Placement
 from jaxrobust.training.phases import (
@@ -99,6 +104,7 @@ __all__ = [
     "bind",
     "chain",
     "check_data",
+    "data_of",
     "extended",
     "iterative",
     "linspace",

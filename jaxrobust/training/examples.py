@@ -22,6 +22,7 @@ from jaxrobust.training.together import exchange, failing_together
 
 __all__ = [
     "check_data",
+    "data_of",
     "load_run_data",
     "load_training_data",
     "problem_of",
@@ -49,6 +50,12 @@ def load_training_data(
 def problem_of(dataset: Dataset) -> Problem:
     """What networks have to know of a data set."""
     return Problem(dataset.title, tuple(dataset.images.shape[1:]), dataset.num_classes)
+
+
+def data_of(run: Run) -> tuple[str, str | None]:
+    """What tells the data of a run from those of others, however many it took."""
+    known = run.trained_on
+    return run.config.dataset, known.fingerprint if known and known.is_given else None
 
 
 def trained_on(dataset: Dataset, *, is_given: bool) -> TrainedOn:
@@ -180,6 +187,6 @@ def _remedy(run: Run) -> str:
     if run.trained_on is not None and not run.trained_on.is_given:
         return "restore the data set, or train the run again"
     return (
-        "evaluate it from Python on data of its own (`evaluate(run.logits_fn, "
-        "dataset, config)`)"
+        "name the directory in which they are saved (--dataset), or evaluate it from "
+        "Python on data of its own (`evaluate(run.logits_fn, dataset, config)`)"
     )
