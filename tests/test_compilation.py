@@ -1,3 +1,5 @@
+import os
+
 import jax
 import pytest
 
@@ -23,3 +25,10 @@ def test_the_cache_lies_where_caches_belong(restored, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert keep_compilations() == str(tmp_path / "jaxrobust")
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxrobust")
+
+
+@pytest.mark.exact
+def test_tests_marked_exact_run_without_the_flags_of_the_others():
+    flags = os.environ["XLA_FLAGS"].split()
+    has_default = bool(os.environ.get("JAXROBUST_TESTS_DEFAULT_FLAGS"))
+    assert ("--xla_backend_optimization_level=1" in flags) != has_default

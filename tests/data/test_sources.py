@@ -137,6 +137,7 @@ class TestOfClasses:
             of_classes(tiny(), [])
 
 
+@pytest.mark.exact
 class TestAsFloat:
     def test_every_byte_rounds_as_exact_division_does(self):
         pixels = np.arange(256, dtype=np.uint8)
