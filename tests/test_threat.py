@@ -56,6 +56,7 @@ _sample = jax.jit(lambda threat, key, center: threat.sample(key, center))
 @pytest.mark.parametrize("bounds", BOUNDS, ids=str)
 @pytest.mark.parametrize("kind", THREATS)
 class TestBall:
+    @pytest.mark.exact
     @given(epsilon=RADII, seed=st.integers(0, 10_000))
     def test_projection_never_leaves_the_ball_or_the_range(
         self, kind, bounds, dtype, epsilon, seed
@@ -64,6 +65,7 @@ class TestBall:
         images, center = some_images(seed, dtype)
         assert_inside(threat, _project(threat, images, center), center)
 
+    @pytest.mark.exact
     @given(epsilon=RADII, seed=st.integers(0, 10_000))
     def test_random_starts_never_leave_the_ball_or_the_range(
         self, kind, bounds, dtype, epsilon, seed
@@ -72,6 +74,7 @@ class TestBall:
         _, center = some_images(seed, dtype)
         assert_inside(threat, _sample(threat, jax.random.key(seed), center), center)
 
+    @pytest.mark.exact
     def test_pixels_that_are_not_finite_come_back_into_the_ball(
         self, kind, bounds, dtype
     ):
@@ -80,6 +83,7 @@ class TestBall:
         images = images.at[0, 0].set(jnp.nan).at[1].set(jnp.inf).at[2].set(-jnp.inf)
         assert_inside(threat, _project(threat, images, center), center)
 
+    @pytest.mark.exact
     def test_radius_zero_gives_the_clean_images(self, kind, bounds, dtype):
         threat = THREATS[kind](0.0, bounds)
         images, center = some_images(4, dtype)
@@ -107,6 +111,7 @@ class TestBall:
         )
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("epsilon", [0.1, 0.3, 0.7, 8 / 255, 1e-6, 1e-30])
 @pytest.mark.parametrize("kind", THREATS)
 class TestFloat64:
@@ -139,6 +144,7 @@ class TestFloat64:
             assert norm == pytest.approx(epsilon, rel=tolerance)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", THREATS)
 def test_a_python_radius_is_never_rounded_up(kind, dtype):
@@ -208,6 +214,7 @@ def test_the_projection_has_a_derivative_by_the_radius(kind):
         assert float(derivative(norm)(0.3)) == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.exact
 def test_center_constants_do_not_undo_the_exact_rounding():
     # Known to XLA while compiling, they once were reassociated through the sum.
     images, center = some_images(6, jnp.float32)

@@ -83,6 +83,7 @@ def test_neighbors_are_those_of_brute_force(kind, norm, shape, block_size, seed,
     assert lists.indices.dtype == np.int32 and lists.distances.dtype == np.float32
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("norm", ["l1", "l2"])
 @pytest.mark.parametrize("kind", ["bytes", "extremes", "floats"])
 def test_sizes_of_images(kind, norm):

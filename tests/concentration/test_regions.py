@@ -49,6 +49,7 @@ def test_rectangles_are_what_their_definition_says(sizes, epsilon, seed):
     assert region.risks(Columns.of(points), epsilon) == found
 
 
+@pytest.mark.exact
 def test_of_one_rectangle_the_adversarial_risk_is_exact():
     # The error region outside of [-.6, .6] reaches to .4 when it grows by .2.
     points = np.linspace(-1, 1, 2001, dtype=np.float32)[:, None]

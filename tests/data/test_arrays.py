@@ -320,6 +320,7 @@ class TestOfClasses:
 
 
 class TestAsFloat:
+    @pytest.mark.exact
     def test_every_byte_rounds_as_exact_division_does(self):
         pixels = np.arange(256, dtype=np.uint8)
         expected = (pixels.astype(np.float64) / 255).astype(np.float32)

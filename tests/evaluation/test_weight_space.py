@@ -125,6 +125,7 @@ def test_recalibration_is_done_at_every_point_and_stated():
     assert found.losses[0, 1] == pytest.approx(np.mean(np.log1p(np.exp(-margin))))
 
 
+@pytest.mark.exact
 def test_the_ends_of_a_path_are_exact_and_its_middle_is_the_formula():
     first, last, control = (
         {"w": jnp.asarray(RNG.normal(size=3), jnp.float32), "count": jnp.array(index)}

@@ -57,6 +57,7 @@ def test_initial_parameters_do_not_know_the_formulation(key):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("size", [2, 3])
 def test_pooling_drops_the_remainder_at_the_edge(size, key):
     maps = jax.random.normal(key, (2, 7, 8, 3))

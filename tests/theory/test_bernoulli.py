@@ -253,6 +253,7 @@ def exact_log_bayes_error(num_features, advantage):
     return special.logsumexp(logs - np.log(count + 1))
 
 
+@pytest.mark.exact
 @pytest.mark.parametrize("num_features", [1, 50, 1001, 10_000])
 def test_logarithms_are_as_exact_as_said(num_features):
     advantages = np.linspace(0.005, 0.499, 100)
@@ -271,6 +272,7 @@ def test_arrays_give_the_values_of_their_entries():
     assert shape.shape == (3, 1, 5)
 
 
+@pytest.mark.exact
 def test_in_float64_the_sums_are_exact_to_its_last_digits():
     with jax.enable_x64(True):
         found = float(jax.jit(partial(bayes_error, 51))(0.3))

@@ -412,13 +412,14 @@ def test_training_reaches_the_closed_form(epsilon, key):
     start = start.at[0].set(jnp.abs(start[0]))
     found = np.asarray(trained(start, epsilon))
     best = np.asarray(optimum(dimension, False)(eta, epsilon, 0.7))
-    np.testing.assert_allclose(found, best, atol=2e-3)
+    np.testing.assert_allclose(found, best, atol=1e-4)
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
     settings = {"eta": eta, "epsilon": epsilon, "moves_first": False}
     reached, optimum_loss = (
         float(hinge_loss(each, **settings)) for each in (found, best)
     )
-    assert optimum_loss * (1 - 1e-4) <= reached <= 1.02 * optimum_loss
+    # Steps that shrink linearly end up to 3 % above, by the rounding of a processor.
+    assert reached == pytest.approx(optimum_loss, rel=1e-4)
     expected = [0.99997, 4e-5] if epsilon == 0 else [0.7, 0.7]
     for radius, share in zip((0.0, 2 * eta), expected, strict=True):
         value = float(accuracy(found, **settings | {"epsilon": radius}))

@@ -21,6 +21,7 @@ def short_stretches(monkeypatch):
     monkeypatch.setattr(feeding, "LEAST_BATCHES", 2)
 
 
+@pytest.mark.exact
 def test_streaming_gives_the_same_run_to_the_bit(
     tiny, digits, trained, tmp_path, short_stretches
 ):

@@ -176,6 +176,7 @@ def sliced():
     return first, lambda state, stop: run(state, numbers, images, labels, stop), whole
 
 
+@pytest.mark.exact
 @given(st.lists(st.integers(0, 10), max_size=4))
 @settings(max_examples=15)
 def test_an_epoch_in_slices_is_the_same_to_the_bit(sliced, stops):
