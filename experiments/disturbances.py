@@ -162,8 +162,8 @@ class Process:
             del byte
         self._leave()
 
-    def end(self, seconds: float) -> Ended:
-        """Wait for its end, and kill it if that does not come."""
+    def end(self, seconds: float | None) -> Ended:
+        """Wait for its end, and kill it if that does not come; None for ever."""
         if self._is_piped:
             try:
                 out, err = self._popen.communicate(timeout=seconds)

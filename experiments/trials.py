@@ -158,7 +158,8 @@ def killed(sign: Sign) -> Disturb:
         if ended.code != -signal.SIGKILL:
             raise Missed(f"over before it was killed, exit code {ended.code}")
         left = trial.found()
-        trial.notes.append(f"found {', '.join(left[:12])}")
+        top = [path for path in left if path.count("/") <= 2]
+        trial.notes.append(f"found {', '.join(top)}")
         again = trial.recover()
         if trial.operation.num_batches:
             total = len(trial.bench.reference(trial.operation).result["records"])

@@ -122,7 +122,6 @@ files are damaged."""
 EVERYDAY = (
     "train, kill -9, checkpoint 4 under way",
     "train, damaged file, arrays (half), a bit flipped",
-    "evaluate, ASCII stdout, ascii",
 )
 """Cells of the everyday tests."""
 
@@ -147,7 +146,8 @@ SLOW = (
     *("train, failing stdout, full", "train, failing stdout, reader leaves"),
     *("evaluate, failing stdout, closed", "evaluate, failing stdout, full"),
     *("report, failing stdout, no reader", "limits compare, failing stdout, full"),
-    *("report, ASCII stdout, LC_ALL=C", "limits optimum, ASCII stdout, ascii"),
+    *("evaluate, ASCII stdout, ascii", "report, ASCII stdout, LC_ALL=C"),
+    "limits optimum, ASCII stdout, ascii",
     *("train, damaged file, config (half), a bit flipped",),
     *("train, damaged file, progress (half), a bit flipped",),
     *("sweep, damaged file, table (half), a bit flipped",),
