@@ -224,7 +224,7 @@ JOURNAL_KIND = ("journal", "half", r"disk/out.*\.journal/.*\.npz")
 _EVALUATE_PHASES = (
     appears("journal under way", r"out\.json\.journal/.*\.part"),
     appears("journal written", r"out\.json\.journal/[^/]*\.npz"),
-    appears("results under way", r"out\.json\..*part"),
+    appears("results under way", r"out\.json\..*part", num_lines=1),
 )
 
 
@@ -241,7 +241,7 @@ def _limits(variant: str, words: Sequence[str], **fields: Any) -> Operation:
     phases = (
         *fields.pop("phases", ()),
         appears("figure", r"out/.*\.svg"),
-        appears("results under way", r"out/results\.json\..*part"),
+        appears("results under way", r"out/results\.json\..*part", num_lines=1),
     )
     return Operation(phases=phases, **(settings | fields))
 
@@ -439,7 +439,7 @@ OPERATIONS = (
             appears("model", r"models/base-[^/]*/checkpoints/8"),
             appears("value under way", r"out/accuracy-.*\.json\..*part"),
             appears("value", r"out/accuracy-.*\.json"),
-            appears("results under way", r"out/results\.json\..*part"),
+            appears("results under way", r"out/results\.json\..*part", num_lines=1),
             appears("results", r"out/results\.json"),
             appears("page under way", r"out/report\.html\..*part"),
         ),
