@@ -222,6 +222,7 @@ RUN_PHASES = (
 JOURNAL_KIND = ("journal", "half", r"disk/out.*\.journal/.*\.npz")
 
 _EVALUATE_PHASES = (
+    appears("claimed", r"out\.json\.journal/.*\.lock"),
     appears("journal under way", r"out\.json\.journal/.*\.part"),
     appears("journal written", r"out\.json\.journal/[^/]*\.npz"),
     appears("results under way", r"out\.json\..*part", num_lines=1),
@@ -239,6 +240,7 @@ def _limits(variant: str, words: Sequence[str], **fields: Any) -> Operation:
         "half": ("disk/out/results.json",),
     }
     phases = (
+        appears("claimed", r"out/results\.json\.lock"),
         *fields.pop("phases", ()),
         appears("figure", r"out/.*\.svg"),
         appears("results under way", r"out/results\.json\..*part", num_lines=1),
@@ -332,7 +334,7 @@ OPERATIONS = (
         result=_rows_of,
         output="disk/out.json",
         final="disk/out.json",
-        phases=_EVALUATE_PHASES[1:2],
+        phases=_EVALUATE_PHASES[2:3],
         half=appears("journal", r"out\.json\.journal/[^/]*\.npz"),
         kinds=(JOURNAL_KIND,),
     ),
@@ -371,13 +373,13 @@ OPERATIONS = (
     ),
     _limits(
         "optimum",
-        ("optimum", "--train-size", "100", "--epsilons", "0.1", "0.3", "0.5"),
+        ("optimum", "--train-size", "300", "--epsilons", "0.3", "0.35", "0.4"),
         phases=(
-            appears("radii under way", r"out/radii-.*\.json\..*part"),
-            appears("radii", r"out/radii-.*\.json"),
+            appears("radii under way", r"out/radii/.*\.json\..*part"),
+            appears("radii", r"out/radii/.*\.json"),
         ),
-        half=appears("radii", r"out/radii-.*\.json"),
-        kinds=(("radii", "half", r"disk/out/radii-.*\.json"),),
+        half=appears("radii", r"out/radii/.*\.json"),
+        kinds=(("radii", "half", r"disk/out/radii/.*\.json"),),
     ),
     _limits(
         "concentration",
@@ -432,7 +434,7 @@ OPERATIONS = (
         ),
         result=lambda path: _rows_of(path / "results.json"),
         phases=(
-            appears("claimed", r"out\.lock"),
+            appears("claimed", r"out/results\.json\.lock"),
             appears("models' record", r"models/base-[^/]*\.json"),
             appears("model's config", r"models/base-[^/]*/config\.json"),
             *_checkpoint_signs("models/base-[^/]*", 0),
@@ -446,7 +448,7 @@ OPERATIONS = (
         half=appears("value", r"out/accuracy-.*\.json"),
         kinds=(
             ("value", "complete", r"disk/out/accuracy-.*\.json"),
-            ("revisions", "complete", r"disk/out/revisions\.json"),
+            ("code", "complete", r"disk/out/code\.json"),
             ("models' record", "complete", r"disk/models/base-[^/]*\.json"),
             ("model's config", "complete", r"disk/models/base-[^/]*/config\.json"),
         ),
