@@ -2,8 +2,9 @@
 
     python -m experiments.benchmarks --preset cpu
 
-Other flags go to each of them. A benchmark without the preset is left out, and so is
-the soak, which takes half an hour: name it by `python -m experiments.benchmarks.soak`.
+Other flags go to each of them. A benchmark without the preset is left out, and so are
+the soak and the faults, which take an hour each: name them, as in
+`python -m experiments.benchmarks.soak`.
 """
 
 import importlib

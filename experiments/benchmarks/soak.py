@@ -15,9 +15,6 @@ Presets:
 import dataclasses
 import json
 import random
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +23,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.disturbances import Process
 from experiments.runner import Workspace, main
 from jaxrobust.training import load_run
 
@@ -69,14 +67,12 @@ PRESETS = {
 }
 
 
-def _start(config: Config, directory: Path, workspace: Workspace) -> subprocess.Popen:
-    command = [sys.executable, "-m", "jaxrobust", "train", *config.flags]
-    command += ["--run-dir", str(directory), "--resume"]
+def _start(config: Config, directory: Path, workspace: Workspace) -> Process:
+    words = ["-m", "jaxrobust", "train", *config.flags]
+    words += ["--run-dir", str(directory), "--resume"]
     if workspace.data_dir is not None:
-        command += ["--data-dir", str(workspace.data_dir)]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+        words += ["--data-dir", str(workspace.data_dir)]
+    return Process(words, Path.cwd())
 
 
 def _disturbed(config: Config, directory: Path, workspace: Workspace) -> dict[str, int]:
@@ -85,22 +81,18 @@ def _disturbed(config: Config, directory: Path, workspace: Workspace) -> dict[st
     counts = {"kills": 0, "starts": 0, "damaged_checkpoints": 0}
     began = time.perf_counter()
     while True:
-        process = _start(config, directory, workspace)
-        counts["starts"] += 1
         left = config.seconds - (time.perf_counter() - began)
         patience = moments.uniform(config.least, config.most) if left > 0 else None
-        try:
-            _, errors = process.communicate(timeout=patience)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            _, errors = process.communicate()
-            counts["kills"] += 1
-            workspace.say(f"killed {counts['kills']} times")
-        counts["damaged_checkpoints"] += errors.count("CheckpointWarning")
-        if process.returncode == 0:
+        with _start(config, directory, workspace) as process:
+            counts["starts"] += 1
+            ended = process.end(patience)
+        counts["damaged_checkpoints"] += ended.err.count("CheckpointWarning")
+        if ended.code == 0:
             return counts
-        if process.returncode != -signal.SIGKILL:
-            raise RuntimeError(f"training failed: {errors[-2000:]}")
+        if ended.code is not None:
+            raise RuntimeError(f"training failed: {ended.err[-2000:]}")
+        counts["kills"] += 1
+        workspace.say(f"killed {counts['kills']} times")
 
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
@@ -114,11 +106,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     left_alone = workspace.directory / "undisturbed"
 
     def train_alone() -> int:
-        process = _start(config, left_alone, workspace)
-        _, errors = process.communicate()
-        if process.returncode:
-            raise RuntimeError(f"training failed: {errors[-2000:]}")
-        return process.returncode
+        with _start(config, left_alone, workspace) as process:
+            ended = process.end(None)
+        if ended.code != 0:
+            raise RuntimeError(f"training failed: {ended.err[-2000:]}")
+        return ended.code
 
     workspace.cached("undisturbed", dataclasses.asdict(config), train_alone)
     one, other = load_run(disturbed), load_run(left_alone)

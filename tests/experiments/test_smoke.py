@@ -30,6 +30,7 @@ NEEDS = {
     "benchmarks/peers": "torchattacks",
     "benchmarks/sweep": "torch",
 }
+SLOW = {"benchmarks/faults"}
 
 
 def module_of(name):
@@ -71,15 +72,21 @@ def test_all_experiments_are_found():
     } <= set(EXPERIMENTS)
 
 
-def test_one_command_runs_every_benchmark_but_the_soak():
+def test_one_command_runs_every_benchmark_but_the_two_that_take_long():
     from experiments.benchmarks.__main__ import BENCHMARKS
 
     found = {name.split("/")[1] for name in EXPERIMENTS if "benchmarks" in name}
-    assert found - {"soak"} == set(BENCHMARKS)
+    assert found - {"soak", "faults"} == set(BENCHMARKS)
 
 
 @pytest.mark.filterwarnings("ignore")  # of the peers, which are not ours to mend
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name in EXPERIMENTS
+    ],
+)
 def test_smoke_preset_writes_results_and_a_report(name, result_of):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
