@@ -27,7 +27,6 @@ def test_the_cache_lies_where_caches_belong(restored, tmp_path, monkeypatch):
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "jaxrobust")
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("place", ["file/in/it", "no home"])
 def test_a_cache_that_cannot_be_written_is_said_once_and_does_without(
     place, restored, tmp_path, monkeypatch
@@ -46,10 +45,10 @@ def test_a_cache_that_cannot_be_written_is_said_once_and_does_without(
     ):
         assert keep_compilations() is None
     assert jax.config.jax_compilation_cache_dir is None
-=======
+
+
 @pytest.mark.exact
 def test_tests_marked_exact_run_without_the_flags_of_the_others():
     flags = os.environ["XLA_FLAGS"].split()
     has_default = bool(os.environ.get("JAXROBUST_TESTS_DEFAULT_FLAGS"))
     assert ("--xla_backend_optimization_level=1" in flags) != has_default
->>>>>>> theory
