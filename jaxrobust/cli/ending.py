@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import jax
 

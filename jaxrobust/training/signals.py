@@ -125,7 +125,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGHUP raise `AtOnce`, as Ctrl-C its `KeyboardInterrupt`.
+    """Let SIGTERM, SIGUSR1 and SIGHUP raise `AtOnce`, a kind of `KeyboardInterrupt`.
 
     For work that keeps its results as it goes, and can be stopped anywhere.
     """
