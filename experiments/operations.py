@@ -111,8 +111,14 @@ def _result_of_sweep(directory: Path) -> Any:
 
 
 def _rows_of(path: Path) -> Any:
-    """The rows of a results file, but for the time that they took."""
-    rows = json.loads(path.read_text())["rows"]
+    """The rows of a results file, but for the time that they took.
+
+    Closed forms have columns instead.
+    """
+    found = json.loads(path.read_text())
+    if "rows" not in found:
+        return found["columns"]
+    rows = found["rows"]
     return [
         {name: value for name, value in row.items() if name != "seconds"}
         for row in rows
