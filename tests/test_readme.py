@@ -15,6 +15,7 @@ README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
     *_, code = EXAMPLES
     monkeypatch.chdir(tmp_path)
@@ -23,6 +24,7 @@ def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
     assert len(losses) == 4 and all(0 < loss < 2.4 for loss in losses.values())
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
     code, checks, _ = EXAMPLES
     statements = [line for line in code.splitlines() if line and line[0] not in " )"]

@@ -18,6 +18,7 @@ with warnings.catch_warnings():
 
 
 @pytest.mark.mnist
+@pytest.mark.slow
 def test_robust_accuracy_on_mnist_agrees_with_foolbox(tmp_path):
     try:
         test = subset(load_arrays("mnist", "test"), 1000)

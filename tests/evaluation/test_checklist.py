@@ -91,6 +91,7 @@ EVERYTHING = {
 
 
 @pytest.mark.parametrize("name", SIGNS)
+@pytest.mark.slow
 def test_every_case_is_told_rightly_and_for_its_reasons(name, model_of):
     case = CASES[name]
     only = None if name in EVERYTHING else (*CHEAP, *SIGNS[name])

@@ -208,6 +208,7 @@ def test_the_second_call_compiles_nothing():
 
 
 @pytest.mark.parametrize("name", STAGES)
+@pytest.mark.slow
 def test_the_stated_cost_is_about_the_measured_one(name):
     # Only chooses the size of a bucket, so a third more or less does no harm.
     weights, dataset, _ = linear_problem(4)

@@ -30,7 +30,7 @@ NEEDS = {
     "benchmarks/peers": "torchattacks",
     "benchmarks/sweep": "torch",
 }
-SLOW = {"benchmarks/faults"}
+EVERYDAY = {"large_perturbations/table1"}
 
 
 def module_of(name):
@@ -83,7 +83,7 @@ def test_one_command_runs_every_benchmark_but_the_two_that_take_long():
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
+        pytest.param(name, marks=[] if name in EVERYDAY else [pytest.mark.slow])
         for name in EXPERIMENTS
     ],
 )

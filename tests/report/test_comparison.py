@@ -192,6 +192,7 @@ def quick(run_dirs, tmp_path_factory):
     return command, contents(output)
 
 
+@pytest.mark.slow
 def test_a_killed_report_goes_on_to_the_same_bytes(quick, tmp_path):
     command, expected = quick
     output = tmp_path / "killed"

@@ -69,6 +69,7 @@ def test_after_kill_9_resuming_equals_never_having_stopped(undisturbed, tmp_path
     assert epochs == list(range(1, EPOCHS + 1))
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     ended = start_and_signal(tmp_path, 5, signal.SIGTERM)
     assert ended.code == 75

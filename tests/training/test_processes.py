@@ -95,6 +95,7 @@ def check(directory, alone):
         assert np.isfinite(records[-1]["loss"])
 
 
+@pytest.mark.slow
 def test_four_processes_train_the_weights_of_one(alone, tmp_path):
     codes, texts = finish(start(4, 2, 2, tmp_path / "sweep"))
     assert codes == [0, 0, 0, 0], texts
@@ -123,6 +124,7 @@ def test_a_killed_process_stops_the_others_and_the_job_goes_on_without_it(
     check(directory, alone)
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_saves_and_ends_them_all(alone, tmp_path):
     directory = tmp_path / "sweep"
     codes, texts = finish(start(2, 2, 1, directory, int(signal.SIGTERM)))
