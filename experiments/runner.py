@@ -54,7 +54,6 @@ from jaxrobust.training import (
     train,
 )
 from jaxrobust.training.config_json import config_to_json
-from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = [
     "Options",
@@ -466,8 +465,7 @@ def _work(
                 part=part,
                 profile=options.profile,
             )
-            with interrupt_on_signals():
-                run_experiment(name, options.preset, config, run, workspace)
+            run_experiment(name, options.preset, config, run, workspace)
             if options.publish and workspace.is_primary:
                 pictures = sorted(directory.glob("*.svg"))
                 _publish(workspace, name, options.preset, pictures)

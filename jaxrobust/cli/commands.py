@@ -67,7 +67,7 @@ from jaxrobust.training import (
     sweep,
     train,
 )
-from jaxrobust.training.signals import interrupt_on_signals, stop_on_signals
+from jaxrobust.training.signals import stop_on_signals
 
 __all__ = [
     "DataList",
@@ -541,20 +541,19 @@ class Evaluate:
         journals = self.journal
         if journals is None and self.output is not None:
             journals = self.output.with_name(self.output.name + ".journal")
-        groups = self.groups()
-        if hosts.is_primary():
-            for path in (self.output, journals):
-                if path is not None and not path.is_dir():
-                    require_writable(path)
         found: dict[Path, Evaluation] = {}
         shown = EvaluationLine()
         try:
-            with interrupt_on_signals():
-                for index, alike in enumerate(groups):
-                    journal = None if journals is None else journals / f"{index}.npz"
-                    results = self.evaluate(alike, config, journal, shown)
-                    directories = [run.directory for run in alike]
-                    found |= dict(zip(directories, results, strict=True))
+            groups = self.groups()
+            if hosts.is_primary():
+                for path in (self.output, journals):
+                    if path is not None and not path.is_dir():
+                        require_writable(path)
+            for index, alike in enumerate(groups):
+                journal = None if journals is None else journals / f"{index}.npz"
+                results = self.evaluate(alike, config, journal, shown)
+                directories = [run.directory for run in alike]
+                found |= dict(zip(directories, results, strict=True))
         except KeyboardInterrupt as error:
             if journals is None:
                 print(
@@ -721,17 +720,15 @@ class Report:
     def run(self) -> int:
         """Write the report."""
         _require_runs(self.runs)
-        loaded = [load_run(directory) for directory in dict.fromkeys(self.runs)]
         try:
-            with interrupt_on_signals():
-                path = write_report(
-                    loaded,
-                    self.output,
-                    self.config,
-                    dataset=self.dataset,
-                    data_dir=self.data_dir,
-                    say=partial(print, flush=True),
-                )
+            path = write_report(
+                [load_run(directory) for directory in dict.fromkeys(self.runs)],
+                self.output,
+                self.config,
+                dataset=self.dataset,
+                data_dir=self.data_dir,
+                say=partial(print, flush=True),
+            )
         except KeyboardInterrupt as error:
             raise Interrupted(
                 "interrupted; the same command goes on from what is kept in "

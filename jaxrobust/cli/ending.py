@@ -5,18 +5,17 @@ state saved. Schedulers start a job again after 1 and 75, not after 2.
 """
 
 import dis
-import logging
 import os
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import jax
 
 from jaxrobust import hosts
 from jaxrobust.keeping import InUseError, describe_failure
 from jaxrobust.training import CheckpointError, Interrupted, NonFiniteLossError
+from jaxrobust.training.signals import AtOnce, interrupt_on_signals
 
 __all__ = ["FAILED", "INTERRUPTED", "WRONG_USAGE", "execute"]
 
@@ -48,14 +47,14 @@ def execute(name: str, command: Callable[[], int]) -> int:
         Exception: what nobody foresaw, for Python to print with its traceback and to
             end with 1.
     """
-    logging.getLogger("absl").addFilter(_is_told_once)
-    if sys.unraisablehook is sys.__unraisablehook__:
-        sys.unraisablehook = _tell_once
     try:
-        with hosts.lost_hosts_as_errors():
+        with hosts.lost_hosts_as_errors(), interrupt_on_signals():
             return command()
     except Interrupted as error:
         code, text = INTERRUPTED, str(error)
+    except AtOnce:
+        # By a scheduler, which asks whether to start the command again.
+        code, text = INTERRUPTED, "interrupted; give the same command again"
     except KeyboardInterrupt:
         code, text = FAILED, "interrupted"
     except Exception as error:
@@ -66,25 +65,6 @@ def execute(name: str, command: Callable[[], int]) -> int:
         code, text = told
     print(f"{name}: {text}", file=sys.stderr)
     return code
-
-
-def _is_told_once(record: logging.LogRecord) -> bool:
-    """Whether a log record is not the traceback of an error that is raised too.
-
-    Orbax does both, up to three times for each error.
-    """
-    is_traceback = record.exc_info or "Traceback (most" in record.getMessage()
-    return not (is_traceback and "orbax" in record.pathname)
-
-
-def _tell_once(failed: Any) -> None:
-    """Print an error that had nowhere to go, unless it follows from one that had.
-
-    Threads of TensorStore that have not heard of a failure yet report to an event loop
-    that has ended by it.
-    """
-    if str(failed.exc_value) != "Event loop is closed":
-        sys.__unraisablehook__(failed)
 
 
 def _told(error: Exception) -> tuple[int, str] | None:

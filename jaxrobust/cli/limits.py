@@ -37,7 +37,6 @@ from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.theory import Norm
 from jaxrobust.training import Interrupted, load_run, load_run_data
-from jaxrobust.training.signals import interrupt_on_signals
 
 __all__ = ["LIMITS"]
 
@@ -121,8 +120,7 @@ def _finish(compute: Callable[[], Any], *kept: Path) -> Any:
             work in any of them is passed on as it is.
     """
     try:
-        with interrupt_on_signals():
-            return compute()
+        return compute()
     except KeyboardInterrupt as error:
         places = [str(place) for place in kept if _holds_work(place)]
         if not places:

@@ -305,7 +305,8 @@ def kth_neighbor_distances(
 
     Raises:
         ValueError: for an argument out of range, a cache that is damaged or that of
-            something else, or if there is no room.
+            something else, or if there is no memory for the result.
+        OSError: if there is no room for it on the disk.
         InUseError: if another search for the same is filling the cache.
     """
     space = Space(images, norm)
@@ -349,7 +350,8 @@ def neighbor_lists(
 
     Raises:
         ValueError: for an argument out of range, a cache that is damaged or that of
-            something else, or if there is no room.
+            something else, or if there is no memory for the result.
+        OSError: if there is no room for it on the disk.
         InUseError: if another search for the same is filling the cache.
     """
     space = images if isinstance(images, Space) else Space(images, norm)

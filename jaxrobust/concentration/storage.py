@@ -1,6 +1,8 @@
 """Arrays in the making, kept on disk, so that a search that was killed can go on."""
 
+import errno
 import math
+import os
 import shutil
 import time
 import zlib
@@ -100,8 +102,9 @@ class Store:
         done: number of rows.
 
     Raises:
-        ValueError: if the directory is damaged or that of something else; if there is
-            less room than the arrays take.
+        ValueError: if the directory is damaged or that of something else; if the
+            arrays do not fit into the memory.
+        OSError: if they do not fit on the disk.
         InUseError: if another store is filling it.
     """
 
@@ -210,11 +213,11 @@ class Store:
         assert self._directory is not None
         free = shutil.disk_usage(self._directory.parent).free
         if size > free:
-            raise ValueError(
-                f"`cache` must have room for {in_gigabytes(size)} of neighbors, got "
-                f"{str(self._directory.parent)!r}, with {in_gigabytes(free)} free; "
-                f"give one on another disk, or {LESS}."
+            what = (
+                f"{os.strerror(errno.ENOSPC)} for {in_gigabytes(size)} of neighbors, "
+                f"with {in_gigabytes(free)} free, so {LESS}"
             )
+            raise OSError(errno.ENOSPC, what, str(self._directory.parent))
 
     def _create(self, arrays: Shapes, header: Mapping[str, Any]) -> None:
         assert self._directory is not None
@@ -247,7 +250,9 @@ class Store:
             try:
                 array = np.load(path, mmap_mode="r" if is_done else "r+")
             except (OSError, ValueError, EOFError) as error:
-                raise self._refusal(f"cannot be read ({error})") from error
+                raise self._refusal(
+                    f"is damaged: {path.name} cannot be read ({error})"
+                ) from error
             if array.shape != shape or array.dtype != kind or self.done > shape[0]:
                 raise self._refusal(
                     f"holds {name} of {array.dtype} {array.shape}, {self.done} done"

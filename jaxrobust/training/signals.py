@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Interrupted", "StopRequest", "interrupt_on_signals", "stop_on_signals"]
+__all__ = [
+    "AtOnce",
+    "Interrupted",
+    "StopRequest",
+    "interrupt_on_signals",
+    "stop_on_signals",
+]
 
 
 class Interrupted(RuntimeError):
@@ -119,14 +125,14 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGHUP do what Ctrl-C does: raise `KeyboardInterrupt`.
+    """Let SIGTERM, SIGUSR1 and SIGHUP raise `AtOnce`, a kind of `KeyboardInterrupt`.
 
     For work that keeps its results as it goes, and can be stopped anywhere.
     """
 
     def handle(number: int, frame: object) -> None:
         del number, frame
-        raise KeyboardInterrupt
+        raise AtOnce
 
     if threading.current_thread() is not threading.main_thread():
         yield
