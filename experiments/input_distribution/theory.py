@@ -95,8 +95,8 @@ def _rows(config: Config, seed: int) -> list[dict[str, Any]]:
             rows.append(
                 compared(f"{name}, {kind}", "SN-V2", value, near, relation="<=")
             )
-        normal = bounds.sum_vulnerable_fraction_normal(dimension, radius)
-        rows.append(compared(f"{name}, normal", "SN-V2", normal, near))
+        exact = bounds.sum_vulnerable_fraction_exact(dimension, radius)
+        rows.append(compared(f"{name}, exact", "SN-V2", exact, near))
     for measure, radius in CUBE:
         name = f"cube, volume {measure:g} grown by {radius:g}"
         grown = first <= measure + radius

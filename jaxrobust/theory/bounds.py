@@ -10,10 +10,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
-from jaxrobust.theory.arguments import real
+from jaxrobust.theory.arguments import count, real
 
 __all__ = [
     "BALL_CONSTANT",
@@ -29,7 +30,7 @@ __all__ = [
     "facets_bound",
     "log_facets_bound",
     "sum_vulnerable_fraction",
-    "sum_vulnerable_fraction_normal",
+    "sum_vulnerable_fraction_exact",
 ]
 
 BALL_CONSTANT = (2 - math.sqrt(3)) / 3
@@ -115,26 +116,71 @@ def sum_vulnerable_fraction(
     )
 
 
-def sum_vulnerable_fraction_normal(
-    dimension: ArrayLike, epsilon: ArrayLike
-) -> jax.Array:
-    r"""What `sum_vulnerable_fraction` bounds, with the sum taken as normal.
+def _sum_series(dimension: int) -> tuple[float, np.ndarray]:
+    """Period and coefficients of a Fourier series for a sum of uniform coordinates.
 
-    :math:`2 \Phi(\epsilon \sqrt{12 d}) - 1`, in [0, 1]; near-exact from a few
-    coordinates on, but no bound.
+    Centered, the sum lies within d/2 of 0, so a series with the period d has its law;
+    one with the period 8 sqrt(d) has it, too, since the sum is further out than half of
+    it with a probability of 3e-14 at most, by Hoeffding's inequality. The coefficients
+    are those of the characteristic function, sinc to the power of d.
+    """
+    if dimension < 64:
+        period, terms = dimension, np.arange(1, 513)
+        powers = np.sinc(terms / period) ** dimension
+    else:
+        period, terms = 8 * math.sqrt(dimension), np.arange(1, 33)
+        # Viete's product of cosines, which has all digits where sinc is nearly 1.
+        halves = math.pi / period * terms[:, None] / 2.0 ** np.arange(1, 30)
+        logarithms = np.log1p(-np.square(np.sin(halves))).sum(axis=1) / 2
+        powers = np.exp(dimension * logarithms)
+    coefficients = 2 / (math.pi * terms) * powers
+    # What is left out sums to 1e-9 at most, in three dimensions.
+    (large,) = np.nonzero(np.abs(coefficients) > 1e-12)
+    return period, coefficients[: large[-1] + 1]
+
+
+def sum_vulnerable_fraction_exact(dimension: int, epsilon: ArrayLike) -> jax.Array:
+    r"""The l_inf-vulnerable share of which `sum_vulnerable_fraction` is a lower bound.
+
+    The probability that the sum of d uniform coordinates lies within
+    :math:`d \epsilon` of :math:`d/2`. In one and two dimensions it is
+    :math:`1 - (1 - 2 \epsilon)^d` up to the radius 1/2, in more a Fourier series:
+
+    .. math:: \frac{2 d \epsilon}{L} + \sum_{k \ge 1} \frac{2}{\pi k}
+        \left(\frac{\sin(\pi k / L)}{\pi k / L}\right)^d
+        \sin\frac{2 \pi k d \epsilon}{L}
+
+    with a period :math:`L` that holds the sum. A normal law in its place,
+    :math:`2 \Phi(\epsilon \sqrt{12 d}) - 1`, is off by up to .0095 at six coordinates
+    and by .0005 at 100.
 
     Args:
-        dimension: d, in [1, inf).
+        dimension: d, at least 1; static.
         epsilon: l_inf radius, in [0, inf).
 
+    Returns:
+        A share in [0, 1], of the shape of `epsilon`, within :math:`10^{-6}` in float32
+        and :math:`10^{-9}` in float64.
+
     Raises:
+        TypeError: if `dimension` is not an integer.
         ValueError: for a number out of range.
 
     References:
         SN-V2 (SN, Proposition 2.1).
     """
-    ratio = _epsilon(epsilon) * jnp.sqrt(12 * _dimension(dimension))
-    return jax.scipy.special.erf(ratio / math.sqrt(2))
+    dimension = count("dimension", dimension, fix="count the coordinates")
+    epsilon = _epsilon(epsilon)
+    if dimension <= 2:
+        return 1 - (1 - 2 * jnp.minimum(epsilon, 0.5)) ** dimension
+    period, coefficients = _sum_series(dimension)
+    # Beyond half of the period there is nothing, and the series would come back.
+    reach = jnp.minimum(epsilon * (dimension / period), 0.5)
+    waves = 2 * math.pi * np.arange(1, len(coefficients) + 1)
+    angles = jnp.multiply.outer(reach, jnp.asarray(waves, reach.dtype))
+    heights = jnp.broadcast_to(jnp.asarray(coefficients, reach.dtype), angles.shape)
+    total = jnp.sum(heights * jnp.sin(angles), axis=-1)
+    return jnp.minimum(2 * reach + total, 1.0)
 
 
 def cube_expansion(measure: ArrayLike, epsilon: ArrayLike) -> jax.Array:

@@ -73,7 +73,8 @@ def function_of(call):
         return globals()[call]
     module, name = call.split(".")
     function = getattr(getattr(theory, module), name)
-    static = [name for name in signature(function).parameters if name == "num_features"]
+    parameters = signature(function).parameters.values()
+    static = [each.name for each in parameters if each.annotation is int]
     return jax.jit(function, static_argnames=static)
 
 

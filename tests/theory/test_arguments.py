@@ -100,6 +100,14 @@ def hinge_loss(**changed):
             "`num_classes` must be .*, got 1",
         ),
         (
+            lambda: bounds.sum_vulnerable_fraction_exact(0, 0.1),
+            r"`dimension` must be in \[1, inf\), got 0",
+        ),
+        (
+            lambda: bounds.sum_vulnerable_fraction_exact(9, -0.1),
+            r"`epsilon` must be in \[0, inf\), got -0.1",
+        ),
+        (
             lambda: bounds.facets_bound(9, 0.9),
             r"`distance` must be in \[1, inf\), got 0.9",
         ),

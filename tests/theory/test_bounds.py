@@ -22,7 +22,7 @@ from jaxrobust.theory.bounds import (
     facets_bound,
     log_facets_bound,
     sum_vulnerable_fraction,
-    sum_vulnerable_fraction_normal,
+    sum_vulnerable_fraction_exact,
 )
 
 CUBE, BALL = jax.jit(cube_expansion), jax.jit(ball_expansion)
@@ -52,17 +52,56 @@ def test_a_half_space_across_an_axis_fails_on_a_sample_as_often(assert_share):
     assert_share(points[:, 0] <= 0.3, 0.3)
 
 
+def sum_within(dimension, epsilon):
+    """Probability that uniform coordinates sum to their mean within d epsilon."""
+    half = Fraction(dimension) * Fraction(epsilon)
+    return 1 - 2 * sum_below(Fraction(dimension, 2) - half, dimension)
+
+
 @pytest.mark.parametrize("dimension", [1, 2, 10, 30])
 @pytest.mark.parametrize("epsilon", [0.02, 0.1, 0.2, 0.35])
-def test_the_share_near_the_sum_is_bounded_and_nearly_normal(dimension, epsilon):
-    half = Fraction(dimension) * Fraction(str(epsilon))
-    exact = 1 - 2 * sum_below(Fraction(dimension, 2) - half, dimension)
+def test_the_share_near_the_sum_is_bounded(dimension, epsilon):
     sharp = float(sum_vulnerable_fraction(dimension, epsilon))
     printed = float(sum_vulnerable_fraction(dimension, epsilon, variance=0.25))
-    assert 0 <= printed <= sharp <= exact + 1e-6
-    normal = float(sum_vulnerable_fraction_normal(dimension, epsilon))
-    if dimension >= 10:
-        assert normal == pytest.approx(exact, abs=0.005)
+    assert 0 <= printed <= sharp <= sum_within(dimension, epsilon) + 1e-6
+
+
+# Closed forms, series of the support's period, and of a shorter one from 64 on.
+@pytest.mark.parametrize("dimension", [1, 2, 3, 4, 6, 63, 64, 300])
+@pytest.mark.parametrize(("is_double", "error"), [(False, 1e-6), (True, 1e-9)])
+def test_the_share_near_the_sum_is_exact(dimension, is_double, error):
+    # Also far outside of the cube, and where the density of the sum is large.
+    radii = np.array([0, 1 / 128, 1 / 64, 1 / 16, 1 / 8, 5 / 16, 15 / 32, 0.5, 1, 64])
+    with jax.enable_x64(is_double):
+        found = np.asarray(sum_vulnerable_fraction_exact(dimension, radii), float)
+    expected = [sum_within(dimension, each) for each in radii]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=error)
+    assert found.min() == 0 and found.max() <= 1
+    if dimension == 6:
+        normal = special.erf(radii * math.sqrt(6 * dimension))
+        assert 0.005 < np.max(np.abs(normal - expected)) < 0.0096
+
+
+@pytest.mark.parametrize("dimension", [10**6, 10**12])
+def test_the_share_near_the_sum_of_very_many_is_normal_with_a_correction(dimension):
+    # Edgeworth's by the fourth cumulant, whose error is as small as d^-2.
+    deviations = np.array([0.1, 1.0, 2.5, 6.0])
+    with jax.enable_x64(True):
+        radii = deviations / math.sqrt(12 * dimension)
+        found = sum_vulnerable_fraction_exact(dimension, radii)
+    hermite = deviations**3 - 3 * deviations
+    correction = hermite * stats.norm.pdf(deviations) / (10 * dimension)
+    expected = special.erf(deviations / math.sqrt(2)) + correction
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("dimension", [2, 3, 64])
+def test_the_share_near_the_sum_has_its_density_as_slope(dimension):
+    # At 0, twice d times that of the sum at its mean: 1 for two, 3/4 for three.
+    slope = float(jax.grad(sum_vulnerable_fraction_exact, 1)(dimension, 0.0))
+    step = Fraction(1, 10**6)
+    expected = float(sum_within(dimension, step) / step)
+    assert slope == pytest.approx(expected, rel=1e-5)
 
 
 def test_chebyshev_with_the_variance_of_a_uniform_coordinate():

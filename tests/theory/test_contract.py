@@ -163,9 +163,9 @@ CASES = [
         True,
     ),
     Case(
-        "bounds.sum_vulnerable_fraction_normal",
-        lambda x, dimension: bounds.sum_vulnerable_fraction_normal(dimension, x),
-        {"dimension": FEW},
+        "bounds.sum_vulnerable_fraction_exact",
+        jax.jit(partial(bounds.sum_vulnerable_fraction_exact, 6)),
+        {},
         (0, 1),
         ONE,
         True,
