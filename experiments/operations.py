@@ -110,19 +110,21 @@ def _result_of_sweep(directory: Path) -> Any:
     return found
 
 
-def _rows_of(path: Path) -> Any:
-    """The rows of a results file, but for the time that they took.
+def _record_of(path: Path) -> Any:
+    """All that a results file says, but for the time that it took."""
 
-    Closed forms have columns instead.
-    """
-    found = json.loads(path.read_text())
-    if "rows" not in found:
-        return found["columns"]
-    rows = found["rows"]
-    return [
-        {name: value for name, value in row.items() if name != "seconds"}
-        for row in rows
-    ]
+    def timeless(value: Any) -> Any:
+        if isinstance(value, list):
+            return [timeless(each) for each in value]
+        if isinstance(value, dict):
+            return {
+                name: timeless(each)
+                for name, each in value.items()
+                if name not in ("seconds", "checksum")
+            }
+        return value
+
+    return timeless(json.loads(path.read_text()))
 
 
 def _bytes_of_report(directory: Path) -> Any:
@@ -157,8 +159,6 @@ class Operation:
     """File whose existence makes the same command refuse."""
     code: int = 0
     """Exit code when nothing is wrong."""
-    interrupted: tuple[int, ...] = (INTERRUPTED,)
-    """Exit codes of one that was asked to stop."""
     phases: tuple[Sign, ...]
     """When it is killed."""
     half: Sign | tuple[str, ...]
@@ -240,9 +240,8 @@ def _limits(variant: str, words: Sequence[str], **fields: Any) -> Operation:
         "name": "limits",
         "variant": variant,
         "words": _jaxrobust("limits", *words, "--output", "disk/out"),
-        "result": lambda path: _rows_of(path / "results.json"),
+        "result": lambda path: _record_of(path / "results.json"),
         "final": "disk/out/results.json",
-        "interrupted": (INTERRUPTED, 1, -signal.SIGTERM),
         "half": ("disk/out/results.json",),
     }
     phases = (
@@ -296,7 +295,7 @@ OPERATIONS = (
             appears("member's config", r"out/epsilon0.1/config\.json"),
             *_checkpoint_signs("out/epsilon0.1", 0, 4),
             appears("second wave's config", r"out/epsilon0.2/config\.json"),
-            *_checkpoint_signs("out/epsilon0.2", 8),
+            *_checkpoint_signs("out/epsilon0.2", 4),
         ),
         half=appears("second wave's config", r"out/epsilon0.2/config\.json"),
         kinds=(
@@ -322,7 +321,7 @@ OPERATIONS = (
     Operation(
         name="evaluate",
         words=_jaxrobust("evaluate", "source", *ATTACKS, "--output", "disk/out.json"),
-        result=_rows_of,
+        result=_record_of,
         output="disk/out.json",
         final="disk/out.json",
         phases=_EVALUATE_PHASES,
@@ -337,7 +336,7 @@ OPERATIONS = (
             *("--epsilons", "0.1", "--num-steps", "3", "--num-queries", "20"),
             *("--num-targets", "2", "--output", "disk/out.json"),
         ),
-        result=_rows_of,
+        result=_record_of,
         output="disk/out.json",
         final="disk/out.json",
         phases=_EVALUATE_PHASES[2:3],
@@ -424,7 +423,6 @@ OPERATIONS = (
         result=_logits_of,
         output="disk/out.jaxrobust",
         final="disk/out.jaxrobust",
-        interrupted=(INTERRUPTED, 1, -signal.SIGTERM),
         phases=(
             appears("file under way", r"out\.jaxrobust\..*part"),
             appears("file", r"out\.jaxrobust"),
@@ -438,7 +436,7 @@ OPERATIONS = (
             *("-c", EXPERIMENT, "--preset", "one", "--workdir", "disk/out"),
             *("--models", "disk/models"),
         ),
-        result=lambda path: _rows_of(path / "results.json"),
+        result=lambda path: _record_of(path / "results.json")["rows"],
         phases=(
             appears("claimed", r"out/results\.json\.lock"),
             appears("models' record", r"models/base-[^/]*\.json"),

@@ -23,7 +23,7 @@ from experiments.disturbances import (
     paths_below,
     stopped,
 )
-from experiments.operations import LIMIT, READERS, Bench, Operation
+from experiments.operations import INTERRUPTED, LIMIT, READERS, Bench, Operation
 from jaxrobust.keeping import difference
 
 __all__ = ["Disturb", "Missed", "Trial"]
@@ -190,7 +190,7 @@ def terminated(sign: Sign, *, is_cold: bool = False, is_heard: bool = True) -> D
             process.send(signal.SIGTERM)
             ended = process.end(LIMIT)
         trial.notes.append(f"exit code {ended.code}")
-        codes = [operation.code, *operation.interrupted]
+        codes = [operation.code, INTERRUPTED]
         if not is_heard and not trial.found():
             codes.append(-signal.SIGTERM)
         trial.check(ended, codes)
