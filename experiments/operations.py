@@ -185,14 +185,14 @@ def _jaxrobust(*words: str) -> tuple[str, ...]:
     return ("-m", "jaxrobust", *words)
 
 
-def _checkpoint_signs(run: str, *steps: int) -> tuple[Sign, ...]:
+def _checkpoint_signs(run: str, *steps: int, whose: str = "") -> tuple[Sign, ...]:
     signs = []
     for step in steps:
         temporary = rf"{run}/checkpoints/{step}\.orbax-checkpoint-tmp.*"
         signs += [
-            appears(f"checkpoint {step} begun", temporary),
-            appears(f"checkpoint {step} under way", rf"{temporary}/.*/.*"),
-            appears(f"checkpoint {step} named", rf"{run}/checkpoints/{step}"),
+            appears(f"{whose}checkpoint {step} begun", temporary),
+            appears(f"{whose}checkpoint {step} under way", rf"{temporary}/.*/.*"),
+            appears(f"{whose}checkpoint {step} named", rf"{run}/checkpoints/{step}"),
         ]
     return tuple(signs)
 
@@ -295,7 +295,7 @@ OPERATIONS = (
             appears("member's config", r"out/epsilon0.1/config\.json"),
             *_checkpoint_signs("out/epsilon0.1", 0, 4),
             appears("second wave's config", r"out/epsilon0.2/config\.json"),
-            *_checkpoint_signs("out/epsilon0.2", 4),
+            *_checkpoint_signs("out/epsilon0.2", 4, whose="second wave's "),
         ),
         half=appears("second wave's config", r"out/epsilon0.2/config\.json"),
         kinds=(

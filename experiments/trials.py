@@ -397,7 +397,7 @@ def speaking(**environment: str) -> Disturb:
     return disturb
 
 
-def damaged(state: str, pattern: str, change: Callable[[Path], None]) -> Disturb:
+def damaged(state: str, pattern: str, change: Callable[[Path], object]) -> Disturb:
     """Damage a file that the operation reads, and give the command (again)."""
 
     def disturb(trial: Trial) -> None:
@@ -446,7 +446,7 @@ def _newest(place: Path, pattern: str) -> Path:
     return max(files, key=rank)
 
 
-def damaged_export(change: Callable[[Path], None]) -> Disturb:
+def damaged_export(change: Callable[[Path], object]) -> Disturb:
     """Damage the exported file, and load it."""
 
     def disturb(trial: Trial) -> None:
