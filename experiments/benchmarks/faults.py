@@ -14,6 +14,7 @@ a limit on the size of files and files in the way of directories stand for them.
 
 Presets:
     smoke: one cell of three faults; shows that it runs.
+    ci: those that are tests, too; about ten minutes on 2 cores.
     cpu: all of them; about an hour on 2 cores.
 """
 
@@ -268,6 +269,8 @@ PRESETS = {
             "train, damaged file, arrays (half), a bit flipped",
         )
     ),
+    # Those that are tests, too: of every kind of fault those that tell most.
+    "ci": Config(names=(*EVERYDAY, *SLOW)),
     "cpu": Config(),
 }
 
