@@ -101,6 +101,7 @@ def test_help_may_be_read_in_part():
 
 
 @pytest.mark.parametrize("name", ["quantum", "rocm"])
+@pytest.mark.slow
 def test_a_platform_that_is_not_here_is_named_in_a_line(name, run_dir):
     variables = {"JAX_PLATFORMS": name}
     done = jaxrobust("evaluate", run_dir, *EVALUATE, variables=variables)

@@ -21,14 +21,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        "exact and not slow",
-        # All of these files: every attack, and what is equal up to rounding.
-        pytest.param("not exact or slow", marks=pytest.mark.slow),
-    ],
-)
+# The second: all of these files, every attack, and what is equal up to rounding.
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen", ["exact and not slow", "not exact or slow"])
 def test_claims_hold_with_the_default_flags(chosen, tmp_path):
     changed = {
         "JAXROBUST_TESTS_DEFAULT_FLAGS": "1",

@@ -39,6 +39,7 @@ def run(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_what_a_worker_ran_can_be_run_again_in_its_order(run, tmp_path):
     done = run("-n", "2", "--dist", "load", "test_second.py", "test_first.py")
     assert done.returncode == 0, done.stdout + done.stderr

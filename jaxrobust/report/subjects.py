@@ -155,9 +155,7 @@ class Subject(NamedTuple):
     @property
     def data(self) -> str:
         """Subjects with the same data are drawn in the same figures."""
-        config = self.run.config
-        variant = "" if config.variant == "original" else f", {config.variant}"
-        return f"{self.run.problem.title}{variant}"
+        return self.run.problem.title
 
 
 def weights_of(run: Run) -> tuple[Any, ...]:

@@ -240,6 +240,7 @@ radii = st.one_of(st.just(0.0), st.floats(0.0, 2.0))
 @each_threat((case for case in ATTACKS if case.is_narrow), exact=("fgsm",))
 @given(epsilon=radii)
 @settings(max_examples=8)
+@pytest.mark.slow
 def test_stays_in_the_ball_and_the_pixel_range_in_bfloat16(
     case, kind, epsilon, run, linear_problem
 ):
@@ -265,6 +266,7 @@ def test_global_x64_leaves_types_as_they_are(case, kind, dtype, linear_problem):
 
 
 @each_threat(case for case in ATTACKS if case.is_narrow)
+@pytest.mark.slow
 def test_float64_images_stay_in_the_ball_and_the_pixel_range(
     case, kind, linear_problem
 ):
@@ -454,6 +456,7 @@ def test_every_search_of_the_package_is_checked():
 
 
 @pytest.mark.parametrize("case", ATTACKS, ids=lambda case: case.name)
+@pytest.mark.slow
 def test_reverse_mode_by_the_radius_is_defined_or_refused(case, linear_problem):
     def loss(epsilon):
         search = case.build(LinfBall(epsilon))
@@ -475,6 +478,7 @@ def test_reverse_mode_by_the_radius_is_defined_or_refused(case, linear_problem):
     ids=lambda case: case.name,
 )
 @pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.slow
 def test_the_derivative_by_the_radius_is_that_of_a_linear_classifier(case, kind, key):
     # The margin grows by the dual norm of the weights, without a pixel range.
     weights = jax.random.normal(key, (9,))
@@ -535,6 +539,7 @@ def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem)
 
 
 @each_threat(case for case in ATTACKS if case.name in ("auto-pgd", "fab-targets"))
+@pytest.mark.slow
 def test_mapped_examples_get_what_they_get_alone(case, kind, linear_problem):
     def alone(key, image, label):
         attack = case.build(THREATS[kind](0.1))

@@ -474,6 +474,7 @@ def _builders(count):
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, "linf") for name in _builders(1)), ("square", "l2")]
 )
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_queries(name, kind, linear):
     logits_fn, _, images = linear
 
@@ -492,6 +493,7 @@ def test_memory_does_not_grow_with_the_number_of_queries(name, kind, linear):
 @pytest.mark.parametrize(
     ("name", "kind"), [*((name, "linf") for name in _builders(1)), ("square", "l2")]
 )
+@pytest.mark.slow
 def test_mapped_over_batches_of_one_and_radii(name, kind):
     # As evaluations run attacks: an item's outcome depends on its own key only.
     images = jax.random.uniform(jax.random.key(7), (3, 5, 5, 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.benchmarks.faults import CELLS, EVERYDAY, FAULTS, SLOW, Cell, run_cell
+from experiments.benchmarks.faults import CELLS, FAULTS, PRESETS, Cell, run_cell
 from experiments.disturbances import Process, appears
 from experiments.operations import OPERATIONS, Bench, Operation
 from experiments.trials import at_once, damaged, killed, while_stopped
@@ -21,10 +21,8 @@ def bench(tmp_path_factory):
     return Bench(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [*EVERYDAY, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRESETS["ci"].names or ())
 def test_a_fault_costs_nothing_and_is_told_in_words(name, bench):
     outcome = run_cell(NAMES[name], bench)
     if not outcome.is_tried:

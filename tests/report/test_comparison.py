@@ -266,8 +266,10 @@ def test_runs_on_different_data_stand_side_by_side(runs, tmp_path, monkeypatch):
     )}  # fmt: skip
     monkeypatch.setattr(assessment, "_smallest", lambda *arguments: smallest)
     config = ReportConfig(parts=("curve",), num_images=12, num_steps=2)
+    # As if it had been trained on them.
     binary = runs[1]._replace(
-        config=dataclasses.replace(runs[1].config, variant="binary")
+        config=dataclasses.replace(runs[1].config, variant="binary"),
+        problem=runs[1].problem._replace(title="digits (8x8) (binarized)"),
     )
     write_report([runs[0], binary], tmp_path / "report", config)
     record = json.loads((tmp_path / "report/report.json").read_text())
@@ -280,4 +282,4 @@ def test_runs_on_different_data_stand_side_by_side(runs, tmp_path, monkeypatch):
         *("smallest-perturbations-data1", "smallest-perturbations-data2"),
     }
     page = (tmp_path / "report/report.html").read_text()
-    assert "<td>-</td>" in page and "<td>digits (8x8), binary</td>" in page
+    assert "<td>-</td>" in page and "<td>digits (8x8) (binarized)</td>" in page

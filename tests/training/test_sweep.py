@@ -538,6 +538,7 @@ class TestMapping:
             formulation="patches",
         )
 
+    @pytest.mark.slow
     def test_loop_and_vmap_agree(self, monkeypatch):
         """Batch norm, augmentation, and other numbers of steps and batches for each."""
         loop_program, looped = self.trained("loop", monkeypatch, self.network())
@@ -547,6 +548,7 @@ class TestMapping:
         assert list(loop_program.summary(looped).batch) == [3, 2, 3]
 
     @pytest.mark.parametrize("mapping", ["loop", "vmap"])
+    @pytest.mark.slow
     def test_a_bad_member_stops_and_the_others_do_not_notice(
         self, mapping, monkeypatch
     ):
