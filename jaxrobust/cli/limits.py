@@ -27,7 +27,6 @@ from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.keeping import (
     Kept,
     claimed,
-    fingerprint,
     require_writable,
     versions,
     write_json,
@@ -414,7 +413,7 @@ class Optimum(_OnData):
         train = self.examples()
         kept = Kept(self.output / "radii")
         settings = {
-            "data": fingerprint((train.images, train.labels)),
+            "data": train.fingerprint,
             "norm": self.norm,
             "time_limit": self.time_limit,
             "versions": versions(),

@@ -36,13 +36,13 @@ class UnclaimedWarning(UserWarning):
 def claimed(path: Path | str, *, what: str, wait: float = 0.0) -> Iterator[None]:
     """Keep all other claims on a path away until the block ends, or this process does.
 
-    The claim is a lock on a file beside the path, with `.lock` added to its name. It is
-    in the path where a file beside it would be one of this machine only, since a file
-    system is mounted there, or may not be written. The system lets go of it when its
-    holder dies, however it dies. It holds among the
-    processes of one machine, and among machines as far as their file system shares
-    locks (NFS 4, Lustre mounted with flock, GPFS, CephFS do). Where it has no locks at
-    all, a warning says so.
+    The claim is a lock on a file beside the path, with `.lock` added to its name; on
+    one inside the path where a file system is mounted there, or nothing may be written
+    beside it. The system lets go of it when its holder dies, however it dies.
+
+    It holds among the processes of one machine, and among machines as far as their file
+    system shares locks (NFS 4, Lustre mounted with flock, GPFS, CephFS do). Where it
+    has no locks at all, a warning says so.
 
     Args:
         path: of a file or directory, whether or not there is one; the directory that it

@@ -11,7 +11,7 @@ from jaxrobust.training.examples import (
     load_run_data,
     load_training_data,
 )
-from jaxrobust.training.loop import NonFiniteLossError, train, train_group
+from jaxrobust.training.loop import NonFiniteLossError, train
 from jaxrobust.training.mesh import MeshConfig, Placement
 from jaxrobust.training.phases import (
     AttackConfig,
@@ -118,5 +118,4 @@ __all__ = [
     "standard",
     "sweep",
     "train",
-    "train_group",
 ]

@@ -52,7 +52,6 @@ __all__ = [
     "require_same_job",
     "starting",
     "train",
-    "train_claimed",
     "train_group",
 ]
 
@@ -465,26 +464,33 @@ def _closing(group: _Group) -> Iterator[None]:
 def train_group(
     tasks: Sequence[tuple[TrainConfig, Path]],
     dataset: Dataset,
+    trained_on: TrainedOn,
+    stop: StopRequest,
     *,
-    resume: bool = False,
-    checkpoint_every: int = 1,
-    tensorboard: bool = False,
-    reporter: Reporter | None = None,
-    programs: Programs | None = None,
-    stream: bool | None = None,
-    profile: Path | None = None,
+    resume: bool,
+    checkpoint_every: int,
+    tensorboard: bool,
+    reporter: Reporter | None,
+    programs: Programs,
+    stream: bool | None,
+    profile: Path | None,
 ) -> list[Run | str]:
     """Train several runs at once, each to its end, saving as they go.
+
+    The caller holds a claim on their directories, and has seen that all processes of
+    the job do the same work.
 
     Args:
         tasks: for each run its configuration and directory. They may differ in all that
             `Controls` carries, in phases and seeds, and in nothing else.
         dataset: training examples of all of them.
+        trained_on: what their configurations record of the data set.
+        stop: whether a signal asked to stop.
         resume: go on from their newest checkpoints.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
         tensorboard: also write TensorBoard scalars.
         reporter: told of progress.
-        programs: compiled programs to share with other groups; None for new ones.
+        programs: compiled programs, which other groups may share.
         stream: keep the data set on the host and send what is needed; None does so for
             data that would take more than half of a device's free memory.
         profile: directory for a trace of a few slices.
@@ -494,47 +500,12 @@ def train_group(
 
     Raises:
         RunError: if a directory, or a run to start from, cannot be used.
-        InUseError: if another process is using a directory.
         Interrupted: on a signal, after the steps under way are saved.
         StorageError: if something cannot be saved; the last checkpoints stay.
         DataError: for examples of one class, or images that are all but black.
         ValueError: for configurations that do not go together, or that are not the same
             in all processes of a job.
     """
-    with stop_on_signals() as stop:
-        placement = None if programs is None else programs.placement
-        require_same_job("group", [config for config, _ in tasks], placement)
-        with claimed_together([directory for _, directory in tasks]):
-            return train_claimed(
-                tasks,
-                dataset,
-                trained_on(dataset, is_given=True),
-                stop,
-                resume=resume,
-                checkpoint_every=checkpoint_every,
-                tensorboard=tensorboard,
-                reporter=reporter,
-                programs=programs,
-                stream=stream,
-                profile=profile,
-            )
-
-
-def train_claimed(
-    tasks: Sequence[tuple[TrainConfig, Path]],
-    dataset: Dataset,
-    trained_on: TrainedOn,
-    stop: StopRequest,
-    *,
-    resume: bool,
-    checkpoint_every: int,
-    tensorboard: bool,
-    reporter: Reporter | None,
-    programs: Programs | None,
-    stream: bool | None,
-    profile: Path | None,
-) -> list[Run | str]:
-    """Train several runs whose directories are claimed already; see `train_group`."""
     reporter = reporter or NullReporter()
     if not is_primary():
         reporter = NullReporter()
@@ -560,7 +531,6 @@ def train_claimed(
     for config in configs:
         for phase in config.phases:
             phase.require_radii(math.prod(problem.image_shape))
-    programs = programs or Programs(configs, problem, Placement(), len(tasks))
     programs.check(configs)
     num_batches = len(dataset.labels) // configs[0].batch_size
     if num_batches == 0:
@@ -685,7 +655,7 @@ def train(
             programs = Programs(
                 [config], problem_of(dataset), placement or Placement(), 1
             )
-            (found,) = train_claimed(
+            (found,) = train_group(
                 [(config, directory)],
                 dataset,
                 trained_on(dataset, is_given=is_given),

@@ -42,6 +42,7 @@ __all__ = [
     "is_free",
     "load_run",
     "read_description",
+    "read_record",
     "read_run",
     "settings_difference",
     "shape_difference",
@@ -188,7 +189,7 @@ def read_description(directory: Path) -> Described:
             f"`run` must be a run directory, got {str(directory)!r}, which has no "
             f"{CONFIG}; train one with `jaxrobust train --run-dir {directory}`."
         )
-    record = _read(path)
+    record = read_record(path)
     try:
         config = config_from_json(TrainConfig, record["config"])
         problem = record["problem"]
@@ -208,7 +209,12 @@ def read_run(directory: Path) -> tuple[TrainConfig, Problem]:
     return read_description(directory)[:2]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_record(path: Path) -> dict[str, Any]:
+    """What a JSON file of a run or sweep says.
+
+    Raises:
+        RunError: naming the file, if it is not what was written.
+    """
     try:
         return read_json(path)
     except ValueError as error:
@@ -323,7 +329,7 @@ def check_same_run(
         RunError: naming each setting that differs.
     """
     now = _description(config, problem, trained_on)
-    before = _read(directory / CONFIG)
+    before = read_record(directory / CONFIG)
     # Data are what is in them. Older versions did not record it.
     for record in (before, now):
         data = record.get("data") if before.get("data") else None

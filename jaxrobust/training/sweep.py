@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple
 
 from jaxrobust.data import Dataset
 from jaxrobust.hosts import is_primary
-from jaxrobust.keeping import read_json, write_json
+from jaxrobust.keeping import write_json
 from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.examples import load_training_data, problem_of, trained_on
 from jaxrobust.training.feeding import stretch_for
-from jaxrobust.training.loop import require_same_job, starting, train_claimed
+from jaxrobust.training.loop import require_same_job, starting, train_group
 from jaxrobust.training.mesh import Placement
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
@@ -33,6 +33,7 @@ from jaxrobust.training.runs import (
     claimed_together,
     is_free,
     load_run,
+    read_record,
     settings_difference,
 )
 from jaxrobust.training.signals import stop_on_signals
@@ -406,7 +407,7 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
                 f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
                 "resume it (--resume) or choose another directory."
             )
-        lines = settings_difference(_read(path), table) if is_used else []
+        lines = settings_difference(read_record(path), table) if is_used else []
         if lines:
             raise RunError(
                 f"`run_dir` must hold the sweep that is asked for, got "
@@ -419,18 +420,11 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
             write_json(path, table, indent=1)
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise RunError(str(error)) from error
-
-
 def _known(directory: Path) -> Run | str | None:
     """A member that is complete or failed in an earlier call; None if it is neither."""
     failure = directory / FAILURE
     if failure.is_file():
-        return f"{_read(failure)['reason']} (Delete {failure} to try again.)"
+        return f"{read_record(failure)['reason']} (Delete {failure} to try again.)"
     # A process that was killed in its first save leaves a directory of no checkpoint.
     with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
         if not checkpoints.steps():
@@ -570,7 +564,7 @@ def sweep(
                 reporter.message(f"training together: {names}")
                 directories = [directory / member.name for member in group]
                 with claimed_together(directories):
-                    results = train_claimed(
+                    results = train_group(
                         [
                             (_located(member, directory), its)
                             for member, its in zip(group, directories, strict=True)
