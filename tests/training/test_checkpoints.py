@@ -1,6 +1,7 @@
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -84,10 +85,19 @@ def flip(step: Path) -> None:
 
 
 def forge(step: Path) -> None:
-    """Change a checksum: stands for damage that Orbax itself would not notice."""
+    """Change a checksum in the record, which has one of its own."""
     for path in (step / "progress").iterdir():
         text = path.read_text()
         path.write_text(re.sub(r'("\.step": )\d+', r"\g<1>1", text))
+
+
+def exchange(step: Path) -> None:
+    """Other weights, whole and of the same form, which Orbax itself would take."""
+    other = new_state(9)._replace(step=jnp.int32(int(step.name)))
+    with Checkpoints(step.parent.parent / "others") as checkpoints:
+        checkpoints.save(other, {})
+    shutil.rmtree(step / "state")
+    shutil.copytree(step.parent.parent / "others" / step.name / "state", step / "state")
 
 
 def remove_metadata(step: Path) -> None:
@@ -95,7 +105,7 @@ def remove_metadata(step: Path) -> None:
         path.unlink()
 
 
-DAMAGE = [truncate, flip, forge, remove_metadata]
+DAMAGE = [truncate, flip, forge, exchange, remove_metadata]
 
 
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda damage: damage.__name__)
