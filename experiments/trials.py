@@ -299,6 +299,8 @@ def full(share: float) -> Disturb:
         with _mounted(trial.disk, trial, int(share * room)) as disk:
             with trial.start() as process:
                 ended = process.end(LIMIT)
+            if ended.code == trial.operation.code and not trial.differences():
+                raise Missed("the disk had room for all of it")
             trial.notes.append(f"exit code {ended.code}")
             trial.check(ended, (1,), names=["disk"])
             disk.grow()

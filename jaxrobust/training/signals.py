@@ -1,6 +1,8 @@
 """Turning Ctrl-C and the like into a question that training asks between steps."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +22,42 @@ class Interrupted(RuntimeError):
 
 
 class AtOnce(KeyboardInterrupt):
-    """Raised by a signal; like Ctrl-C, nothing takes it for an error of its own."""
+    """Raised by a signal; like Ctrl-C, nothing takes it for an error of its own.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+
+AGAIN = 0.05
+"""Seconds after which a signal that could not be raised is sent again."""
+
+
+@contextmanager
+def _unraised(deal: Callable[[int], None]) -> Iterator[None]:
+    """Deal with the number of a signal that came while a destructor ran.
+
+    Nothing can be raised from there: Python would print a traceback and go on as if
+    there had been no signal.
+    """
+    before = sys.unraisablehook
+
+    def hook(details: Any) -> None:
+        if isinstance(details.exc_value, AtOnce):
+            deal(details.exc_value.number)
+        else:
+            before(details)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is hook:  # or somebody's, who calls this one
+            sys.unraisablehook = before
 
 
 class StopRequest:
@@ -37,7 +74,7 @@ class StopRequest:
         """Take note of a signal."""
         self.signal_name = signal.Signals(number).name
         if self._is_at_once:
-            raise AtOnce
+            raise AtOnce(number)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
@@ -115,7 +152,8 @@ def stop_on_signals() -> Iterator[StopRequest]:
         request.receive(number)
 
     handling = _Handling(_stopping(), handle)
-    with handling:
+    # The request has taken note of it, and is asked after the block.
+    with handling, _unraised(lambda _: None):
         _requests.append(request)
         try:
             yield request
@@ -131,12 +169,24 @@ def interrupt_on_signals() -> Iterator[None]:
     """
 
     def handle(number: int, frame: object) -> None:
-        del number, frame
-        raise AtOnce
+        del frame
+        raise AtOnce(number)
+
+    is_over = threading.Event()
+
+    def again(number: int) -> None:
+        if not is_over.wait(AGAIN):
+            os.kill(os.getpid(), number)
+
+    def send_again(number: int) -> None:
+        threading.Thread(target=again, args=(number,), daemon=True).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     signals = [each for each in _stopping() if each is not signal.SIGINT]
-    with _Handling(signals, handle):
-        yield
+    with _Handling(signals, handle), _unraised(send_again):
+        try:
+            yield
+        finally:
+            is_over.set()

@@ -55,6 +55,29 @@ def test_an_interruptible_work_ends_as_by_ctrl_c(number):
         os.kill(os.getpid(), number)
 
 
+class Dying:
+    """Is sent a signal while its destructor runs, from which nothing can be raised."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+
+def test_a_signal_in_a_destructor_ends_interruptible_work_a_moment_later(capsys):
+    with pytest.raises(KeyboardInterrupt), interrupt_on_signals():
+        Dying()
+        time.sleep(60)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_signal_in_a_destructor_is_asked_for_after_the_block(capsys):
+    with stop_on_signals() as stop:
+        with stop.at_once():
+            Dying()
+        assert stop.signal_name == "SIGTERM"
+    assert capsys.readouterr().err == ""
+
+
 def test_work_that_may_end_at_once_does_so_and_nothing_takes_it_for_an_error():
     steps = []
     with stop_on_signals() as stop:
