@@ -6,6 +6,7 @@ state saved. Schedulers start a job again after 1 and 75, not after 2.
 
 import dis
 import os
+import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -52,11 +53,11 @@ def execute(name: str, command: Callable[[], int]) -> int:
             return command()
     except Interrupted as error:
         code, text = INTERRUPTED, str(error)
-    except AtOnce:
-        # By a scheduler, which asks whether to start the command again.
-        code, text = INTERRUPTED, "interrupted; give the same command again"
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         code, text = FAILED, "interrupted"
+        if isinstance(error, AtOnce) and error.number != signal.SIGINT:
+            # By a scheduler, which asks whether to start the command again.
+            code, text = INTERRUPTED, "interrupted; give the same command again"
     except Exception as error:
         told = _told(error)
         if told is None:

@@ -636,7 +636,7 @@ def train(
         NonFiniteLossError: if the loss becomes NaN or infinite; the last good
             checkpoint stays.
         Interrupted: on SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after the step under way is
-            saved; while the data are read and programs are compiled, at once.
+            saved; while the data are read, at once.
         StorageError: if something cannot be saved; the last checkpoint stays.
         ValueError: for a batch larger than the data set, or settings that are not the
             same in all processes of a job.

@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 __all__ = [
@@ -35,6 +36,22 @@ class AtOnce(KeyboardInterrupt):
 
 AGAIN = 0.05
 """Seconds after which a signal that could not be raised is sent again."""
+
+COMPILER = "jax._src.compiler"
+"""The module of jax that waits for XLA."""
+
+
+def _is_compiling(frame: FrameType | None) -> bool:
+    """Whether a frame, or what called it, waits for XLA to compile.
+
+    XLA does so in threads that nothing stops, and Python ending under them crashes. So
+    nothing is raised before they are done.
+    """
+    while frame is not None:
+        if frame.f_globals.get("__name__") == COMPILER:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextmanager
@@ -70,17 +87,18 @@ class StopRequest:
     def __bool__(self) -> bool:
         return self.signal_name is not None
 
-    def receive(self, number: int) -> None:
-        """Take note of a signal."""
+    def receive(self, number: int, frame: FrameType | None = None) -> None:
+        """Take note of a signal, which came while a frame was running."""
         self.signal_name = signal.Signals(number).name
-        if self._is_at_once:
+        if self._is_at_once and not _is_compiling(frame):
             raise AtOnce(number)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
         """Have a signal end the block there and then; ask afterwards whether one did.
 
-        For work of which nothing is kept, such as reading data and compiling.
+        For work of which nothing is kept, such as reading data. A block that is
+        compiling goes on to its end.
         """
         try:
             self._is_at_once = True
@@ -112,7 +130,9 @@ class _Handling:
     """Has signals do something else until it is undone; a context manager."""
 
     def __init__(
-        self, signals: Sequence[signal.Signals], handle: Callable[[int, Any], None]
+        self,
+        signals: Sequence[signal.Signals],
+        handle: Callable[[int, FrameType | None], None],
     ):
         self.handle = handle
         self.before = {each: signal.getsignal(each) for each in signals}
@@ -146,10 +166,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
         yield request
         return
 
-    def handle(number: int, frame: object) -> None:
-        del frame
+    def handle(number: int, frame: FrameType | None) -> None:
         handling.undo()
-        request.receive(number)
+        request.receive(number, frame)
 
     handling = _Handling(_stopping(), handle)
     # The request has taken note of it, and is asked after the block.
@@ -163,14 +182,17 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 @contextmanager
 def interrupt_on_signals() -> Iterator[None]:
-    """Let SIGTERM, SIGUSR1 and SIGHUP raise `AtOnce`, a kind of `KeyboardInterrupt`.
+    """Let SIGINT, SIGTERM, SIGUSR1, SIGHUP raise `AtOnce`, a `KeyboardInterrupt`.
 
-    For work that keeps its results as it goes, and can be stopped anywhere.
+    For work that keeps its results as it goes, and can be stopped anywhere; while XLA
+    compiles, as soon as that is done.
     """
 
-    def handle(number: int, frame: object) -> None:
-        del frame
-        raise AtOnce(number)
+    def handle(number: int, frame: FrameType | None) -> None:
+        if _is_compiling(frame):
+            send_again(number)
+        else:
+            raise AtOnce(number)
 
     is_over = threading.Event()
 
@@ -184,7 +206,9 @@ def interrupt_on_signals() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    signals = [each for each in _stopping() if each is not signal.SIGINT]
+    signals = [
+        each for each in _stopping() if signal.getsignal(each) is not signal.SIG_IGN
+    ]
     with _Handling(signals, handle), _unraised(send_again):
         try:
             yield

@@ -477,7 +477,7 @@ def sweep(
         InUseError: if another process is using the directory of the sweep, or of a
             member. Jobs that train parts share the first.
         Interrupted: on SIGINT, SIGTERM, SIGUSR1 or SIGHUP, after the steps under way
-            are saved; while the data are read and programs are compiled, at once.
+            are saved; while the data are read, at once.
         StorageError: if something cannot be saved; the last checkpoints stay.
         ValueError: for members that cannot share a program, that do not fit, or that
             are not the same in all processes of a job.

@@ -49,10 +49,54 @@ def test_what_nohup_ignores_stays_ignored(context):
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-@pytest.mark.parametrize("number", SIGNALS[1:])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interruptible_work_ends_as_by_ctrl_c(number):
     with pytest.raises(KeyboardInterrupt), interrupt_on_signals():
         os.kill(os.getpid(), number)
+
+
+COMPILE = """
+import os, signal, sys, threading
+import jax
+from jaxrobust.training.signals import interrupt_on_signals, stop_on_signals
+
+def several(x):  # takes XLA some seconds
+    for seed in range(60):
+        x = x @ jax.random.normal(jax.random.key(seed), (64, 64))
+    return x
+
+lowered = jax.jit(several).lower(jax.ShapeDtypeStruct((64, 64), "float32"))
+number = signal.Signals[sys.argv[2]]
+
+def compile():
+    threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+    lowered.compile()
+    print("compiled", flush=True)
+
+if sys.argv[1] == "interrupt":
+    try:
+        with interrupt_on_signals():
+            compile()
+            threading.Event().wait(60)
+    except KeyboardInterrupt as error:
+        print("by", signal.Signals(error.number).name)
+else:
+    with stop_on_signals() as stop:
+        with stop.at_once():
+            compile()
+        print("by", stop.signal_name)
+"""
+
+
+@pytest.mark.parametrize("context", ["interrupt", "stop"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_while_xla_compiles_waits_for_it(context, name):
+    # Python crashes (-11) where it ends under XLA's threads.
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, context, name], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == ["compiled", "by", name]
 
 
 class Dying:
