@@ -8,6 +8,7 @@ import pytest
 
 from jaxrobust.cli.ending import execute
 from jaxrobust.keeping import InUseError
+from jaxrobust.references import MODULES
 from jaxrobust.threat import LinfBall
 from jaxrobust.training import EpsilonSchedule, Interrupted
 
@@ -39,7 +40,7 @@ def raising(error):
         lambda: LinfBall(float("nan")),
         within("jaxrobust.data", "raise ValueError('too many')"),
         within("experiments.large_perturbations", "raise TypeError('no number')"),
-        within("_definitions", "raise ValueError('not on Mondays')"),
+        within(f"{MODULES}.own", "raise ValueError('not on Mondays')"),
         # An extra that is not installed.
         within("jaxrobust.interop", "import no_such_package_of_any_kind"),
     ],

@@ -19,7 +19,9 @@ LAYERS = {
     "training": 3,
     **dict.fromkeys(("attacks", "concentration"), 2),
     **dict.fromkeys(("losses", "threat", "models", "data", "theory"), 1),
-    **dict.fromkeys(("types", "pytrees", "keeping", "compilation", "hosts"), 0),
+    **dict.fromkeys(
+        ("types", "pytrees", "references", "keeping", "compilation", "hosts"), 0
+    ),
 }
 FENCES = {
     "flax": ("models", "training"),

@@ -15,6 +15,7 @@ import jax
 
 from jaxrobust import hosts
 from jaxrobust.keeping import InUseError, describe_failure
+from jaxrobust.references import MODULES
 from jaxrobust.training import CheckpointError, Interrupted, NonFiniteLossError
 from jaxrobust.training.signals import AtOnce, interrupt_on_signals
 
@@ -25,9 +26,9 @@ FAILED, WRONG_USAGE = 1, 2
 INTERRUPTED = 75
 """Exit code of EX_TEMPFAIL (sysexits.h): try again."""
 
-OURS = {"jaxrobust", "experiments", "launch", "_definitions"}
-"""Packages whose refusals are about what the user asked for; `launching` gives the
-last name to a file of definitions."""
+OURS = {"jaxrobust", "experiments", "launch", MODULES}
+"""Packages whose refusals are about what the user asked for; files of the user's own
+are in the last one."""
 
 FAILURES = (CheckpointError, NonFiniteLossError, InUseError, hosts.HostLostError)
 

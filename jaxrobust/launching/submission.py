@@ -10,15 +10,14 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, cast
 
 from jaxrobust.launching.definition import Definition, Target
 from jaxrobust.launching.rendering import FILE_NAMES, render
+from jaxrobust.references import importable_from, run
 
 __all__ = ["check", "definitions_in", "launch", "load_definition"]
 
@@ -127,14 +126,10 @@ def definitions_in(path: Path) -> dict[str, Definition]:
             f"{str(path)!r}, which is no Python file here; go to the checkout, or name "
             "the file."
         )
-    spec = importlib.util.spec_from_file_location("_definitions", path.absolute())
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    with _importable_here():
-        try:
-            spec.loader.exec_module(module)
-        except TypeError as error:
-            raise _unknown_field(error) from error
+    try:
+        module = run(path, what="definition")
+    except TypeError as error:
+        raise _unknown_field(error) from error
     return {
         name: each
         for name, each in vars(module).items()
@@ -192,7 +187,7 @@ def check(definition: Definition, target: Target) -> None:
 def _presets(experiment: str) -> Mapping[str, Any] | None:
     """The configurations of an experiment; None if this is no checkout."""
     paper, _, item = experiment.partition("/")
-    with _importable_here():
+    with importable_from(Path.cwd()):
         if importlib.util.find_spec("experiments") is None:
             return None
         papers = _submodules(importlib.import_module("experiments"))
@@ -221,21 +216,6 @@ def _submodules(package: ModuleType) -> list[str]:
     """Names of what is in a package; nothing for a module."""
     path = getattr(package, "__path__", ())
     return sorted(each.name for each in pkgutil.iter_modules(path))
-
-
-@contextmanager
-def _importable_here() -> Iterator[None]:
-    """What is in the current directory can be imported, as by `python -m`."""
-    here = str(Path.cwd())
-    is_added = here not in sys.path
-    if is_added:
-        sys.path.insert(0, here)
-        importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        if is_added:
-            sys.path.remove(here)
 
 
 def _run(arguments: list[str]) -> int:

@@ -1,0 +1,136 @@
+"""What users name in text: `path/to/file.py:NAME` or `package.module:NAME`.
+
+Naming imports nothing; resolving a name runs the code that it names. So nothing that
+was found in a file is resolved unless the user asked for it.
+"""
+
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+__all__ = ["MODULES", "Reference", "importable_from", "is_reference", "resolve", "run"]
+
+MODULES = "_jaxrobust_files"
+"""The package in which modules made of files are, by name only."""
+
+
+class Reference(NamedTuple):
+    """Something of the user's own, with what it was made from.
+
+    Attributes:
+        name: as it was given.
+        value: what has that name.
+        sha256: of the file in which it stands, 64 hexadecimal digits; None where a
+            module has no file.
+    """
+
+    name: str
+    value: Any
+    sha256: str | None
+
+
+def is_reference(name: str) -> bool:
+    """Whether a name has the form of a reference, `file.py:NAME` or `module:NAME`."""
+    place, separator, inner = name.rpartition(":")
+    return bool(separator and place and inner.isidentifier())
+
+
+def resolve(name: str, *, what: str) -> Reference:
+    """Import what a reference names.
+
+    Args:
+        name: `path/to/file.py:NAME`, or `package.module:NAME` for what is installed or
+            lies below the current directory.
+        what: it is needed for, as the user calls it, such as `model`.
+
+    Raises:
+        ValueError: if there is no such file, module or name.
+    """
+    place, _, inner = name.rpartition(":")
+    if not is_reference(name):
+        raise ValueError(
+            f"`{what}` must be path/to/file.py:NAME or package.module:NAME, got "
+            f"{name!r}; name the file and what it defines."
+        )
+    module = run(Path(place), what=what) if place.endswith(".py") else _module(place)
+    if module is None:
+        raise ValueError(
+            f"`{what}` must name a module that can be imported, got {place!r}; go to "
+            "the directory in which it lies, install it, or name its file "
+            "(path/to/file.py:NAME)."
+        )
+    if not hasattr(module, inner):
+        known = [each for each in vars(module) if not each.startswith("_")]
+        close = difflib.get_close_matches(inner, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else "correct the name."
+        raise ValueError(
+            f"`{what}` must name something that {place} defines, got {inner!r}; {hint}"
+        )
+    path = getattr(module, "__file__", None)
+    content = Path(path).read_bytes() if path else None
+    sha256 = None if content is None else hashlib.sha256(content).hexdigest()
+    return Reference(name, getattr(module, inner), sha256)
+
+
+def run(path: Path, *, what: str) -> ModuleType:
+    """The module that a Python file makes; the same one until the file changes.
+
+    It can import what lies beside it or in the current directory.
+
+    Raises:
+        ValueError: if it is no Python file.
+    """
+    if not path.is_file() or path.suffix != ".py":
+        raise ValueError(
+            f"`{what}` must name a Python file, got {str(path)!r}, which is no Python "
+            "file here; correct the path."
+        )
+    path = path.resolve()
+    found = hashlib.sha256(str(path).encode() + path.read_bytes()).hexdigest()
+    name = f"{MODULES}.{path.stem}_{found[:10]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    # Known before it runs, as dataclasses and pickling want it.
+    sys.modules[name] = module
+    try:
+        with importable_from(path.parent), importable_from(Path.cwd()):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _module(name: str) -> ModuleType | None:
+    with importable_from(Path.cwd()):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # A module that is there, and misses another one, says so itself.
+            if error.name and (name == error.name or name.startswith(error.name + ".")):
+                return None
+            raise
+
+
+@contextmanager
+def importable_from(directory: Path) -> Iterator[None]:
+    """What is in a directory can be imported, as by `python -m` from there."""
+    is_added = str(directory) not in sys.path
+    if is_added:
+        sys.path.insert(0, str(directory))
+        importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        if is_added:
+            sys.path.remove(str(directory))
