@@ -249,7 +249,6 @@ def iterate(
     *,
     num_steps: Scalar,
     keep: Keep = "last",
-    shard: Callable[[AttackState], AttackState] | None = None,
 ) -> Attack:
     """An attack that applies a kernel `num_steps` times in one compiled loop.
 
@@ -258,9 +257,6 @@ def iterate(
         num_steps: how often, at least 0; may be traced.
         keep: "last" returns the last iterate (facts 0.1), "best" the strongest of all
             `num_steps + 1` iterates of each example.
-        shard: takes the examples of this device out of the state that the kernel made
-            of the whole batch. The start, and so every number, does not depend on how
-            many devices share the batch; the result has this device's examples only.
 
     Returns:
         An attack; it refuses what `checked` does.
@@ -286,7 +282,6 @@ def iterate(
             return moved, best
 
         state = kernel.init(init_key, logits_fn, images, labels)
-        state = state if shard is None else shard(state)
         best = nothing_found(state.images) if keep == "best" else None
         state, best = lax.fori_loop(0, num_steps, body, (state, best))
         last = as_result(state, kernel.evaluate(logits_fn(state.images), state.labels))

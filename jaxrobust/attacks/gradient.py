@@ -156,7 +156,6 @@ def pgd(
     random_start: bool = True,
     targeted: bool = False,
     keep: Keep = "last",
-    shard: Callable[[AttackState], AttackState] | None = None,
 ) -> Attack:
     """Projected gradient descent (Madry et al., 2018; facts 0.1).
 
@@ -176,7 +175,6 @@ def pgd(
         random_start: start uniformly in the ball rather than at the clean image.
         targeted: take `labels` as the classes to be mistaken for.
         keep: "last" or "best" iterate.
-        shard: see `iterate`.
 
     Returns:
         An attack `(key, logits_fn, images, labels) -> AttackResult`.
@@ -199,7 +197,7 @@ def pgd(
         random_start=random_start,
         targeted=targeted,
     )
-    return iterate(kernel, num_steps=num_steps, keep=keep, shard=shard)
+    return iterate(kernel, num_steps=num_steps, keep=keep)
 
 
 def fgsm(

@@ -56,8 +56,6 @@ def command(definition: Definition, workdir: str, part: int | None = None) -> li
     words = [definition.python, "-m", module]
     for name, value in options.items():
         words += [] if value is None else [name, str(value)]
-    if not definition.mesh.sync_batch_norm:
-        words.append("--mesh.no-sync-batch-norm")
     return words
 
 

@@ -18,10 +18,7 @@ ModelName = Literal[
 
 
 def _lenet(padding, initialization, kernel_size=5):
-    def build(
-        config: "ModelConfig", num_classes: int, batch_axis: str | None
-    ) -> nn.Module:
-        del batch_axis
+    def build(config: "ModelConfig", num_classes: int) -> nn.Module:
         return LeNet(
             num_classes=num_classes,
             widen_factor=config.widen_factor,
@@ -35,21 +32,18 @@ def _lenet(padding, initialization, kernel_size=5):
 
 
 def _resnet(builder):
-    def build(
-        config: "ModelConfig", num_classes: int, batch_axis: str | None
-    ) -> nn.Module:
+    def build(config: "ModelConfig", num_classes: int) -> nn.Module:
         return builder(
             num_classes=num_classes,
             widen_factor=config.widen_factor,
             formulation=config.formulation,
-            batch_axis=batch_axis,
         )
 
     return build
 
 
-MODELS: dict[ModelName, Callable[["ModelConfig", int, str | None], nn.Module]] = {
-    "linear": lambda config, num_classes, batch_axis: Linear(num_classes),
+MODELS: dict[ModelName, Callable[["ModelConfig", int], nn.Module]] = {
+    "linear": lambda config, num_classes: Linear(num_classes),
     "lenet": _lenet("VALID", "torch"),
     "lenet-same": _lenet("SAME", "madry"),
     "lenet-small": _lenet("SAME", "torch", kernel_size=3),
@@ -86,12 +80,6 @@ class ModelConfig:
                 "1 is the network of the paper."
             )
 
-    def build(self, num_classes: int, batch_axis: str | None = None) -> nn.Module:
-        """The network, with one logit for each class.
-
-        Args:
-            num_classes: number of logits.
-            batch_axis: mapped axis over which devices share a batch, and over which
-                batch normalization takes its statistics; None for those of a device.
-        """
-        return MODELS[self.name](self, num_classes, batch_axis)
+    def build(self, num_classes: int) -> nn.Module:
+        """The network, with one logit for each of so many classes."""
+        return MODELS[self.name](self, num_classes)

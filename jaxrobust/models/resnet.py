@@ -44,7 +44,6 @@ class Residual(nn.Module):
     strides: int
     is_bottleneck: bool
     formulation: Formulation
-    batch_axis: str | None = None
 
     @nn.compact
     def __call__(self, maps: Any, train: bool) -> Any:
@@ -59,7 +58,6 @@ class Residual(nn.Module):
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
-            axis_name=self.batch_axis,
         )
         if self.is_bottleneck:
             plan = [(self.width, 1, 1), (self.width, 3, self.strides)]
@@ -94,8 +92,6 @@ class ResNet(nn.Module):
             CIFAR-10 on three channels, and nothing on other numbers of channels.
         std: divides the channels, same unit and rule.
         formulation: of the convolutions, see `layers`.
-        batch_axis: mapped axis over which devices share a batch, whose statistics are
-            then those of the whole batch; None for each device's own.
     """
 
     block_counts: Sequence[int]
@@ -105,7 +101,6 @@ class ResNet(nn.Module):
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     formulation: Formulation = "auto"
-    batch_axis: str | None = None
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> Logits:
@@ -130,7 +125,6 @@ class ResNet(nn.Module):
             use_running_average=not train,
             momentum=0.9,
             epsilon=1e-5,
-            axis_name=self.batch_axis,
             name="stem_norm",
         )
         maps = nn.relu(norm(conv(maps)))
@@ -141,7 +135,6 @@ class ResNet(nn.Module):
                     strides=2 if group > 0 and block == 0 else 1,
                     is_bottleneck=self.is_bottleneck,
                     formulation=self.formulation,
-                    batch_axis=self.batch_axis,
                     name=f"group{group + 1}_block{block + 1}",
                 )(maps, train)
         pooled = jnp.mean(maps, axis=(1, 2))

@@ -21,7 +21,7 @@ from jax import lax
 
 from jaxrobust.models import ModelConfig
 from jaxrobust.training.checkpoints import from_arrays, to_arrays
-from jaxrobust.training.mesh import Placement
+from jaxrobust.training.mesh import MEMBER, Placement
 from jaxrobust.training.trainer import Controls, Trainer, TrainState
 
 __all__ = [
@@ -155,7 +155,10 @@ class MemberProgram:
         return self._mapped(run, members)
 
     def _sharded(self, function: Callable[..., TrainState]) -> Callable[..., Any]:
-        """Each device of the member axis takes its members; no data crosses it."""
+        """Each device of the member axis takes its members; no data crosses it.
+
+        Along the data axis the compiler divides what `Placement.share` lays out there.
+        """
         mesh = self.placement.mesh
         if mesh is None:
             return function
@@ -169,8 +172,7 @@ class MemberProgram:
             mesh=mesh,
             in_specs=tuple(specs),
             out_specs=member,
-            # The axis `data` is used as `pmap` uses its axis: a value that is the same
-            # on all its devices is known to be so by us, not by the type system.
+            axis_names={MEMBER},
             check_vma=False,
         )
 

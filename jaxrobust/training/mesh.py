@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 __all__ = ["DATA", "MEMBER", "MeshConfig", "Placement"]
@@ -28,10 +29,8 @@ class MeshConfig:
     member: int = 1
     """Devices among which the members are divided; no communication."""
     data: int = 1
-    """Devices among which each batch is divided; one gradient mean a step."""
-    sync_batch_norm: bool = True
-    """Take batch-norm statistics over the whole batch, as one device would; otherwise
-    each device's rows have their own."""
+    """Devices among which each batch is divided; one gradient mean a step. Batch-norm
+    statistics are those of the whole batch, as on one device."""
 
     def __post_init__(self):
         for name in (MEMBER, DATA):
@@ -107,10 +106,11 @@ class Placement:
                 shape, (MEMBER, DATA), axis_types=kinds, devices=devices
             )
 
-    @property
-    def axis(self) -> str | None:
-        """Mapped axis over which devices share a batch, if they do."""
-        return DATA if self.config.data > 1 else None
+    def share(self, batch: Any) -> Any:
+        """Examples of a batch, laid out over the devices that share it; when traced."""
+        if self.mesh is None or self.config.data == 1:
+            return batch
+        return lax.with_sharding_constraint(batch, PartitionSpec(DATA))
 
     def spec(self, is_member_axis: bool) -> PartitionSpec:
         """How an array lies: first axis over the members' devices, or everywhere."""

@@ -98,18 +98,10 @@ class Programs:
         kind = _kind(phase)
         if kind not in self._programs:
             mesh = self.placement.config
-            axis = self.placement.axis
             model = model_for(self.config.model, mapping_for(self.count // mesh.member))
-            network = model.build(
-                self.problem.num_classes, axis if mesh.sync_batch_norm else None
-            )
-            trainer = trainer_for(
-                self.config,
-                phase,
-                network,
-                axis=axis,
-                sync_batch_norm=mesh.sync_batch_norm,
-            )
+            network = model.build(self.problem.num_classes)
+            share = self.placement.share
+            trainer = trainer_for(self.config, phase, network, share=share)
             self._programs[kind] = MemberProgram(trainer, self.count, self.placement)
         return self._programs[kind]
 

@@ -120,9 +120,9 @@ class Run(NamedTuple):
 
 
 def trainer_for(
-    config: TrainConfig, phase: Phase, network: nn.Module, **sharing: Any
+    config: TrainConfig, phase: Phase, network: nn.Module, **options: Any
 ) -> Trainer:
-    """The trainer of a phase of a run; `sharing` says how devices share a batch."""
+    """The trainer of a phase of a run."""
     return make_trainer(
         network,
         attack=phase.attack,
@@ -130,7 +130,7 @@ def trainer_for(
         batch_size=config.batch_size,
         augment=config.augment,
         precision=config.precision,
-        **sharing,
+        **options,
     )
 
 

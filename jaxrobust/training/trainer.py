@@ -6,9 +6,9 @@ extended and an iterative phase differ in numbers only, and an epoch is one loop
 data that stays on the device. The loop takes the batch to stop at as an argument: the
 host may run an epoch in one call or in slices, with the same numbers to the bit.
 
-A trainer may also be one of several that share every batch (`axis`): each device takes
-its rows, and the gradient is the mean over all. What is random is drawn for the whole
-batch on every device, so that the numbers do not depend on how many there are.
+Nothing here knows how many devices share a batch: `share` lays the examples out over
+them, and the compiler divides the work. So whatever a network or an attack does with
+its batch (statistics, dropout, random starts) has the numbers of one device.
 """
 
 from collections.abc import Callable
@@ -251,8 +251,7 @@ def make_trainer(
     batch_size: int,
     augment: bool = False,
     precision: Precision = "float32",
-    axis: str | None = None,
-    sync_batch_norm: bool = True,
+    share: Callable[[Any], Any] = lambda batch: batch,
 ) -> Trainer:
     """The trainer of a network under one attack; only the kinds of things are fixed.
 
@@ -260,38 +259,17 @@ def make_trainer(
     loss and start of the attack, name, momentum and clipping of the optimizer.
 
     Args:
-        network: Flax module; with `sync_batch_norm`, one whose batch normalization
-            knows `axis`.
+        network: Flax module.
         attack: inside training.
         optimizer: of the weights.
-        batch_size: examples of a step, over all devices of `axis`.
+        batch_size: examples of a step.
         augment: whether to crop and flip.
         precision: of the forward pass and of the gradients through it. Parameters,
             their gradients' sums, the optimizer and the projection stay float32.
-        axis: mapped axis (`jax.shard_map`, `jax.pmap`) over which devices share each
-            batch; its size must divide `batch_size`. None if they do not.
-        sync_batch_norm: whether batch statistics are those of the whole batch, as on
-            one device; otherwise each device normalizes its rows by their own, and the
-            running statistics are averaged.
+        share: lays arrays of examples out over the devices that share a batch, by
+            `jax.lax.with_sharding_constraint`; by default one device has them all.
     """
     zero = jnp.float32(0)
-
-    def rows(tree: Any) -> Any:
-        """This device's examples of a batch."""
-        if axis is None:
-            return tree
-        size = batch_size // lax.axis_size(axis)
-        first = lax.axis_index(axis) * size
-        return jax.tree.map(
-            lambda leaf: lax.dynamic_slice_in_dim(leaf, first, size), tree
-        )
-
-    def over_devices(reduce: Callable[..., Any], tree: Any, name: str) -> Any:
-        """A reduction over the devices that share a batch; the name marks it in HLO."""
-        if axis is None:
-            return tree
-        with jax.named_scope(name):
-            return reduce(tree, axis)
 
     def init_optimizer(params: Any) -> Any:
         return _optimizer(optimizer, zero, zero).init(params)
@@ -355,10 +333,8 @@ def make_trainer(
             loss=attack.loss,
             random_start=attack.random_start,
             keep=attack.keep,
-            shard=rows,
         )
         found = search(attack_key, attacked, images, labels)
-        labels = rows(labels)
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
             logits, updated = _apply_train(
@@ -368,24 +344,16 @@ def make_trainer(
 
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
         (loss, (logits, batch_stats)), gradient = value_and_grad(params)
-        loss, gradient = over_devices(lax.pmean, (loss, gradient), "gradient_mean")
-        if not sync_batch_norm:
-            batch_stats = over_devices(lax.pmean, batch_stats, "batch_norm_statistics")
         rule = _optimizer(optimizer, controls.learning_rate, controls.weight_decay)
         updates, opt_state = rule.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
         # A gradient that is not finite ruins the weights, though this loss may still be
         # fine: it poisons the sum, which stops the loop.
         loss = loss + 0 * optax.tree.norm(gradient)
-        counts = (
-            jnp.sum(~judge(logits, labels), dtype=jnp.int32),
-            jnp.sum(~found.is_gradient_finite, dtype=jnp.int32),
-        )
-        num_correct, num_bad = over_devices(lax.psum, counts, "metric_sums")
         seen = Metrics(
             loss=loss * batch_size,
-            num_correct=num_correct,
-            num_bad_gradients=num_bad,
+            num_correct=jnp.sum(~judge(logits, labels), dtype=jnp.int32),
+            num_bad_gradients=jnp.sum(~found.is_gradient_finite, dtype=jnp.int32),
             num_examples=jnp.int32(batch_size),
         )
         return state._replace(
@@ -427,7 +395,7 @@ def make_trainer(
             return (state.batch < stop_batch) & jnp.isfinite(state.metrics.loss)
 
         def one_batch(state: TrainState) -> TrainState:
-            return step(state, controls, *take(state))
+            return step(state, controls, *share(take(state)))
 
         state = lax.while_loop(is_running, one_batch, state)
         return state._replace(epoch_weights=kept)

@@ -73,7 +73,7 @@ def test_a_definition_that_is_not_there_is_refused(name, message, checkout):
         ),
         (
             ("data=2", "dta=2"),
-            r"`MeshConfig` must be made of the fields member, data, sync.*, got .*dta",
+            r"`MeshConfig` must be made of the fields member, data, got .*dta",
         ),
         (
             ('    preset="smoke",\n', ""),

@@ -36,7 +36,6 @@ from jaxrobust.training import (
     sweep,
 )
 from jaxrobust.training.members import MemberProgram
-from jaxrobust.training.mesh import DATA
 
 BATCH = 16
 rng = np.random.default_rng(0)
@@ -47,38 +46,32 @@ CONTROLS = Controls.of(
 )
 
 
-def network_of(kind: str, axis: str | None) -> nn.Module:
+def network_of(kind: str) -> nn.Module:
     if kind == "linear":
         return Linear(3)
     return ResNet(
-        block_counts=(1,),
-        is_bottleneck=False,
-        num_classes=3,
-        widen_factor=0.0625,
-        batch_axis=axis,
+        block_counts=(1,), is_bottleneck=False, num_classes=3, widen_factor=0.0625
     )
 
 
-def trainer_of(kind: str, axis: str | None, sync: bool = True, mode: str = "eval"):
+def trainer_of(kind: str, **options):
     return make_trainer(
-        network_of(kind, axis if sync else None),
-        attack=AttackConfig(batch_norm=mode),
+        network_of(kind),
+        attack=AttackConfig(),
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         batch_size=BATCH,
         augment=kind == "resnet",
-        axis=axis,
-        sync_batch_norm=sync,
+        **options,
     )
 
 
-def program_of(kind: str, member: int, data: int, count: int, **options):
+def program_of(kind: str, member: int, data: int, count: int):
     placement = Placement(MeshConfig(member=member, data=data))
-    trainer = trainer_of(kind, placement.axis, **options)
-    return MemberProgram(trainer, count, placement)
+    return MemberProgram(trainer_of(kind, share=placement.share), count, placement)
 
 
 def start(kind: str, count: int) -> list:
-    trainer = trainer_of(kind, None)
+    trainer = trainer_of(kind)
     return [trainer.init(jax.random.key(seed), IMAGES) for seed in range(count)]
 
 
@@ -86,9 +79,9 @@ def flat(weights) -> np.ndarray:
     return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(weights)])
 
 
-def trained(kind: str, member: int, data: int, count: int = 4, **options) -> np.ndarray:
+def trained(kind: str, member: int, data: int, count: int = 4) -> np.ndarray:
     """Weights of members after 4 steps on a mesh."""
-    program = program_of(kind, member, data, count, **options)
+    program = program_of(kind, member, data, count)
     states = program.put(start(kind, count))
     data_arrays = program.placement.put((IMAGES, LABELS), is_member_axis=False)
     states = program.begin_epoch(states, [0.1] * count, [True] * count)
@@ -99,40 +92,35 @@ def trained(kind: str, member: int, data: int, count: int = 4, **options) -> np.
     return np.stack([flat(program.take(states, i).weights[:2]) for i in range(count)])
 
 
-def collectives(kind: str, member: int, data: int, **options) -> list[str]:
-    """Scopes of the collectives in the compiled training program."""
-    program = program_of(kind, member, data, 8, **options)
+def collectives(kind: str, member: int, data: int) -> list[tuple[str, str]]:
+    """Kind and scope of the collectives in the compiled training program."""
+    program = program_of(kind, member, data, 8)
     executable = program.compile(*program.shapes((6, 6, 3), 64, np.float32))
     names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
-    lines = re.findall(rf".* (?:{names})(?:-start)?\(.*", executable.as_text())
-    # One without a name would be one that nobody asked for.
-    scopes = [re.search(r'op_name="([^"]*)"', line) for line in lines]
-    return [
-        scope[1] if scope else line for scope, line in zip(scopes, lines, strict=True)
-    ]
+    pattern = rf".* ({names})(?:-start)?\(.*"
+    found = []
+    for line in re.finditer(pattern, executable.as_text()):
+        scope = re.search(r'op_name="([^"]*)"', line[0])
+        # One without a name would be one that nobody asked for.
+        found.append((line[1], scope[1] if scope else ""))
+    return found
 
 
-def by_pmap(kind: str, data: int) -> np.ndarray:
-    """The same per-device step under `jax.pmap`."""
-    trainer = trainer_of(kind, DATA)
-    state = start(kind, 1)[0]
-    state = trainer.begin_epoch(state, CONTROLS.epsilon)
-    controls = CONTROLS._replace(num_steps=jnp.int32(2))
-
-    def on_device(index, *arguments):
-        del index  # pmap wants something that is mapped
-        return trainer.run(*arguments)
-
-    run = jax.pmap(
-        on_device,
-        axis_name=DATA,
-        in_axes=(0, None, None, None, None, None),
-        out_axes=None,
-        devices=jax.devices()[:data],
+def by_pmap(kind: str, count: int) -> np.ndarray:
+    """The functions of a trainer under `jax.pmap`, a member on each device."""
+    trainer = trainer_of(kind)
+    members = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        *[trainer.begin_epoch(state, CONTROLS.epsilon) for state in start(kind, count)],
     )
-    indices = jnp.arange(data)
-    state = run(indices, state, controls, IMAGES, LABELS, jnp.int32(4))
-    return flat(state.weights[:2])
+    controls = jax.tree.map(
+        lambda *leaves: jnp.stack(leaves),
+        *[CONTROLS._replace(num_steps=jnp.int32(2 + i)) for i in range(count)],
+    )
+    run = jax.pmap(trainer.run, in_axes=(0, 0, None, None, None))
+    states = run(members, controls, IMAGES, LABELS, jnp.int32(4))
+    one = [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(count)]
+    return np.stack([flat(state.weights[:2]) for state in one])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -165,20 +153,16 @@ def main(directory: str) -> None:
             alone, np.stack([flat(s.weights[:2]) for s in start(kind, 4)])
         )
         # Each is compiled, the network with batch normalization for a long time.
-        meshes = {"linear": [(2, 1), (4, 2), (1, 8)], "resnet": [(2, 4)]}[kind]
+        meshes = {"linear": [(2, 1), (4, 2), (1, 8)], "resnet": [(1, 8), (2, 4)]}[kind]
         for member, data in meshes:
             name = f"{kind} {member}x{data}"
             mesh = trained(kind, member, data)
             found["differences"][name] = difference(mesh, alone)
-        found["differences"][f"{kind} pmap"] = difference(by_pmap(kind, 4), alone[0])
-    # The network of the last turn.
-    apart = trained("resnet", 1, 4, sync=False)
-    found["without synchronized statistics"] = difference(apart, alone)
+        found["differences"][f"{kind} pmap"] = difference(by_pmap(kind, 4), alone)
     found["collectives"] = {
         "members alone": collectives("resnet", 8, 1),
         "both": collectives("linear", 2, 4),
         "batch norm": collectives("resnet", 2, 4),
-        "batch norm apart": collectives("resnet", 2, 4, sync=False),
     }
     one = swept(directory, 1, 1)
     # Three members on four devices: one of them has nothing to do.
