@@ -53,7 +53,7 @@ EXPERIMENT = """
 from experiments.runner import Setting, main
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import AttackConfig, adversarial
 
 SETTING = Setting(

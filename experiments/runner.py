@@ -34,7 +34,7 @@ from jaxrobust.keeping import (
     write_json,
     write_whole,
 )
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.plots import Figure
 from jaxrobust.report import html_page, markdown_table
 from jaxrobust.training import (

@@ -8,7 +8,7 @@ import pytest
 from jaxrobust.cli import main
 from jaxrobust.data import load_arrays
 from jaxrobust.keeping import read_json
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     TrainConfig,

@@ -18,13 +18,13 @@ LAYERS = {
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     **dict.fromkeys(("attacks", "concentration"), 2),
-    **dict.fromkeys(("losses", "threat", "models", "data", "theory"), 1),
+    **dict.fromkeys(("losses", "threat", "networks", "data", "theory"), 1),
     **dict.fromkeys(
         ("types", "pytrees", "references", "keeping", "compilation", "hosts"), 0
     ),
 }
 FENCES = {
-    "flax": ("models", "training"),
+    "flax": ("networks", "training"),
     "orbax": ("training/checkpoints.py",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
@@ -37,7 +37,7 @@ FENCES = {
 }
 # The attack and the evaluation know a model only as a function, and concentration
 # knows none.
-FORBIDDEN = dict.fromkeys(("attacks", "evaluation", "concentration"), "models")
+FORBIDDEN = dict.fromkeys(("attacks", "evaluation", "concentration"), "networks")
 
 
 def imports(path: Path) -> set[str]:

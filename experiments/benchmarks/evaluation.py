@@ -36,7 +36,7 @@ from experiments.runner import Setting, Workspace, main
 from jaxrobust.compilation import CACHE_OPTION
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
-from jaxrobust.models import LeNet, ModelConfig
+from jaxrobust.networks import LeNet, ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import AttackConfig, Phase, Run, chain
 

@@ -23,7 +23,7 @@ import numpy as np
 from experiments.runner import Workspace, main
 from jaxrobust.data import as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import AttackConfig, TrainConfig, chain
 from jaxrobust.types import Images
 

@@ -21,7 +21,7 @@ from typing import Any, get_args
 from experiments.runner import Setting, Workspace, main
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,

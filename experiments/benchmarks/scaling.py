@@ -65,7 +65,7 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     """Train in this process, which has as many devices; weights go into a file."""
     import jax
 
-    from jaxrobust.models import ModelConfig
+    from jaxrobust.networks import ModelConfig
     from jaxrobust.training import (
         AttackConfig,
         Controls,

@@ -31,7 +31,7 @@ import sys, tempfile
 import numpy as np
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.data import Dataset
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import AttackConfig, TrainConfig, adversarial, train
 keep_compilations()
 noise = np.random.default_rng(0)

@@ -29,7 +29,7 @@ import numpy as np
 
 from experiments.benchmarks import training_step
 from experiments.runner import Workspace, main
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     Controls,

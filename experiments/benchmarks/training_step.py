@@ -28,8 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import Workspace, main
-from jaxrobust.models import LeNet
-from jaxrobust.models.layers import Formulation
+from jaxrobust.networks import LeNet
+from jaxrobust.networks.layers import Formulation
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,

@@ -34,7 +34,7 @@ from jaxrobust.data import Dataset, apply_variant, as_float, load_arrays
 from jaxrobust.evaluation import Checklist, ChecklistConfig, checklist
 from jaxrobust.evaluation.checklist import QUESTIONS
 from jaxrobust.losses import margin
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import ThreatModel
 from jaxrobust.training import (
     AttackConfig,

@@ -30,7 +30,7 @@ from typing import Any
 from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import load_arrays
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,

@@ -27,7 +27,7 @@ from experiments.runner import PartDone, Setting, Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,

@@ -28,7 +28,7 @@ from jaxrobust import plots
 from jaxrobust.data import apply_variant, load_arrays
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.keeping import read_json
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import accuracy_table
 from jaxrobust.training import (
     AttackConfig,

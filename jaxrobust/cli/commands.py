@@ -26,7 +26,7 @@ from jaxrobust.evaluation import (
 from jaxrobust.interop import export_model
 from jaxrobust.keeping import plain, require_writable, versions, write_whole
 from jaxrobust.losses import LossName
-from jaxrobust.models import ModelConfig, ModelName
+from jaxrobust.networks import ModelConfig, ModelName
 from jaxrobust.report import (
     ReportConfig,
     evaluation_row,

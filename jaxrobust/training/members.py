@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training.checkpoints import from_arrays, to_arrays
 from jaxrobust.training.mesh import MEMBER, Placement
 from jaxrobust.training.trainer import Controls, Trainer, TrainState

@@ -13,7 +13,7 @@ from jaxrobust.attacks import num_steps_for
 from jaxrobust.attacks.base import Keep
 from jaxrobust.attacks.gradient import Direction
 from jaxrobust.losses import LossName
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import THREATS, ThreatModel, require_epsilon, require_radius
 
 __all__ = [

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.keeping import versions
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Phase, TrainConfig
 from jaxrobust.training.runs import (

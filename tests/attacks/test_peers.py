@@ -9,7 +9,7 @@ import pytest
 
 from jaxrobust.data import DataError, as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import AttackConfig, TrainConfig, adversarial, train
 
 with warnings.catch_warnings():

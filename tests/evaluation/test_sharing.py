@@ -25,7 +25,7 @@ from jaxrobust.evaluation import (
     sharing,
 )
 from jaxrobust.evaluation.weight_space import loss_along_line
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import LinfBall
 from jaxrobust.training import applied
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrobust.models import LeNet
+from jaxrobust.networks import LeNet
 from jaxrobust.training import bind
 from jaxrobust.types import Images, Labels, LogitsFn
 

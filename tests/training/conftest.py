@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from jaxrobust.data import Dataset, load_arrays, subset
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     TrainConfig,

@@ -21,8 +21,8 @@ import numpy as np
 from flax import linen as nn
 
 from jaxrobust.data import Dataset
-from jaxrobust.models import Linear, ModelConfig
-from jaxrobust.models.resnet import ResNet
+from jaxrobust.networks import Linear, ModelConfig
+from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import (
     AttackConfig,
     Controls,

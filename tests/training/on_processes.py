@@ -15,7 +15,7 @@ def main(
     member: str, data: str, directory: str, number: str = "0", when: str = "slice"
 ) -> int:
     hosts.initialize()
-    from jaxrobust.models import ModelConfig
+    from jaxrobust.networks import ModelConfig
     from jaxrobust.training import (
         AttackConfig,
         Interrupted,

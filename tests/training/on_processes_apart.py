@@ -13,7 +13,7 @@ from jaxrobust import hosts
 def main(directory: Path, used: Path) -> int:
     hosts.initialize()
     from jaxrobust.data import load_arrays, subset
-    from jaxrobust.models import ModelConfig
+    from jaxrobust.networks import ModelConfig
     from jaxrobust.training import (
         AttackConfig,
         MeshConfig,

@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrobust.models import Linear
+from jaxrobust.networks import Linear
 from jaxrobust.training import (
     AttackConfig,
     CheckpointError,

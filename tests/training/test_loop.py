@@ -15,7 +15,7 @@ import pytest
 
 from jaxrobust.data import DataError, load_arrays, of_classes
 from jaxrobust.keeping import InUseError, claimed
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     CheckpointWarning,
     Interrupted,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.keeping import difference
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import L2Ball, LinfBall
 from jaxrobust.training import (
     AttackConfig,

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.models import ModelConfig
-from jaxrobust.models.resnet import ResNet
+from jaxrobust.networks import ModelConfig
+from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import TrainConfig, adversarial, bind, load_run, train
 
 

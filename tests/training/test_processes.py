@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.keeping import claimed
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     SweepConfig,

@@ -146,7 +146,7 @@ def test_errors_of_work_that_may_end_at_once_pass():
 
 RUN = """
 import sys
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig, Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
 )

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrobust.keeping import InUseError, claimed
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     Controls,
@@ -528,7 +528,7 @@ class TestMapping:
         return program, stacked
 
     def network(self):
-        from jaxrobust.models.resnet import ResNet
+        from jaxrobust.networks.resnet import ResNet
 
         return ResNet(
             block_counts=(1,),
@@ -552,7 +552,7 @@ class TestMapping:
     def test_a_bad_member_stops_and_the_others_do_not_notice(
         self, mapping, monkeypatch
     ):
-        from jaxrobust.models import Linear
+        from jaxrobust.networks import Linear
 
         program, good = self.trained(mapping, monkeypatch, Linear(3))
         _, mixed = self.trained(mapping, monkeypatch, Linear(3), bad=1)

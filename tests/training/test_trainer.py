@@ -9,8 +9,8 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.models import Linear
-from jaxrobust.models.resnet import ResNet
+from jaxrobust.networks import Linear
+from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
 
 NUM_IMAGES, SHAPE, CLASSES = 10, (4, 4, 1), 3

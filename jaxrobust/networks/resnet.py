@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrobust.models.layers import Conv, Formulation
+from jaxrobust.networks.layers import Conv, Formulation
 from jaxrobust.types import Images, Logits
 
 __all__ = ["CIFAR10_MEAN", "CIFAR10_STD", "ResNet", "resnet18", "resnet50"]

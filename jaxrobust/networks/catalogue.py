@@ -6,9 +6,9 @@ from typing import Literal, get_args
 
 from flax import linen as nn
 
-from jaxrobust.models.convnet import LeNet, Linear
-from jaxrobust.models.layers import Formulation
-from jaxrobust.models.resnet import resnet18, resnet50
+from jaxrobust.networks.convnet import LeNet, Linear
+from jaxrobust.networks.layers import Formulation
+from jaxrobust.networks.resnet import resnet18, resnet50
 
 __all__ = ["MODELS", "ModelConfig", "ModelName"]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from jaxrobust.models import Conv, max_pool
+from jaxrobust.networks import Conv, max_pool
 
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])

@@ -4,10 +4,10 @@ A network is called as `module(images, train=False)`. Standardization of the pix
 part of the network, never of the data.
 """
 
-from jaxrobust.models.catalogue import MODELS, ModelConfig, ModelName
-from jaxrobust.models.convnet import LeNet, Linear
-from jaxrobust.models.layers import Conv, max_pool
-from jaxrobust.models.resnet import ResNet, resnet18, resnet50
+from jaxrobust.networks.catalogue import MODELS, ModelConfig, ModelName
+from jaxrobust.networks.convnet import LeNet, Linear
+from jaxrobust.networks.layers import Conv, max_pool
+from jaxrobust.networks.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
     "MODELS",

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.models import LeNet, Linear, ModelConfig, resnet18
-from jaxrobust.models.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet
+from jaxrobust.networks import LeNet, Linear, ModelConfig, resnet18
+from jaxrobust.networks.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet
 
 
 def num_parameters(module, shape):

@@ -5,7 +5,7 @@ from typing import Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrobust.models.layers import (
+from jaxrobust.networks.layers import (
     Conv,
     Formulation,
     Initializer,
