@@ -24,7 +24,8 @@ LAYERS = {
     ),
 }
 FENCES = {
-    "flax": ("networks", "training"),
+    "flax": ("networks",),
+    "equinox": ("networks/equinox.py",),
     "orbax": ("training/checkpoints.py",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),

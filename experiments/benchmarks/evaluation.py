@@ -127,7 +127,7 @@ def torch_twin(run: Run, images: jax.Array) -> Any:
         ValueError: if the logits differ by more than rounding.
     """
     _, torch, _ = import_peers()
-    network, params = run.network, run.state.weights.params
+    network, params = run.network.apply.module, run.weights.params
     assert isinstance(network, LeNet)
     size = network.kernel_size
     pad = size // 2 if network.padding == "SAME" else 0

@@ -96,7 +96,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             test = test if config.test_size is None else subset(test, config.test_size)
             results = evaluate_models(
                 applied(runs[0].network),
-                [each.state.weights[:2] for each in runs],
+                [each.weights for each in runs],
                 test,
                 config.evaluation,
                 report=workspace.say,

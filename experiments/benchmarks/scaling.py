@@ -65,7 +65,7 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     """Train in this process, which has as many devices; weights go into a file."""
     import jax
 
-    from jaxrobust.networks import ModelConfig
+    from jaxrobust.networks import ModelConfig, network_of
     from jaxrobust.training import (
         AttackConfig,
         Controls,
@@ -77,12 +77,13 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     from jaxrobust.training.members import MemberProgram
 
     placement = Placement(MeshConfig(member=member, data=data))
+    model = ModelConfig(name="lenet", widen_factor=config.widen_factor)
     trainer = make_trainer(
-        ModelConfig(name="lenet", widen_factor=config.widen_factor).build(10),
+        network_of(model, 10),
         attack=AttackConfig(step_size=0.05),
         optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
-        axis=placement.axis,
+        share=placement.share,
     )
     program = MemberProgram(trainer, config.members, placement)
     size = config.batch_size * config.num_batches

@@ -29,7 +29,7 @@ import numpy as np
 
 from experiments.benchmarks import training_step
 from experiments.runner import Workspace, main
-from jaxrobust.networks import ModelConfig
+from jaxrobust.networks import ModelConfig, network_of
 from jaxrobust.training import (
     AttackConfig,
     Controls,
@@ -88,7 +88,7 @@ def our_round(
     """A function that trains `calls` groups of `members`, one after another."""
     model = model_for(ModelConfig(name="lenet", widen_factor=factor), mapping)
     trainer = make_trainer(
-        model.build(10),
+        network_of(model, 10),
         attack=AttackConfig(step_size=STEP_SIZE),
         optimizer=OptimizerConfig(),
         batch_size=config.batch_size,

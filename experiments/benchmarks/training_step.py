@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import Workspace, main
-from jaxrobust.networks import LeNet
+from jaxrobust.networks import LeNet, as_network
 from jaxrobust.networks.layers import Formulation
 from jaxrobust.report import percent
 from jaxrobust.training import (
@@ -101,8 +101,9 @@ def our_round(
     formulation: Formulation = "auto",
 ) -> Callable[[], None]:
     """A function that trains on `num_batches` batches with this library."""
+    module = LeNet(widen_factor=factor, padding=padding, formulation=formulation)
     trainer = make_trainer(
-        LeNet(widen_factor=factor, padding=padding, formulation=formulation),
+        as_network(module, 10),
         attack=AttackConfig(step_size=STEP_SIZE),
         optimizer=OptimizerConfig(),
         batch_size=config.batch_size,

@@ -35,6 +35,7 @@ from jaxrobust.evaluation.weight_space import (
     line,
     loss_along_path,
 )
+from jaxrobust.networks import Variables
 from jaxrobust.report import percent
 from jaxrobust.training import (
     AttackConfig,
@@ -112,15 +113,9 @@ def attack_for(config: AttackConfig) -> Callable[[Any], Attack]:
     return at
 
 
-def weights_of(run: Run) -> tuple[Any, Any]:
-    """What a path leads through: parameters and batch-norm statistics."""
-    return run.state.weights.params, run.state.weights.batch_stats
-
-
-def initial_weights(run: Run) -> tuple[Any, Any]:
+def initial_weights(run: Run) -> Variables:
     """The random weights from which a run began."""
-    weights = fresh_state(run.config, run.problem, lambda _: None).weights
-    return weights.params, weights.batch_stats
+    return fresh_state(run.config, run.problem, lambda _: None).weights.variables
 
 
 def losses_on_lines(
@@ -161,7 +156,7 @@ def losses_on_lines(
         fields = losses._asdict()
         batch_norm = fields.pop("batch_norm")
         found[name] = {key: value.tolist() for key, value in fields.items()}
-        found[name]["batch_norm"] = batch_norm if weights_of(run)[1] else "none"
+        found[name]["batch_norm"] = batch_norm if run.weights.state else "none"
     return found
 
 
@@ -240,7 +235,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     def compute() -> dict[str, dict[str, Any]]:
         lines = {
             name: (
-                line(initial_weights(each), weights_of(each)),
+                line(initial_weights(each), each.weights),
                 (0.0, each.config.phases[-1].epsilon.end),
             )
             for name, each in runs.items()

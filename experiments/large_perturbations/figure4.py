@@ -30,6 +30,7 @@ from experiments.runner import Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import Path, connect, line
+from jaxrobust.networks import Variables
 from jaxrobust.training import AttackConfig, Run, applied
 
 __all__ = ["PRESETS", "Config", "results_table", "run"]
@@ -75,7 +76,7 @@ def _curve(straight: Path, run: Run, config: Config, workspace: Workspace) -> Pa
         learning_rate=0.001,
         batch_size=config.batch_size,
         attack=figure3.attack_for(config.attack)(config.extended.epsilon.end),
-        trained=(True, False),
+        trained=Variables(params=True, state=False),
     )
     return found.path
 
@@ -88,7 +89,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     radii = [each.config.phases[-1].epsilon.end for each in (base, further)]
 
     def compute() -> dict[str, dict[str, Any]]:
-        straight = line(figure3.weights_of(base), figure3.weights_of(further))
+        straight = line(base.weights, further.weights)
         paths = {"line": straight}
         if config.bezier_steps:
             paths["Bezier curve"] = _curve(straight, base, config, workspace)

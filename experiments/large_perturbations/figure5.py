@@ -26,7 +26,6 @@ import jax
 import numpy as np
 
 from experiments.large_perturbations import table1
-from experiments.large_perturbations.figure3 import weights_of
 from experiments.runner import Workspace, main
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, as_float, load_arrays
@@ -81,7 +80,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
 
     @jax.jit
     def surface(weights, image, label, key, radius) -> Surface:
-        logits_fn = bind(network, *weights)
+        logits_fn = bind(network, weights)
         pair = image[None], label[None]
         return loss_surface(
             logits_fn,
@@ -101,7 +100,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             for role, each in runs.items():
                 radius = config.share * each.config.phases[-1].epsilon.end
                 pair = images[example], labels[example]
-                at = surface(weights_of(each), *pair, key, radius)
+                at = surface(each.weights, *pair, key, radius)
                 wrong = np.asarray(at.predictions) != labels[example]
                 found.append(
                     {

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.large_perturbations import table1
-from experiments.large_perturbations.figure3 import attack_for, weights_of
+from experiments.large_perturbations.figure3 import attack_for
 from experiments.large_perturbations.figure5 import ROLES, names_of
 from experiments.runner import Workspace, main
 from jaxrobust import plots
@@ -82,7 +82,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
 
     @jax.jit
     def found_at(weights, epsilon, key) -> tuple[Saliency, jax.Array]:
-        logits_fn = bind(network, *weights)
+        logits_fn = bind(network, weights)
         attack = strongest(epsilon)
         found = saliency(logits_fn, images, labels, attack=attack, key=key)
         return found, logits_fn(found.images).argmax(axis=-1)
@@ -91,7 +91,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         key = jax.random.key(workspace.seed)
         found = {}
         for role, each in runs.items():
-            weights = weights_of(each)
+            weights = each.weights
             near, _ = found_at(weights, config.gradient_epsilon, key)
             far, predictions = found_at(weights, config.perturbation_epsilon, key)
             found[role] = {

@@ -144,7 +144,7 @@ def _accuracies(
         network = next(iter(runs.values())).network
         found = evaluate_models(
             applied(network),
-            [run.state.weights[:2] for run in runs.values()],
+            [run.weights for run in runs.values()],
             test,
             dataclasses.replace(config.evaluation, seed=workspace.seed),
             report=workspace.say,

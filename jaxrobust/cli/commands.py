@@ -13,6 +13,7 @@ import tyro
 
 from jaxrobust import data, hosts, launching
 from jaxrobust.cli.numbers import exact
+from jaxrobust.cli.own import OwnNetwork
 from jaxrobust.cli.places import quoted
 from jaxrobust.cli.streams import require_printed
 from jaxrobust.evaluation import (
@@ -26,7 +27,7 @@ from jaxrobust.evaluation import (
 from jaxrobust.interop import export_model
 from jaxrobust.keeping import plain, require_writable, versions, write_whole
 from jaxrobust.losses import LossName
-from jaxrobust.networks import ModelConfig, ModelName
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import (
     ReportConfig,
     evaluation_row,
@@ -58,7 +59,6 @@ from jaxrobust.training import (
     extended,
     iterative,
     linspace,
-    load_run,
     load_run_data,
     parse_part,
     read_run,
@@ -66,6 +66,7 @@ from jaxrobust.training import (
     standard,
     sweep,
     train,
+    trusted,
 )
 from jaxrobust.training.signals import stop_on_signals
 
@@ -117,13 +118,16 @@ class RunOptions:
         if hosts.is_primary():
             print(text, flush=True)
 
-    def train(self, config: TrainConfig, default_name: str) -> int:
+    def train(
+        self, config: TrainConfig, default_name: str, network: str | None = None
+    ) -> int:
         """Train and say where the result is."""
         directory = self.run_dir or Path("runs") / default_name
         with stop_on_signals():
             run = train(
                 config,
                 directory,
+                network=network,
                 data_dir=self.data_dir,
                 resume=self.resume,
                 checkpoint_every=self.checkpoint_every,
@@ -134,7 +138,7 @@ class RunOptions:
                 profile=self.profile,
             )
         self.say(f"done: {directory}, {len(run.records)} epochs")
-        self.say(f"next: jaxrobust evaluate {quoted(directory)}")
+        self.say(f"next: jaxrobust evaluate {quoted(directory)}{_model_flag(run)}")
         return 0
 
 
@@ -149,10 +153,11 @@ class Common:
     """Transform of the images: original or binary."""
     train_size: int | None = None
     """Number of training examples; by default all."""
-    model: ModelName | None = None
+    model: str | None = None
     """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images). By
-    default one that suits the data set."""
+    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images);
+    or one of your own, path/to/file.py:NAME or package.module:NAME. By default one that
+    suits the data set."""
     widen_factor: float = 1.0
     """Multiplies all widths of the network."""
     attack: AttackConfig = AttackConfig()
@@ -324,7 +329,8 @@ class Sweep(Common):
         options.say(f"done: {directory}, {len(found.runs)} members")
         for name, reason in found.failures.items():
             options.say(f"failed: {name}: {reason}")
-        options.say(f"next: jaxrobust evaluate {quoted(directory)}/*/")
+        flag = _model_flag(next(iter(found.runs.values()), None))
+        options.say(f"next: jaxrobust evaluate {quoted(directory)}/*/{flag}")
         return 1 if found.failures else 0
 
 
@@ -373,11 +379,14 @@ class Extend:
     """Random crop and flip; the paper extends without."""
     seed: int | None = None
     """By default that of the source."""
+    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     def run(self) -> int:
         """Train."""
         source, _ = read_run(self.source)
+        network = self.own.named(self.source)
+        trusted(self.source, source.model, network, self.own.trust_code)
         last = source.phases[-1]
         step_size = self.step_size
         if step_size is None:
@@ -405,7 +414,9 @@ class Extend:
             augment=self.augment,
             seed=source.seed if self.seed is None else self.seed,
         )
-        return self.options.train(config, f"{self.source.name}-to-{self.epsilon:g}")
+        return self.options.train(
+            config, f"{self.source.name}-to-{self.epsilon:g}", network
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -464,6 +475,7 @@ class Evaluate:
     """standard: squares that Square tries; by default 5000."""
     stages: tuple[str, ...] | None = None
     """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
+    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
 
     def config(self) -> EvaluationConfig | EnsembleConfig:
         """The evaluation that the flags ask for.
@@ -504,14 +516,14 @@ class Evaluate:
 
     def groups(self) -> list[list[Run]]:
         """The runs, those together that one program can evaluate."""
-        groups: dict[str, list[Run]] = {}
+        groups: dict[Any, list[Run]] = {}
         for directory in dict.fromkeys(self.runs):
-            run = load_run(directory)
+            run = self.own.load(directory)
             if not run.is_complete:
                 print(f"note: {directory} is not finished; this is its newest state")
             config = run.config
-            kind = (config.model, run.problem, data_of(run), config.variant)
-            groups.setdefault(repr(kind), []).append(run)
+            kind = (repr(config.model), run.problem, data_of(run), config.variant)
+            groups.setdefault((run.network, repr(kind)), []).append(run)
         return list(groups.values())
 
     def load(self, alike: Sequence[Run]) -> data.Dataset:
@@ -627,7 +639,7 @@ class Evaluate:
     ) -> Sequence[Evaluation]:
         """The runs that share a program."""
         apply = applied(alike[0].network)
-        weights = [run.state.weights[:2] for run in alike]
+        weights = [run.weights for run in alike]
         dataset = self.load(alike)
         show = partial(shown.show, [run.directory.name for run in alike])
         if isinstance(config, EnsembleConfig):
@@ -715,6 +727,7 @@ class Report:
     their configurations. For data that have moved, or were arrays of the caller."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
+    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
     config: Annotated[ReportConfig, tyro.conf.arg(name="")] = ReportConfig()
 
     def run(self) -> int:
@@ -722,7 +735,7 @@ class Report:
         _require_runs(self.runs)
         try:
             path = write_report(
-                [load_run(directory) for directory in dict.fromkeys(self.runs)],
+                [self.own.load(directory) for directory in dict.fromkeys(self.runs)],
                 self.output,
                 self.config,
                 dataset=self.dataset,
@@ -751,10 +764,11 @@ class Export:
     """New file."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
     """Where it shall run: cpu, cuda, rocm, tpu."""
+    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
 
     def run(self) -> int:
         """Export."""
-        run = load_run(self.source)
+        run = self.own.load(self.source)
         if not run.is_complete:
             print(f"note: {self.source} is not finished; this is its newest state")
         header = export_model(
@@ -770,6 +784,13 @@ class Export:
         shape = " x ".join(map(str, header["image_shape"]))
         print(f"written: {self.output}, {shape} to {header['num_classes']} classes")
         return 0
+
+
+def _model_flag(run: Run | None) -> str:
+    """What a suggested command has to name, since the run's network is not ours."""
+    if run is None or run.config.model.is_known:
+        return ""
+    return f" --model {quoted(Path(run.config.model.name))}"
 
 
 def _require_runs(runs: Sequence[Path]) -> None:
@@ -806,13 +827,13 @@ def _numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
     return tuple(numbers)
 
 
-DEFAULT_MODELS: dict[str, ModelName] = {
+DEFAULT_MODELS: dict[str, str] = {
     "digits": "lenet-small",
     **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), "lenet"),
     **dict.fromkeys(("cifar10", "cifar100", "svhn_cropped"), "resnet18"),
 }
 
 
-def default_model(dataset: str) -> ModelName:
+def default_model(dataset: str) -> str:
     """The network for a data set; arrays of one's own are taken for small images."""
     return DEFAULT_MODELS.get(dataset, "lenet-small")

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import plots
+from jaxrobust.cli.own import OwnNetwork
 from jaxrobust.concentration import (
     Estimate,
     Rule,
@@ -35,7 +36,7 @@ from jaxrobust.limits import best_possible, compare, formulas
 from jaxrobust.limits.comparison import require_comparison, require_optimum
 from jaxrobust.report import markdown_table, percent
 from jaxrobust.theory import Norm
-from jaxrobust.training import Interrupted, load_run, load_run_data
+from jaxrobust.training import Interrupted, load_run_data
 
 __all__ = ["LIMITS"]
 
@@ -181,6 +182,8 @@ def _flags(command: Any) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value
         for name, value in vars(command).items()
+        # Where the network comes from is no setting of what is measured.
+        if not isinstance(value, OwnNetwork)
     }
 
 
@@ -532,11 +535,12 @@ class Compare:
     output: Path = Path("limits")
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
+    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
 
     def run(self) -> int:
         """Evaluate, estimate, print and write."""
         _require_new(self.output)
-        run = load_run(self.source)
+        run = self.own.load(self.source)
         where: dict[str, Any] = {"name": self.dataset, "data_dir": self.data_dir}
         train = load_run_data(run, "train", **where)
         test = load_run_data(run, "test", **where)

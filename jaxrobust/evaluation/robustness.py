@@ -251,7 +251,7 @@ def evaluate_models(
         apply: from the weights of one model to the model in evaluation mode, which
             takes images in [0, 1] to logits. A pure function: a later call with the
             same one uses the programs compiled for it.
-        weights: pytrees of arrays of the same shapes, such as `(params, batch_stats)`.
+        weights: pytrees of arrays of the same shapes, such as `(params, state)`.
         dataset: examples; each counts exactly once.
         config: radii, attack and restarts.
         attack_for: `(epsilon, num_steps) -> attack`, both traced; None for the PGD of

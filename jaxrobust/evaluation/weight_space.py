@@ -1,6 +1,6 @@
 """What a loss looks like over weights: along lines and curves, and over random planes.
 
-Weights are pytrees of arrays, such as `(params, batch_stats)`, and a model is
+Weights are pytrees of arrays, such as `(params, state)`, and a model is
 `apply(weights) -> logits_fn`, in evaluation mode. Between two networks the running
 statistics of batch normalization are a question of their own: interpolated, they are
 those of no network. They stay as interpolated unless `recalibrate`, which takes weights
@@ -434,8 +434,9 @@ def connect(
         attack: perturbs the images of each step, for a curve of robust models; None
             for clean images.
         trained: which parts of the control point move: a pytree of booleans, or a
-            prefix of one. `(True, False)` leaves the statistics of `(params,
-            batch_stats)` half way, which descent on them would not.
+            prefix of one. For `Variables(params, state)`, `Variables(True, False)`
+            leaves the state, such as running statistics, half way, which descent on
+            it would not.
         recalibrate: as in `loss_along_path`; gradients pass through it.
         loss: "cross_entropy", "margin", or a function `(logits, labels) -> (batch,)`.
         key: of everything random; by default that of seed 0.

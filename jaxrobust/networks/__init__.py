@@ -1,23 +1,31 @@
-"""Flax linen networks with pure `init` and `apply`; pixels in [0, 1] go in.
+"""Networks: pure `init` and `apply`; pixels in [0, 1] go in, logits come out.
 
-A network is called as `module(images, train=False)`. Standardization of the pixels is
-part of the network, never of the data.
+`as_network` makes one of a module of Flax Linen, Flax NNX or Equinox. Those of the
+catalogue are Linen modules. Standardization of the pixels is part of the network, never
+of the data.
 """
 
-from jaxrobust.networks.catalogue import MODELS, ModelConfig, ModelName
+from jaxrobust.networks.catalogue import GIVEN, MODELS, ModelConfig, network_of
+from jaxrobust.networks.conversion import as_network
 from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Conv, max_pool
+from jaxrobust.networks.network import Network, Variables, require_network
 from jaxrobust.networks.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
+    "GIVEN",
     "MODELS",
     "Conv",
     "LeNet",
     "Linear",
     "ModelConfig",
-    "ModelName",
+    "Network",
     "ResNet",
+    "Variables",
+    "as_network",
     "max_pool",
+    "network_of",
+    "require_network",
     "resnet18",
     "resnet50",
 ]

@@ -2,19 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any
 
 from flax import linen as nn
 
+from jaxrobust.networks.conversion import as_network
 from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Formulation
+from jaxrobust.networks.network import Network
 from jaxrobust.networks.resnet import resnet18, resnet50
+from jaxrobust.references import is_reference, resolve
 
-__all__ = ["MODELS", "ModelConfig", "ModelName"]
+__all__ = ["GIVEN", "MODELS", "ModelConfig", "network_of"]
 
-ModelName = Literal[
-    "linear", "lenet", "lenet-same", "lenet-small", "resnet18", "resnet50"
-]
+GIVEN = "given"
+"""The name of a network that was handed over from Python."""
 
 
 def _lenet(padding, initialization, kernel_size=5):
@@ -42,7 +44,7 @@ def _resnet(builder):
     return build
 
 
-MODELS: dict[ModelName, Callable[["ModelConfig", int], nn.Module]] = {
+MODELS: dict[str, Callable[["ModelConfig", int], nn.Module]] = {
     "linear": lambda config, num_classes: Linear(num_classes),
     "lenet": _lenet("VALID", "torch"),
     "lenet-same": _lenet("SAME", "madry"),
@@ -57,29 +59,64 @@ class ModelConfig:
     """Which network.
 
     Raises:
-        ValueError: for an unknown name or a width factor that is not positive.
+        ValueError: for an unknown name, a width factor that is not positive, or one for
+            a network that is not of the catalogue.
     """
 
-    name: ModelName = "lenet"
+    name: str = "lenet"
     """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images)."""
+    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images);
+    or one of your own, path/to/file.py:NAME or package.module:NAME."""
     widen_factor: float = 1.0
     """Multiplies all widths."""
     formulation: Formulation = "auto"
     """How convolutions are computed; never changes parameters or results."""
 
     def __post_init__(self):
-        if self.name not in MODELS:
+        if not (self.is_known or self.name == GIVEN or is_reference(self.name)):
             raise ValueError(
-                f"`model` must be one of {', '.join(get_args(ModelName))}, "
-                f"got {self.name!r}; choose one of these."
+                f"`model` must be one of {', '.join(MODELS)}, or path/to/file.py:NAME "
+                f"or package.module:NAME for one of your own, got {self.name!r}; "
+                "choose one of these."
             )
         if not self.widen_factor > 0:
             raise ValueError(
                 f"`widen_factor` must be positive, got {self.widen_factor!r}; "
                 "1 is the network of the paper."
             )
+        is_plain = (self.widen_factor, self.formulation) == (1, "auto")
+        if not (self.is_known or is_plain):
+            raise ValueError(
+                "`widen_factor` must be 1 for a network of your own, and "
+                f"`formulation` auto, got {self.widen_factor!r} and "
+                f"{self.formulation!r} for {self.name!r}; set them in its own code."
+            )
 
-    def build(self, num_classes: int) -> nn.Module:
-        """The network, with one logit for each of so many classes."""
-        return MODELS[self.name](self, num_classes)
+    @property
+    def is_known(self) -> bool:
+        """Whether the network is of the catalogue, so that no other code is run."""
+        return self.name in MODELS
+
+
+def network_of(config: ModelConfig, num_classes: int) -> Network:
+    """The network that a configuration names; what it refers to is imported.
+
+    Args:
+        config: a name of the catalogue, or a reference.
+        num_classes: number of logits.
+
+    Raises:
+        ValueError: for a network that was handed over from Python, or a reference to
+            nothing.
+        TypeError: for a reference to something that makes no network.
+    """
+    if config.is_known:
+        value: Any = MODELS[config.name](config, num_classes)
+    elif config.name == GIVEN:
+        raise ValueError(
+            "`network` must be given again for a run whose network was handed over "
+            "from Python, got none; hand over the same one."
+        )
+    else:
+        value = resolve(config.name, what="model").value
+    return as_network(value, num_classes)

@@ -44,7 +44,6 @@ from jaxrobust.report.subjects import (
     ReportConfig,
     Subject,
     description,
-    weights_of,
 )
 from jaxrobust.report.tables import evaluation_row
 from jaxrobust.threat import THREATS
@@ -118,7 +117,7 @@ def _accuracy(
     )
     (found,) = evaluate_ensemble_models(
         applied(subject.run.network),
-        [weights_of(subject.run)],
+        [subject.run.weights],
         dataset,
         ensemble,
         stages=stages,
@@ -156,7 +155,7 @@ def _predictions(
     subject: Subject, config: ReportConfig, journal: Path
 ) -> dict[str, Any]:
     """SN-A1, as `robustness_wrt_predictions`, by the program of the curve."""
-    apply, weights = applied(subject.run.network), weights_of(subject.run)
+    apply, weights = applied(subject.run.network), subject.run.weights
     dataset = labelled_by_model(apply(weights), subject.dataset)
     attack = _pgd(subject, config, (subject.epsilon,))
     (found,) = evaluate_models(apply, [weights], dataset, attack, journal=journal)
@@ -178,7 +177,7 @@ def _curve(
     attack = _pgd(subject, config, subject.curve_epsilons)
     (found,) = evaluate_models(
         applied(subject.run.network),
-        [weights_of(subject.run)],
+        [subject.run.weights],
         subject.dataset,
         attack,
         journal=journal,
@@ -314,7 +313,7 @@ def _pictures(subject: Subject, config: ReportConfig) -> dict[str, jax.Array]:
         num_points=config.num_points,
     )
     return program(
-        weights_of(subject.run),
+        subject.run.weights,
         as_float(jnp.asarray(chosen.images)),
         jnp.asarray(chosen.labels),
         jax.random.key(config.seed, impl="threefry2x32"),
@@ -401,7 +400,7 @@ def assess(
     if config.has("checklist"):
         # The last part whose key is made, so that the others do not depend on these.
         beside = [subject.base] if subject.base else subject.sources.values()
-        settings["beside"] = [fingerprint(weights_of(each)) for each in beside]
+        settings["beside"] = [fingerprint(each.weights) for each in beside]
         found = numbers(
             "checklist",
             f"checklist at epsilon {subject.epsilon:g}",

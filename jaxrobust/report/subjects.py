@@ -33,7 +33,6 @@ __all__ = [
     "description",
     "looked_at",
     "subjects",
-    "weights_of",
 ]
 
 Part = Literal["accuracy", "curve", "checklist", "pictures", "training"]
@@ -158,11 +157,6 @@ class Subject(NamedTuple):
         return self.run.problem.title
 
 
-def weights_of(run: Run) -> tuple[Any, ...]:
-    """What the network is bound to: parameters and batch statistics."""
-    return tuple(run.state.weights[:2])
-
-
 def _as_printed(radius: float) -> float:
     """Radii are told apart by what tables and JSON call them."""
     return float(f"{radius:g}")
@@ -256,8 +250,11 @@ def _base_of(run: Run) -> Run | None:
     started = [phase.start_from for phase in run.config.phases if phase.start_from]
     if not started:
         return None
+    # What the base names is not imported: if it is not of the catalogue, its network is
+    # that of the run.
+    network = None if run.config.model.is_known else run.network
     try:
-        base = load_run(started[-1])
+        base = load_run(started[-1], network=network)
     except RunError:
         return None
     return base if base.problem[1:] == run.problem[1:] else None
@@ -364,7 +361,7 @@ def description(subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
         "directory": str(subject.run.directory),
-        "weights": fingerprint(weights_of(subject.run)),
+        "weights": fingerprint(subject.run.weights),
         "images": subject.dataset.fingerprint,
         "norm": subject.norm,
         "epsilon": subject.epsilon,

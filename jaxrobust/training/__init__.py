@@ -13,6 +13,7 @@ from jaxrobust.training.examples import (
 )
 from jaxrobust.training.loop import NonFiniteLossError, train
 from jaxrobust.training.mesh import MeshConfig, Placement
+from jaxrobust.training.own import CodeWarning
 from jaxrobust.training.phases import (
     AttackConfig,
     Carry,
@@ -42,6 +43,7 @@ from jaxrobust.training.runs import (
     TrainedOn,
     load_run,
     read_run,
+    trusted,
 )
 from jaxrobust.training.signals import Interrupted
 from jaxrobust.training.storage import StorageError
@@ -71,6 +73,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",
+    "CodeWarning",
     "Controls",
     "EpsilonSchedule",
     "Interrupted",
@@ -118,4 +121,5 @@ __all__ = [
     "standard",
     "sweep",
     "train",
+    "trusted",
 ]

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ from jaxrobust.hosts import is_primary
 from jaxrobust.keeping import seal
 from jaxrobust.training.storage import StorageError, errno_of, failing_storage
 from jaxrobust.training.together import agree
-from jaxrobust.training.trainer import TrainState
+from jaxrobust.training.trainer import TrainState, Weights
 
 __all__ = [
     "CheckpointError",
@@ -57,6 +57,43 @@ def to_arrays(state: TrainState) -> TrainState:
 def from_arrays(state: TrainState) -> TrainState:
     """The inverse of `to_arrays`."""
     return state._replace(key=jax.random.wrap_key_data(state.key))
+
+
+FORM = 2
+"""Of the arrays in a checkpoint; those of form 1 did not write it down."""
+
+
+class _FirstWeights(NamedTuple):
+    """Weights of form 1, which knew no other state than batch statistics."""
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+def _in_first_form(state: Any) -> Any:
+    """The state as older versions wrote it."""
+
+    def old(weights: Weights) -> _FirstWeights:
+        stats = weights.state.get("batch_stats", {})
+        return _FirstWeights(weights.params, stats, weights.opt_state)
+
+    return state._replace(
+        weights=old(state.weights), epoch_weights=old(state.epoch_weights)
+    )
+
+
+def _from_first_form(state: Any) -> Any:
+    """The inverse of `_in_first_form`."""
+
+    def new(weights: _FirstWeights) -> Weights:
+        stats = weights.batch_stats
+        kept = {"batch_stats": stats} if stats else {}
+        return Weights(weights.params, kept, weights.opt_state)
+
+    return state._replace(
+        weights=new(state.weights), epoch_weights=new(state.epoch_weights)
+    )
 
 
 def _checksums(arrays: Any) -> dict[str, int]:
@@ -209,7 +246,14 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         arrays = jax.tree.map(np.asarray, to_arrays(state))
-        record = seal({**progress, "step": step, "checksums": _checksums(arrays)})
+        record = seal(
+            {
+                **progress,
+                "form": FORM,
+                "step": step,
+                "checksums": _checksums(arrays),
+            }
+        )
         with self._saving(f"the checkpoint of step {step}, or the last one,"):
             self._manager.save(
                 step,
@@ -244,7 +288,10 @@ class Checkpoints:
 
     def _restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
         progress = self._progress(step)
+        form = progress.pop("form", 1)
         template = jax.eval_shape(to_arrays, like(progress))
+        if form == 1:
+            template = _in_first_form(template)
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -265,6 +312,8 @@ class Checkpoints:
             raise ValueError(f"checksum of {damaged[0]} does not match")
         if int(arrays.step) != step:
             raise ValueError(f"its state is that of step {int(arrays.step)}")
+        if form == 1:
+            arrays = _from_first_form(arrays)
         return from_arrays(jax.device_put(arrays)), progress
 
     def _has_moved_on(self) -> bool:

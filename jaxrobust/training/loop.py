@@ -26,6 +26,7 @@ from jaxrobust.training.examples import load_training_data, problem_of, trained_
 from jaxrobust.training.feeding import Feed, feed_for
 from jaxrobust.training.members import MemberProgram, Summary
 from jaxrobust.training.mesh import Placement
+from jaxrobust.training.own import Own, handed_over, network_for, own_network
 from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
@@ -139,11 +140,13 @@ class _Member:
         problem: Problem,
         trained_on: TrainedOn,
         num_batches: int,
+        own: Own | None,
     ):
         self.directory = directory
         self.problem = problem
         self.trained_on = trained_on
-        self.network = config.model.build(problem.num_classes)
+        self.own = own
+        self.network = network_for(config.model, problem.num_classes, own)
         self.standing = Standing(config, num_batches)
         self.failure: str | None = None
         self.writer: Any = None
@@ -170,7 +173,9 @@ class _Member:
             if not standing.is_complete():
                 reporter.message(f"resuming {self.directory} at step {int(state.step)}")
         elif state is None:
-            state = fresh_state(standing.config, self.problem, reporter.message)
+            state = fresh_state(
+                standing.config, self.problem, reporter.message, self.own
+            )
         if is_primary():
             # What was logged after the checkpoint will be done, and logged, again.
             lines = [json.dumps(record) + "\n" for record in standing.records]
@@ -358,7 +363,7 @@ class _Group:
             changes = standing.advance(record, self.reporter.message)
             if changes is not None:
                 taken = program.take(states, index)
-                exchanged[index] = changes(taken, member.problem)
+                exchanged[index] = changes(taken, member.network)
             member.log(record)
             shown = dict(record)
             if len(self.members) > 1:
@@ -518,15 +523,16 @@ def train_group(
     # What can go wrong does so before anything is computed or written.
     with failing_together():
         begun = [check_directory(directory, resume=resume) for _, directory in tasks]
+    problem, own = problem_of(dataset), programs.own
     require_same(
         {
             "data": trained_on._asdict(),
             "is_begun": begun,
+            "network": own and own.record,
             "checkpoint_every": checkpoint_every,
             "stream": stream,
         }
     )
-    problem = problem_of(dataset)
     configs = [config for config, _ in tasks]
     for config in configs:
         for phase in config.phases:
@@ -539,24 +545,24 @@ def train_group(
             f"({len(dataset.labels)}), got {configs[0].batch_size}; use a smaller one."
         )
     members = [
-        _Member(config, directory, problem, trained_on, num_batches)
+        _Member(config, directory, problem, trained_on, num_batches, own)
         for config, directory in tasks
     ]
     writer_class = _tensorboard_writer() if tensorboard else None
     with failing_together():
         for (config, directory), is_begun in zip(tasks, begun, strict=True):
             if is_begun:
-                check_same_run(directory, config, problem, trained_on)
+                check_same_run(directory, config, problem, trained_on, own)
     with starting(stop):
         fresh = [
-            None if is_begun else fresh_state(config, problem, reporter.message)
+            None if is_begun else fresh_state(config, problem, reporter.message, own)
             for (config, _), is_begun in zip(tasks, begun, strict=True)
         ]
         feed = feed_for(dataset, programs, stream=stream)
     with failing_together():
         for (config, directory), is_begun in zip(tasks, begun, strict=True):
             if not is_begun and is_primary():
-                begin_run(directory, config, problem, trained_on)
+                begin_run(directory, config, problem, trained_on, own)
     group = _Group(members, programs, feed, reporter, checkpoint_every)
     with _closing(group):
         states = [
@@ -600,6 +606,7 @@ def train(
     config: TrainConfig,
     directory: Path | str,
     *,
+    network: Any = None,
     dataset: Dataset | None = None,
     data_dir: Path | str | None = None,
     resume: bool = False,
@@ -615,6 +622,9 @@ def train(
     Args:
         config: what to do.
         directory: of the run; new, or that of the same run with `resume`.
+        network: in place of that of the configuration: anything that `as_network`
+            takes, or `path/to/file.py:NAME` or `package.module:NAME`. What is handed
+            over as a value is not kept: it is needed again by `resume` and `load_run`.
         dataset: training examples; None loads those of the configuration.
         data_dir: where prepared data sets lie.
         resume: go on from the newest checkpoint, or begin if there is none. Resumed
@@ -639,9 +649,12 @@ def train(
             saved; while the data are read, at once.
         StorageError: if something cannot be saved; the last checkpoint stays.
         ValueError: for a batch larger than the data set, or settings that are not the
-            same in all processes of a job.
+            same in all processes of a job; or for a network that does not fit them.
+        TypeError: for a network that is none.
     """
     directory = Path(directory)
+    model, source = handed_over(config.model, network)
+    config = dataclasses.replace(config, model=model)
     with stop_on_signals() as stop:
         require_same_job("train", [config], placement, resume=resume)
         with claimed_together([directory]):
@@ -652,9 +665,9 @@ def train(
                     check_directory(directory, resume=resume)
                 with starting(stop):
                     dataset = load_training_data(config, data_dir=data_dir)
-            programs = Programs(
-                [config], problem_of(dataset), placement or Placement(), 1
-            )
+            problem = problem_of(dataset)
+            own = own_network(source, problem.image_shape, problem.num_classes)
+            programs = Programs([config], problem, placement or Placement(), 1, own)
             (found,) = train_group(
                 [(config, directory)],
                 dataset,

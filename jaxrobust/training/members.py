@@ -58,9 +58,9 @@ def model_for(model: ModelConfig, mapping: Mapping) -> ModelConfig:
     """The network in the formulation that suits the mapping.
 
     `vmap` makes of a direct convolution a grouped one, which is slow everywhere; of
-    patches times a matrix, a batched product.
+    patches times a matrix, a batched product. A network of one's own stays as it is.
     """
-    if model.formulation == "auto" and mapping == "vmap":
+    if model.is_known and model.formulation == "auto" and mapping == "vmap":
         return dataclasses.replace(model, formulation="patches")
     return model
 

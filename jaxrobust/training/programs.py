@@ -11,6 +11,7 @@ from jaxrobust.training.members import (
 )
 from jaxrobust.training.memory import device_memory
 from jaxrobust.training.mesh import Placement
+from jaxrobust.training.own import Own, network_for
 from jaxrobust.training.phases import Phase, TrainConfig
 from jaxrobust.training.runs import Problem, trainer_for
 
@@ -44,6 +45,7 @@ class Programs:
         problem: shape of the data.
         placement: on which devices.
         count: members of a group; rounded up to a multiple of the member axis.
+        own: their network, if it is not that of the catalogue.
 
     Raises:
         ValueError: for configurations that do not go together, or a batch size that
@@ -56,8 +58,10 @@ class Programs:
         problem: Problem,
         placement: Placement,
         count: int,
+        own: Own | None = None,
     ):
         self.config = configs[0]
+        self.own = own
         self.problem = problem
         self.placement = placement
         self.check(configs)
@@ -68,7 +72,7 @@ class Programs:
 
     def resized(self, count: int) -> "Programs":
         """The same for another number of members."""
-        return Programs([self.config], self.problem, self.placement, count)
+        return Programs([self.config], self.problem, self.placement, count, self.own)
 
     def check(self, configs: Sequence[TrainConfig]) -> None:
         """Refuse members that cannot share a program.
@@ -99,7 +103,7 @@ class Programs:
         if kind not in self._programs:
             mesh = self.placement.config
             model = model_for(self.config.model, mapping_for(self.count // mesh.member))
-            network = model.build(self.problem.num_classes)
+            network = network_for(model, self.problem.num_classes, self.own)
             share = self.placement.share
             trainer = trainer_for(self.config, phase, network, share=share)
             self._programs[kind] = MemberProgram(trainer, self.count, self.placement)

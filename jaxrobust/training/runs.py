@@ -6,6 +6,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,15 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 from jaxrobust.data import DATASETS
 from jaxrobust.hosts import is_primary
 from jaxrobust.keeping import claimed, difference, read_json, versions, write_json
 from jaxrobust.keeping.claims import LOCK
 from jaxrobust.keeping.writing import PART
+from jaxrobust.networks import GIVEN, ModelConfig, Network, Variables
+from jaxrobust.references import Reference, resolve
 from jaxrobust.training.checkpoints import CheckpointError, Checkpoints
 from jaxrobust.training.config_json import config_from_json, config_to_json
+from jaxrobust.training.own import CodeWarning, Own, network_for, own_network
 from jaxrobust.training.phases import Phase, TrainConfig
 from jaxrobust.training.together import failing_together
 from jaxrobust.training.trainer import Trainer, TrainState, bind, make_trainer
@@ -48,6 +51,7 @@ __all__ = [
     "shape_difference",
     "template_for",
     "trainer_for",
+    "trusted",
 ]
 
 CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
@@ -95,7 +99,7 @@ class Run(NamedTuple):
         directory: of the run.
         config: what was asked for.
         problem: the data's shape.
-        network: Flax module.
+        network: the trained one.
         state: newest state.
         records: one for each epoch, as in `metrics.jsonl`.
         is_complete: whether all phases are done.
@@ -105,22 +109,25 @@ class Run(NamedTuple):
     directory: Path
     config: TrainConfig
     problem: Problem
-    network: nn.Module
+    network: Network
     state: TrainState
     records: list[dict[str, Any]]
     is_complete: bool
     trained_on: TrainedOn | None = None
 
     @property
+    def weights(self) -> Variables:
+        """What the network computes with: parameters and other state."""
+        return self.state.weights.variables
+
+    @property
     def logits_fn(self) -> LogitsFn:
         """The model in evaluation mode."""
-        return bind(
-            self.network, self.state.weights.params, self.state.weights.batch_stats
-        )
+        return bind(self.network, self.weights)
 
 
 def trainer_for(
-    config: TrainConfig, phase: Phase, network: nn.Module, **options: Any
+    config: TrainConfig, phase: Phase, network: Network, **options: Any
 ) -> Trainer:
     """The trainer of a phase of a run."""
     return make_trainer(
@@ -155,7 +162,7 @@ def _check_progress(config: TrainConfig, progress: dict[str, Any]) -> None:
 
 
 def template_for(
-    config: TrainConfig, problem: Problem, network: nn.Module
+    config: TrainConfig, problem: Problem, network: Network
 ) -> Callable[[dict[str, Any]], TrainState]:
     """The form of a run's state at a given progress, as arrays without values."""
     images = jax.ShapeDtypeStruct((1, *problem.image_shape), jnp.float32)
@@ -175,6 +182,7 @@ class Described(NamedTuple):
     config: TrainConfig
     problem: Problem
     trained_on: TrainedOn | None
+    network: dict[str, Any] | None
 
 
 def read_description(directory: Path) -> Described:
@@ -199,6 +207,7 @@ def read_description(directory: Path) -> Described:
             config,
             Problem(problem["title"], shape, problem["num_classes"]),
             None if data is None else TrainedOn(**data),
+            record.get("network"),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
@@ -282,8 +291,9 @@ def settings_difference(before: Any, now: Any) -> list[str]:
     return difference(_with_places_of(before, now), now)
 
 
-PLACES = ("start_from", "dataset", "title")
-"""Settings that are, or may be, paths; the title of files is where they are."""
+PLACES = ("start_from", "dataset", "title", "name")
+"""Settings that are, or may be, paths; the title of files is where they are, and the
+name of a network may be that of the file in which it stands."""
 
 
 def _with_places_of(before: Any, now: Any) -> Any:
@@ -310,25 +320,33 @@ def _is_same_place(before: Any, now: Any) -> bool:
 
 
 def _description(
-    config: TrainConfig, problem: Problem, trained_on: TrainedOn
+    config: TrainConfig, problem: Problem, trained_on: TrainedOn, own: Own | None
 ) -> dict[str, Any]:
     record = {
         "config": config_to_json(config),
         "problem": problem._asdict(),
         "data": trained_on._asdict(),
     }
+    if own is not None:
+        record["network"] = own.record
     return json.loads(json.dumps(record))
 
 
 def check_same_run(
-    directory: Path, config: TrainConfig, problem: Problem, trained_on: TrainedOn
+    directory: Path,
+    config: TrainConfig,
+    problem: Problem,
+    trained_on: TrainedOn,
+    own: Own | None = None,
 ) -> None:
     """Refuse to go on with a run under other settings or on other data.
+
+    A file of the user's own network that has changed is warned of.
 
     Raises:
         RunError: naming each setting that differs.
     """
-    now = _description(config, problem, trained_on)
+    now = _description(config, problem, trained_on, None)
     before = read_record(directory / CONFIG)
     # Data are what is in them. Older versions did not record it.
     for record in (before, now):
@@ -341,10 +359,38 @@ def check_same_run(
             f"which differs in {'; '.join(lines)}; choose another directory or the "
             "same settings and data."
         )
+    _check_network(directory, before.get("network"), own)
+
+
+def _check_network(
+    directory: Path, before: dict[str, Any] | None, own: Own | None
+) -> None:
+    """Refuse a network of other arrays; warn of code that has changed."""
+    if before is None or own is None:
+        return
+    lines = difference(before["arrays"], own.record["arrays"])
+    if lines:
+        shown = "; ".join(lines[:4]) + ("; ..." if len(lines) > 4 else "")
+        raise RunError(
+            f"`network` must have the arrays of the run in {str(directory)!r}, got one "
+            f"with others: {shown}; hand over the network that it was trained with."
+        )
+    then, now = before["sha256"], own.record["sha256"]
+    if then is not None and now is not None and then != now:
+        warnings.warn(
+            f"the file of the network has changed since the run in {directory} began; "
+            "its numbers may be other ones now",
+            CodeWarning,
+            stacklevel=4,
+        )
 
 
 def begin_run(
-    directory: Path, config: TrainConfig, problem: Problem, trained_on: TrainedOn
+    directory: Path,
+    config: TrainConfig,
+    problem: Problem,
+    trained_on: TrainedOn,
+    own: Own | None = None,
 ) -> None:
     """Make the directory of a new run, which is claimed, and write its `config.json`.
 
@@ -354,20 +400,70 @@ def begin_run(
     directory.mkdir(parents=True, exist_ok=True)
     for part in directory.glob(f"*{PART}"):
         part.unlink()
-    record = _description(config, problem, trained_on)
+    record = _description(config, problem, trained_on, own)
     write_json(directory / CONFIG, record | {"versions": versions()})
 
 
-def load_run(directory: Path | str) -> Run:
-    """A run with its newest undamaged checkpoint; also while it is being trained.
+def trusted(
+    directory: Path, model: ModelConfig, network: Any, trust_code: bool
+) -> Reference | None:
+    """What the caller lets stand for the network of a run; None for the catalogue's.
+
+    Args:
+        directory: of the run.
+        model: that its configuration names.
+        network: handed over, or its name as text; None for what the run names.
+        trust_code: whether what the run names may be imported.
 
     Raises:
-        RunError: if there is no such run, or no checkpoint of it can be used.
+        RunError: if the run names code, and the caller has not asked for it.
+        ValueError: for a name of nothing.
+    """
+    if isinstance(network, str):
+        return resolve(network, what="model")
+    if network is not None:
+        return Reference(GIVEN, network, None)
+    if model.is_known:
+        return None
+    if model.name == GIVEN:
+        raise RunError(
+            f"`network` must be given for the run in {str(directory)!r}, whose network "
+            "was handed over from Python, got none; hand it over again (network=..., "
+            "or --model path/to/file.py:NAME)."
+        )
+    if not trust_code:
+        raise RunError(
+            f"`network` must be given for the run in {str(directory)!r}, whose network "
+            f"is code outside jaxrobust, {model.name!r}, got none; hand it over "
+            "(network=..., or --model path/to/file.py:NAME), or say that what the run "
+            "names may be run (trust_code=True, or --trust-code)."
+        )
+    return resolve(model.name, what="model")
+
+
+def load_run(
+    directory: Path | str, *, network: Any = None, trust_code: bool = False
+) -> Run:
+    """A run with its newest undamaged checkpoint; also while it is being trained.
+
+    Args:
+        directory: of the run.
+        network: the network of a run that is not of the catalogue, as a value (see
+            `as_network`), or named `path/to/file.py:NAME` or `package.module:NAME`.
+        trust_code: import what the run names as its network. Say so only of runs whose
+            origin is known: importing runs the code.
+
+    Raises:
+        RunError: if there is no such run, or no checkpoint of it can be used; if its
+            network is not of the catalogue, and was not given; if it is another one.
         StorageError: if a checkpoint cannot be read.
     """
     directory = Path(directory)
-    config, problem, trained_on = read_description(directory)
-    network = config.model.build(problem.num_classes)
+    config, problem, trained_on, recorded = read_description(directory)
+    source = trusted(directory, config.model, network, trust_code)
+    own = own_network(source, problem.image_shape, problem.num_classes)
+    _check_network(directory, recorded, own)
+    network = network_for(config.model, problem.num_classes, own)
     try:
         with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
             like = template_for(config, problem, network)

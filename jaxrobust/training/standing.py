@@ -2,19 +2,22 @@
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust.keeping import versions
-from jaxrobust.networks import ModelConfig
+from jaxrobust.networks import Network
 from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.own import Own, network_for
 from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Phase, TrainConfig
 from jaxrobust.training.runs import (
     Problem,
     RunError,
     load_run,
+    read_run,
     shape_difference,
     trainer_for,
 )
@@ -22,7 +25,7 @@ from jaxrobust.training.trainer import Controls, TrainState, Weights, make_train
 
 __all__ = ["Standing", "fresh_state"]
 
-Change = Callable[[TrainState, Problem], TrainState]
+Change = Callable[[TrainState, Network], TrainState]
 
 
 class Standing:
@@ -132,10 +135,10 @@ class Standing:
         self.phase, self.phase_epoch = self.phase + 1, 0
         following = None if self.is_complete() else self.config.phases[self.phase]
 
-        def change(state: TrainState, problem: Problem) -> TrainState:
+        def change(state: TrainState, network: Network) -> TrainState:
             weights = state.epoch_weights if is_jump else state.weights
             if following is not None:
-                return enter_phase(self.config, following, problem, state, weights)
+                return enter_phase(self.config, following, network, state, weights)
             return state._replace(weights=weights)
 
         return change
@@ -154,12 +157,11 @@ def _refuse_difference(name: str, source: Any, target: Any) -> None:
 def enter_phase(
     config: TrainConfig,
     phase: Phase,
-    problem: Problem,
+    network: Network,
     state: TrainState,
     source: Weights,
 ) -> TrainState:
     """The state at the start of a phase, from the weights that came before."""
-    network = config.model.build(problem.num_classes)
     trainer = trainer_for(config, phase, network)
     if phase.carry == "weights":
         kept = trainer.init_optimizer(source.params)
@@ -173,17 +175,19 @@ def enter_phase(
 
 @functools.lru_cache(maxsize=16)
 def _initializer(
-    model: ModelConfig, num_classes: int, optimizer: OptimizerConfig
+    network: Network, optimizer: OptimizerConfig
 ) -> Callable[..., TrainState]:
     """Compiled once for all members that differ in their seeds only."""
-    network = model.build(num_classes)
     attack = AttackConfig()
     trainer = make_trainer(network, attack=attack, optimizer=optimizer, batch_size=1)
     return jax.jit(trainer.init)
 
 
 def fresh_state(
-    config: TrainConfig, problem: Problem, tell: Callable[[str], None]
+    config: TrainConfig,
+    problem: Problem,
+    tell: Callable[[str], None],
+    own: Own | None = None,
 ) -> TrainState:
     """The state of a run that has not begun, warm-started if so configured.
 
@@ -192,12 +196,12 @@ def fresh_state(
     """
     phase = config.phases[0]
     images = jnp.zeros((1, *problem.image_shape), jnp.float32)
-    state = _initializer(config.model, problem.num_classes, phase.optimizer)(
-        jax.random.key(config.seed), images
-    )
+    network = network_for(config.model, problem.num_classes, own)
+    state = _initializer(network, phase.optimizer)(jax.random.key(config.seed), images)
     if phase.start_from is None:
         return state
-    run = load_run(phase.start_from)
+    is_own = not read_run(Path(phase.start_from))[0].model.is_known
+    run = load_run(phase.start_from, network=network if is_own else None)
     if not run.is_complete:
         tell(
             f"note: {phase.start_from} is not finished; starting from its state "
@@ -205,7 +209,5 @@ def fresh_state(
         )
     source = run.state.weights
     _refuse_difference("parameters", source.params, state.weights.params)
-    _refuse_difference(
-        "batch statistics", source.batch_stats, state.weights.batch_stats
-    )
-    return enter_phase(config, phase, problem, state, source)
+    _refuse_difference("state of the network", source.state, state.weights.state)
+    return enter_phase(config, phase, network, state, source)

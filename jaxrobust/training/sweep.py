@@ -17,12 +17,14 @@ from typing import Any, Literal, NamedTuple
 from jaxrobust.data import Dataset
 from jaxrobust.hosts import is_primary
 from jaxrobust.keeping import write_json
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training.checkpoints import Checkpoints
 from jaxrobust.training.config_json import config_to_json
 from jaxrobust.training.examples import load_training_data, problem_of, trained_on
 from jaxrobust.training.feeding import stretch_for
 from jaxrobust.training.loop import require_same_job, starting, train_group
 from jaxrobust.training.mesh import Placement
+from jaxrobust.training.own import Own, handed_over, own_network
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
 from jaxrobust.training.progress import NullReporter, Reporter
@@ -367,6 +369,11 @@ def part_of(members: Sequence[Member], index: int, count: int) -> tuple[Member, 
     return tuple(member for member in members if root(member) in mine)
 
 
+def _of_model(member: Member, model: ModelConfig) -> Member:
+    config = dataclasses.replace(member.config, model=model)
+    return dataclasses.replace(member, config=config)
+
+
 def _located(member: Member, directory: Path) -> TrainConfig:
     """The configuration with the run that the member starts from."""
     if member.start_from is None:
@@ -420,7 +427,7 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
             write_json(path, table, indent=1)
 
 
-def _known(directory: Path) -> Run | str | None:
+def _known(directory: Path, own: Own | None) -> Run | str | None:
     """A member that is complete or failed in an earlier call; None if it is neither."""
     failure = directory / FAILURE
     if failure.is_file():
@@ -429,7 +436,7 @@ def _known(directory: Path) -> Run | str | None:
     with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
         if not checkpoints.steps():
             return None
-    run = load_run(directory)
+    run = load_run(directory, network=own and own.network)
     return run if run.is_complete else None
 
 
@@ -437,6 +444,7 @@ def sweep(
     config: SweepConfig | Sequence[Member],
     directory: Path | str,
     *,
+    network: Any = None,
     dataset: Dataset | None = None,
     data_dir: Path | str | None = None,
     resume: bool = False,
@@ -456,6 +464,7 @@ def sweep(
     Args:
         config: the members, or how to make them.
         directory: of the sweep; each member has its own below.
+        network: of all members, see `train`.
         dataset: training examples; None loads those of the configuration.
         data_dir: where prepared data sets lie.
         resume: go on from the newest checkpoints. Finished members are left alone.
@@ -489,6 +498,9 @@ def sweep(
         raise ValueError(
             "`members` must be at least one, got none; give a radius, say."
         )
+    model, source = handed_over(members[0].config.model, network)
+    if network is not None:
+        members = tuple(_of_model(member, model) for member in members)
     every_wave = waves(members)
     placement = placement or Placement()
     configs = [_located(member, directory) for member in members]
@@ -509,6 +521,7 @@ def sweep(
             with starting(stop):
                 dataset = load_training_data(members[0].config, data_dir=data_dir)
         problem = problem_of(dataset)
+        own = own_network(source, problem.image_shape, problem.num_classes)
         # Refuses members that do not go together.
         Programs(configs, problem, placement, 1)
         with contextlib.ExitStack() as while_it_is_begun:
@@ -521,7 +534,7 @@ def sweep(
         runs: dict[str, Run] = {}
         failures: dict[str, str] = {}
         for member in mine:
-            found = _known(directory / member.name)
+            found = _known(directory / member.name, own)
             if isinstance(found, Run):
                 runs[member.name] = found
             elif found is not None:
@@ -540,7 +553,8 @@ def sweep(
         batch_size = configs[0].batch_size
         stretch = stretch_for(dataset, batch_size, stream=stream)
         with starting(stop):
-            programs, told = Programs(configs, problem, placement, widest).fitted(
+            every = Programs(configs, problem, placement, widest, own)
+            programs, told = every.fitted(
                 len(dataset.labels) if stretch is None else stretch * batch_size,
                 dataset.images.dtype,
                 memory_limit,

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrobust.attacks import judge, pgd
 from jaxrobust.data import Pixels, as_float, pad_crop_flip
 from jaxrobust.losses import cross_entropy
+from jaxrobust.networks import Network, Variables
 from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Precision
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey
 
@@ -109,13 +109,18 @@ class Weights(NamedTuple):
 
     Attributes:
         params: parameters of the network.
-        batch_stats: running batch-norm statistics; empty without batch norm.
+        state: what else the network holds, such as running batch-norm statistics.
         opt_state: state of the optimizer.
     """
 
     params: Any
-    batch_stats: Any
+    state: Any
     opt_state: Any
+
+    @property
+    def variables(self) -> Variables:
+        """What the network computes with."""
+        return Variables(self.params, self.state)
 
 
 class TrainState(NamedTuple):
@@ -125,7 +130,7 @@ class TrainState(NamedTuple):
         step: optimizer steps done, over all phases.
         epoch: epochs completed, over all phases.
         batch: batches done in the epoch under way.
-        weights: parameters, batch statistics, optimizer state.
+        weights: parameters, the network's other state, the optimizer's state.
         epoch_weights: the same at the start of the epoch, so that an epoch can be
             taken back, and its length measured, even after a resume in its middle.
         key: base of all randomness; never changes, since every use folds a counter in.
@@ -174,52 +179,46 @@ def _lowered(tree: Any, precision: Precision) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), tree)
 
 
+def _applied(
+    network: Network,
+    variables: Variables,
+    images: Images,
+    precision: Precision,
+    **mode: Any,
+) -> tuple[Array, Any]:
+    """Logits of float32, and the state after them, whose types stay what they were."""
+    params, state = variables
+    lowered = Variables(_lowered(params, precision), state)
+    logits, (_, moved) = network.apply(lowered, _lowered(images, precision), **mode)
+    if precision != "float32":
+        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, state)
+    return logits.astype(jnp.promote_types(images.dtype, jnp.float32)), moved
+
+
 def bind(
-    network: nn.Module,
-    params: Any,
-    batch_stats: Any,
-    precision: Precision = "float32",
+    network: Network, variables: Variables, precision: Precision = "float32"
 ) -> LogitsFn:
-    """A Flax network with its weights, in evaluation mode, as a logits function.
+    """A network with its variables, in evaluation mode, as a logits function.
 
     Logits are float32 whatever the precision, and so are gradients with respect to
     float32 images: only what lies between is rounded.
     """
-    variables = {"params": _lowered(params, precision)}
-    if batch_stats:
-        variables["batch_stats"] = batch_stats
 
     def logits_fn(images: Images) -> Array:
-        logits = network.apply(variables, _lowered(images, precision), train=False)
-        return cast(Array, logits).astype(jnp.promote_types(images.dtype, jnp.float32))
+        return _applied(network, variables, images, precision, train=False, key=None)[0]
 
     return logits_fn
 
 
 @lru_cache(maxsize=16)
 def applied(
-    network: nn.Module, precision: Precision = "float32"
-) -> Callable[[Any], LogitsFn]:
-    """From `(params, batch_stats)` to the network in evaluation mode, by `bind`.
+    network: Network, precision: Precision = "float32"
+) -> Callable[[Variables], LogitsFn]:
+    """From variables to the network in evaluation mode, by `bind`.
 
     Equal networks have one function, so that what is compiled for it serves them all.
     """
-    return lambda weights: bind(network, *weights, precision=precision)
-
-
-def _apply_train(
-    network: nn.Module,
-    params: Any,
-    batch_stats: Any,
-    images: Images,
-    precision: Precision,
-) -> tuple[Array, Any]:
-    """Logits in training mode, and the updated batch statistics."""
-    variables = {"params": _lowered(params, precision), "batch_stats": batch_stats}
-    images = _lowered(images, precision)
-    applied = network.apply(variables, images, train=True, mutable=["batch_stats"])
-    logits, updated = cast(tuple[Array, Any], applied)
-    return logits.astype(jnp.float32), updated.get("batch_stats", batch_stats)
+    return lambda variables: bind(network, variables, precision)
 
 
 def _optimizer(
@@ -244,7 +243,7 @@ def _copy(tree: Any) -> Any:
 
 
 def make_trainer(
-    network: nn.Module,
+    network: Network,
     *,
     attack: AttackConfig,
     optimizer: OptimizerConfig,
@@ -259,7 +258,7 @@ def make_trainer(
     loss and start of the attack, name, momentum and clipping of the optimizer.
 
     Args:
-        network: Flax module.
+        network: to be trained.
         attack: inside training.
         optimizer: of the weights.
         batch_size: examples of a step.
@@ -276,11 +275,8 @@ def make_trainer(
 
     def init(key: PRNGKey, images: Shaped[Array, "_ height width channels"]):
         init_key, run_key = jax.random.split(key)
-        variables = network.init(init_key, as_float(images[:1]), train=False)
-        params = variables["params"]
-        weights = Weights(
-            params, variables.get("batch_stats", {}), init_optimizer(params)
-        )
+        params, network_state = network.init(init_key, as_float(images[:1]))
+        weights = Weights(params, network_state, init_optimizer(params))
         count = jnp.int32(0)
         return TrainState(
             step=count,
@@ -313,17 +309,24 @@ def make_trainer(
     def step(
         state: TrainState, controls: Controls, pixels: Pixels, labels: Labels
     ) -> TrainState:
-        params, batch_stats, opt_state = state.weights
+        params, network_state, opt_state = state.weights
         # The key of a step depends on the step alone, so resuming repeats it exactly.
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, attack_key = jax.random.split(step_key)
+        # One for the step: the attack sees the network that is trained, units dropped.
+        network_key = jax.random.fold_in(step_key, 2)
         pixels = pad_crop_flip(augment_key, pixels) if augment else pixels
         images = as_float(pixels)
 
+        def trained(params: Any, images: Images) -> tuple[Array, Any]:
+            variables = Variables(params, network_state)
+            mode = {"train": True, "key": network_key}
+            return _applied(network, variables, images, precision, **mode)
+
         def attacked(images: Images) -> Array:
             if attack.batch_norm == "train":
-                return _apply_train(network, params, batch_stats, images, precision)[0]
-            return bind(network, params, batch_stats, precision)(images)
+                return trained(params, images)[0]
+            return bind(network, Variables(params, network_state), precision)(images)
 
         search = pgd(
             attack.threat().with_epsilon(controls.epsilon),
@@ -337,13 +340,11 @@ def make_trainer(
         found = search(attack_key, attacked, images, labels)
 
         def objective(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            logits, updated = _apply_train(
-                network, params, batch_stats, found.images, precision
-            )
-            return jnp.mean(cross_entropy(logits, labels)), (logits, updated)
+            logits, moved = trained(params, found.images)
+            return jnp.mean(cross_entropy(logits, labels)), (logits, moved)
 
         value_and_grad = jax.value_and_grad(objective, has_aux=True)
-        (loss, (logits, batch_stats)), gradient = value_and_grad(params)
+        (loss, (logits, moved)), gradient = value_and_grad(params)
         rule = _optimizer(optimizer, controls.learning_rate, controls.weight_decay)
         updates, opt_state = rule.update(gradient, opt_state, params)
         params = optax.apply_updates(params, updates)
@@ -359,7 +360,7 @@ def make_trainer(
         return state._replace(
             step=state.step + 1,
             batch=state.batch + 1,
-            weights=Weights(params, batch_stats, opt_state),
+            weights=Weights(params, moved, opt_state),
             metrics=state.metrics.merge(seen),
         )
 

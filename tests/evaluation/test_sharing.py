@@ -25,7 +25,7 @@ from jaxrobust.evaluation import (
     sharing,
 )
 from jaxrobust.evaluation.weight_space import loss_along_line
-from jaxrobust.networks import ModelConfig
+from jaxrobust.networks import ModelConfig, network_of
 from jaxrobust.threat import LinfBall
 from jaxrobust.training import applied
 
@@ -167,10 +167,10 @@ def test_the_same_function_is_compiled_for_once(ask):
 
 def test_equal_networks_share_their_programs():
     images = jnp.zeros((1, 2, 2, 1))
-    first, second = (ModelConfig(name="linear").build(3) for _ in range(2))
+    first, second = (network_of(ModelConfig(name="linear"), 3) for _ in range(2))
     assert first is not second and applied(first) is applied(second)
     assert applied(first) is not applied(first, "bfloat16")
-    params = first.init(jax.random.key(0), images, train=False)["params"]
+    params = first.init(jax.random.key(0), images).params
     evaluate_models(applied(first), [(params, {})], DATA, CONFIG)
     num_programs = len(sharing._PROGRAMS)
     evaluate_models(applied(second), [(params, {})], DATA, CONFIG)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxrobust.networks import LeNet
+from jaxrobust.networks import LeNet, as_network
 from jaxrobust.training import bind
 from jaxrobust.types import Images, Labels, LogitsFn
 
@@ -21,11 +21,11 @@ class Small(NamedTuple):
 @pytest.fixture(scope="session")
 def small() -> Small:
     """A LeNet for images whose height, width and channels differ."""
-    network = LeNet(num_classes=5, widen_factor=0.125, kernel_size=3, padding="SAME")
+    module = LeNet(num_classes=5, widen_factor=0.125, kernel_size=3, padding="SAME")
+    network = as_network(module, 5)
     shape = (6, 8, 2)
     images = jax.random.uniform(jax.random.key(3), (12, *shape))
-    params = jax.jit(network.init)(jax.random.key(4), images)["params"]
-    model = bind(network, params, {})
+    model = bind(network, jax.jit(network.init)(jax.random.key(4), images))
     # Random weights hardly tell images apart, and prefer one class.
     middle = jnp.mean(jax.jit(model)(images), axis=0, keepdims=True)
 

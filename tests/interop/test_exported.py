@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxrobust.attacks import pgd
 from jaxrobust.interop import ExportError, export_model, load_exported, read_header
 from jaxrobust.interop import exported as loader
+from jaxrobust.networks import as_network
 from jaxrobust.threat import LinfBall
 from jaxrobust.training import bind
 
@@ -91,10 +92,10 @@ class Normalized(nn.Module):
 
 
 def test_batch_norm_is_exported_in_evaluation_mode(small, tmp_path):
-    network = Normalized()
+    network = as_network(Normalized(), 3)
     weights = network.init(jax.random.key(1), small.images)
-    stats = jax.tree.map(lambda leaf: leaf + 0.5, weights["batch_stats"])
-    model = bind(network, weights["params"], stats)
+    stats = jax.tree.map(lambda leaf: leaf + 0.5, weights.state)
+    model = bind(network, weights._replace(state=stats))
     path = tmp_path / "normalized"
     export_model(model, path, image_shape=small.image_shape, platforms=("cpu",))
     found = load_exported(path)(small.images[:1])

@@ -3,13 +3,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.networks import LeNet, Linear, ModelConfig, resnet18
+from jaxrobust.networks import (
+    LeNet,
+    Linear,
+    ModelConfig,
+    as_network,
+    network_of,
+    resnet18,
+)
 from jaxrobust.networks.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet
 
 
-def num_parameters(module, shape):
-    init = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, *shape)))
-    return sum(leaf.size for leaf in jax.tree.leaves(init["params"]))
+def num_parameters(network, shape):
+    found = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    return sum(leaf.size for leaf in jax.tree.leaves(found.params))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +30,7 @@ def num_parameters(module, shape):
     ],
 )
 def test_parameter_counts_are_those_of_the_papers(name, shape, expected):
-    assert num_parameters(ModelConfig(name=name).build(10), shape) == expected
+    assert num_parameters(network_of(ModelConfig(name=name), 10), shape) == expected
 
 
 @pytest.mark.parametrize("factor", [0.125, 0.25, 0.5, 1, 2, 4])
@@ -32,23 +39,25 @@ def test_widths_of_lenet_follow_the_factor(factor):
     expected = 25 * first + first + 25 * first * second + second
     expected += 49 * second * hidden + hidden + hidden * 10 + 10
     module = LeNet(widen_factor=factor, padding="SAME")
-    assert num_parameters(module, (28, 28, 1)) == expected
+    assert num_parameters(as_network(module, 10), (28, 28, 1)) == expected
 
 
 @pytest.mark.parametrize("name", ["lenet", "lenet-same"])
 def test_formulations_give_the_same_logits_and_input_gradients(name, key):
     images = jax.random.uniform(key, (3, 28, 28, 1))
-    modules = [
-        ModelConfig(name=name, widen_factor=0.125, formulation=formulation).build(10)
+    settings = {"name": name, "widen_factor": 0.125}
+    networks = [
+        network_of(ModelConfig(formulation=formulation, **settings), 10)
         for formulation in ("direct", "patches")
     ]
-    variables = modules[0].init(key, images)
+    variables = networks[0].init(key, images)
 
-    def probe(module):
-        apply = lambda x: jnp.sum(module.apply(variables, x)[:, 0])  # noqa: E731
-        return module.apply(variables, images), jax.grad(apply)(images)
+    def probe(network):
+        apply = lambda x: network.apply(variables, x, train=False, key=None)[0]  # noqa: E731
+        gradient = jax.grad(lambda x: jnp.sum(apply(x)[:, 0]))
+        return apply(images), gradient(images)
 
-    for one, other in zip(*map(probe, modules), strict=True):
+    for one, other in zip(*map(probe, networks), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
@@ -169,9 +178,31 @@ def test_groups_after_the_first_halve_the_side():
     ("settings", "message"),
     [
         ({"name": "lenot"}, "`model` must be one of linear, lenet"),
+        ({"name": "my.py"}, "or path/to/file.py:NAME or package.module:NAME for one"),
+        ({"name": "my.py:Net", "widen_factor": 2}, "`widen_factor` must be 1 for a"),
         ({"widen_factor": 0}, "`widen_factor` must be positive"),
     ],
 )
 def test_wrong_models_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         ModelConfig(**settings)
+
+
+def test_a_reference_is_imported_only_when_the_network_is_asked_for(tmp_path):
+    path = tmp_path / "own.py"
+    config = ModelConfig(name=f"{path}:Net")
+    with pytest.raises(ValueError, match="`model` must name a Python file"):
+        network_of(config, 3)
+    path.write_text("from jaxrobust.networks import Linear as Net")
+    assert network_of(config, 3) == as_network(Linear(3), 3)
+
+
+def test_a_network_that_was_handed_over_has_to_be_given_again():
+    with pytest.raises(ValueError, match="`network` must be given again"):
+        network_of(ModelConfig(name="given"), 3)
+
+
+def test_networks_of_the_catalogue_are_equal_by_their_settings():
+    one, other = (network_of(ModelConfig(name="resnet18"), 3) for _ in range(2))
+    assert one == other and hash(one) == hash(other)
+    assert network_of(ModelConfig(name="resnet18", widen_factor=2), 3) != one

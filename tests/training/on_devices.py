@@ -21,7 +21,7 @@ import numpy as np
 from flax import linen as nn
 
 from jaxrobust.data import Dataset
-from jaxrobust.networks import Linear, ModelConfig
+from jaxrobust.networks import Linear, ModelConfig, as_network
 from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import (
     AttackConfig,
@@ -56,7 +56,7 @@ def network_of(kind: str) -> nn.Module:
 
 def trainer_of(kind: str, **options):
     return make_trainer(
-        network_of(kind),
+        as_network(network_of(kind), 3),
         attack=AttackConfig(),
         optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         batch_size=BATCH,
@@ -89,7 +89,9 @@ def trained(kind: str, member: int, data: int, count: int = 4) -> np.ndarray:
     states = program.run(
         states, *program.arguments(controls, [4] * count), *data_arrays
     )
-    return np.stack([flat(program.take(states, i).weights[:2]) for i in range(count)])
+    return np.stack(
+        [flat(program.take(states, i).weights.variables) for i in range(count)]
+    )
 
 
 def collectives(kind: str, member: int, data: int) -> list[tuple[str, str]]:
@@ -120,7 +122,7 @@ def by_pmap(kind: str, count: int) -> np.ndarray:
     run = jax.pmap(trainer.run, in_axes=(0, 0, None, None, None))
     states = run(members, controls, IMAGES, LABELS, jnp.int32(4))
     one = [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(count)]
-    return np.stack([flat(state.weights[:2]) for state in one])
+    return np.stack([flat(state.weights.variables) for state in one])
 
 
 def difference(one: np.ndarray, other: np.ndarray) -> float:
@@ -142,7 +144,7 @@ def swept(directory: str, member: int, data: int) -> np.ndarray:
         dataset=dataset,
         placement=Placement(MeshConfig(member=member, data=data)),
     )
-    return np.stack([flat(run.state.weights[:2]) for run in found.runs.values()])
+    return np.stack([flat(run.weights) for run in found.runs.values()])
 
 
 def main(directory: str) -> None:
@@ -150,7 +152,7 @@ def main(directory: str) -> None:
     for kind in ("linear", "resnet"):
         alone = trained(kind, 1, 1)
         found["moved"] = difference(
-            alone, np.stack([flat(s.weights[:2]) for s in start(kind, 4)])
+            alone, np.stack([flat(s.weights.variables) for s in start(kind, 4)])
         )
         # Each is compiled, the network with batch normalization for a long time.
         meshes = {"linear": [(2, 1), (4, 2), (1, 8)], "resnet": [(1, 8), (2, 4)]}[kind]

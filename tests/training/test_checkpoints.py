@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from jaxrobust.networks import Linear
+from jaxrobust.networks import Linear, as_network
 from jaxrobust.training import (
     AttackConfig,
     CheckpointError,
@@ -30,7 +30,10 @@ IMAGES = jnp.zeros((1, 4, 4, 1))
 
 def new_state(step=0):
     trainer = make_trainer(
-        Linear(3), attack=AttackConfig(), optimizer=OptimizerConfig(), batch_size=2
+        as_network(Linear(3), 3),
+        attack=AttackConfig(),
+        optimizer=OptimizerConfig(),
+        batch_size=2,
     )
     state = trainer.init(jax.random.key(7), IMAGES)
     noise = jax.random.normal(jax.random.key(step), (16, 3))

@@ -7,22 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.networks import ModelConfig
+from jaxrobust.networks import ModelConfig, as_network, network_of
 from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import TrainConfig, adversarial, bind, load_run, train
 
 
 @pytest.fixture(scope="module")
 def network_and_weights():
-    network = ModelConfig(name="lenet-small", widen_factor=0.25).build(10)
+    network = network_of(ModelConfig(name="lenet-small", widen_factor=0.25), 10)
     images = jax.random.uniform(jax.random.key(0), (4, 8, 8, 1))
-    return network, network.init(jax.random.key(1), images)["params"], images
+    return network, network.init(jax.random.key(1), images), images
 
 
 def test_logits_and_input_gradients_are_float32_but_rounded(network_and_weights):
-    network, params, images = network_and_weights
-    exact = bind(network, params, {})
-    rounded = bind(network, params, {}, "bfloat16")
+    network, variables, images = network_and_weights
+    exact = bind(network, variables)
+    rounded = bind(network, variables, "bfloat16")
     one, other = exact(images), rounded(images)
     assert other.dtype == jnp.float32
     # bfloat16 has 8 bits: a few parts in a hundred, and never nothing.
@@ -39,8 +39,8 @@ def test_logits_and_input_gradients_are_float32_but_rounded(network_and_weights)
 
 
 def test_the_matrix_products_are_bfloat16(network_and_weights):
-    network, params, images = network_and_weights
-    text = jax.jit(bind(network, params, {}, "bfloat16")).lower(images).as_text()
+    network, variables, images = network_and_weights
+    text = jax.jit(bind(network, variables, "bfloat16")).lower(images).as_text()
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert products and all("bf16" in line for line in products)
 
@@ -63,11 +63,11 @@ def test_training_keeps_float32_weights_and_learns_as_much(digits, tmp_path):
 
 
 def test_batch_statistics_stay_float32():
-    network = ResNet(block_counts=(1,), is_bottleneck=False, widen_factor=0.0625)
+    module = ResNet(block_counts=(1,), is_bottleneck=False, widen_factor=0.0625)
+    network = as_network(module, 10)
     images = jnp.ones((2, 6, 6, 3))
     variables = network.init(jax.random.key(0), images)
-    params, stats = variables["params"], variables["batch_stats"]
-    assert bind(network, params, stats, "bfloat16")(images).dtype == jnp.float32
+    assert bind(network, variables, "bfloat16")(images).dtype == jnp.float32
 
 
 def test_an_unknown_precision_is_refused():

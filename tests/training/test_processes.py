@@ -81,14 +81,14 @@ def alone(tmp_path_factory):
         warm_start=WarmStart(rule="above", threshold=0.1, epochs=1),
     )
     found = sweep(config, tmp_path_factory.mktemp("alone") / "sweep")
-    return {name: run.state.weights[:2] for name, run in found.runs.items()}
+    return {name: run.weights for name, run in found.runs.items()}
 
 
 def check(directory, alone):
     for name in NAMES:
         run = load_run(directory / name)
         assert run.is_complete
-        chex.assert_trees_all_close(run.state.weights[:2], alone[name], atol=1e-6)
+        chex.assert_trees_all_close(run.weights, alone[name], atol=1e-6)
         lines = (directory / name / "metrics.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
         assert [each["epoch"] for each in records] == [*range(1, LINES[name] + 1)]

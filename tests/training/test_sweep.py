@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrobust.keeping import InUseError, claimed
-from jaxrobust.networks import ModelConfig
+from jaxrobust.networks import ModelConfig, as_network
 from jaxrobust.training import (
     AttackConfig,
     Controls,
@@ -65,7 +65,7 @@ class Listener(NullReporter):
 
 
 def weights(run):
-    return run.state.weights[:2]
+    return run.weights
 
 
 @pytest.fixture(scope="module")
@@ -502,7 +502,7 @@ class TestMapping:
         images = images.astype(np.float32)
         labels = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
         trainer = make_trainer(
-            network,
+            as_network(network, 3),
             attack=AttackConfig(),
             optimizer=OptimizerConfig(name="sgd"),
             batch_size=8,
@@ -571,6 +571,8 @@ class TestMapping:
         assert model_for(model, "one") == model
         direct = ModelConfig(name="lenet", formulation="direct")
         assert model_for(direct, "vmap") == direct
+        own = ModelConfig(name="own.py:Net")
+        assert model_for(own, "vmap") == own
 
 
 def test_each_member_starts_from_its_own_checkpoint(swept, digits, tmp_path):

@@ -9,7 +9,7 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.networks import Linear
+from jaxrobust.networks import Linear, Network, as_network
 from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
 
@@ -36,7 +36,7 @@ def data(seed=0, count=NUM_IMAGES, shape=SHAPE):
 def trainer_of(network=None, batch_size=NUM_IMAGES, attack=None, **optimizer):
     rule = OptimizerConfig(**({"name": "sgd", "momentum": 0.9} | optimizer))
     return make_trainer(
-        network or Linear(CLASSES),
+        as_network(network or Linear(CLASSES), CLASSES),
         attack=attack or AttackConfig(),
         optimizer=rule,
         batch_size=batch_size,
@@ -163,6 +163,33 @@ def test_epochs_are_shuffled_differently():
     assert len(set(seen)) == 3
 
 
+def test_a_network_draws_from_a_key_of_its_own_in_every_step():
+    def init(key, images):
+        del key
+        zeros = jnp.zeros((images[0].size, CLASSES))
+        return {"weight": zeros}, {"drawn": jnp.zeros(2, jnp.uint32)}
+
+    def apply(variables, images, *, train, key):
+        params, state = variables
+        if train:
+            state = {"drawn": jax.random.key_data(key)}
+        return images.reshape(images.shape[0], -1) @ params["weight"], (params, state)
+
+    images, labels = data()
+    trainer = trainer_of(Network(init, apply))
+    first = trainer.init(jax.random.key(0), images)
+    state = first
+    for step in range(2):
+        state = train(trainer, state, controls(), images, labels)
+        step_key = jax.random.fold_in(jax.random.fold_in(first.key, 1), step)
+        # Not one of the two into which the step's key is split, for augmentation and
+        # for the attack.
+        expected = jax.random.key_data(jax.random.fold_in(step_key, 2))
+        np.testing.assert_array_equal(state.weights.state["drawn"], expected)
+        others = jax.random.key_data(jax.random.split(step_key))
+        assert not np.any(np.all(np.asarray(others) == expected[None], axis=1))
+
+
 @pytest.fixture(scope="module")
 def sliced():
     images, labels = data(count=21)
@@ -239,13 +266,13 @@ class TestBatchNorm:
         images, _ = data(count=4, shape=(6, 6, 3))
         variables = {
             "params": before.weights.params,
-            "batch_stats": before.weights.batch_stats,
+            **before.weights.state,
         }
         _, once = self.network.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         chex.assert_trees_all_close(
-            after.weights.batch_stats, once["batch_stats"], atol=1e-5
+            after.weights.state["batch_stats"], once["batch_stats"], atol=1e-5
         )
 
     def test_attacking_in_training_mode_finds_other_images(self):
