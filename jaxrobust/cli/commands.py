@@ -155,7 +155,7 @@ class Common:
     """Number of training examples; by default all."""
     model: str | None = None
     """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images);
+    lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32 images);
     or one of your own, path/to/file.py:NAME or package.module:NAME. By default one that
     suits the data set."""
     widen_factor: float = 1.0

@@ -11,6 +11,7 @@ from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Conv, max_pool
 from jaxrobust.networks.network import Network, Variables, require_network
 from jaxrobust.networks.resnet import ResNet, resnet18, resnet50
+from jaxrobust.networks.wide_resnet import WideResNet
 
 __all__ = [
     "GIVEN",
@@ -22,6 +23,7 @@ __all__ = [
     "Network",
     "ResNet",
     "Variables",
+    "WideResNet",
     "as_network",
     "max_pool",
     "network_of",

@@ -11,6 +11,7 @@ from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Formulation
 from jaxrobust.networks.network import Network
 from jaxrobust.networks.resnet import resnet18, resnet50
+from jaxrobust.networks.wide_resnet import WideResNet
 from jaxrobust.references import is_reference, resolve
 
 __all__ = ["GIVEN", "MODELS", "ModelConfig", "network_of"]
@@ -51,6 +52,9 @@ MODELS: dict[str, Callable[["ModelConfig", int], nn.Module]] = {
     "lenet-small": _lenet("SAME", "torch", kernel_size=3),
     "resnet18": _resnet(resnet18),
     "resnet50": _resnet(resnet50),
+    "wrn28": lambda config, num_classes: WideResNet(
+        num_classes, config.widen_factor, config.formulation
+    ),
 }
 
 
@@ -65,7 +69,7 @@ class ModelConfig:
 
     name: str = "lenet"
     """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18 and resnet50 (32x32 images);
+    lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32 images);
     or one of your own, path/to/file.py:NAME or package.module:NAME."""
     widen_factor: float = 1.0
     """Multiplies all widths."""

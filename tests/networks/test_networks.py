@@ -12,6 +12,7 @@ from jaxrobust.networks import (
     resnet18,
 )
 from jaxrobust.networks.resnet import CIFAR10_MEAN, CIFAR10_STD, ResNet
+from jaxrobust.networks.wide_resnet import WideResNet, standardized
 
 
 def num_parameters(network, shape):
@@ -160,6 +161,72 @@ def test_images_too_small_for_the_network_are_refused(formulation, key):
     module = LeNet(formulation=formulation)
     with pytest.raises(ValueError, match="large enough for a window of 6 pixels in co"):
         module.init(key, jnp.zeros((1, 8, 8, 1)))
+
+
+def wide_resnet_parameters(k):
+    """Of WRN-28-k with 10 classes, layer by layer."""
+    total, channels = 27 * 16, 16
+    for width in (int(16 * k), int(32 * k), int(64 * k)):
+        for _ in range(4):
+            # Two scales and shifts, two convolutions, a shortcut where widths change.
+            total += 2 * channels + 9 * channels * width + 2 * width + 9 * width**2
+            total += channels * width if channels != width else 0
+            channels = width
+    return total + 2 * channels + 10 * channels + 10
+
+
+@pytest.mark.parametrize("k", [0.25, 1, 4, 10])
+def test_parameters_of_the_wide_resnet_are_those_counted_by_hand(k):
+    config = ModelConfig(name="wrn28", widen_factor=k)
+    expected = wide_resnet_parameters(k)
+    assert num_parameters(network_of(config, 10), (32, 32, 3)) == expected
+
+
+def test_the_count_by_hand_is_that_of_the_published_wide_resnet():
+    # WRN-28-10 of Zagoruyko and Komodakis is given as one of 36.5 million.
+    assert wide_resnet_parameters(10) == 36_479_194
+
+
+@pytest.fixture(scope="module")
+def wide_resnet():
+    module = WideResNet(num_classes=3, widen_factor=0.125)
+    images = jax.random.uniform(jax.random.key(0), (3, 8, 8, 3))
+    return module, jax.jit(module.init)(jax.random.key(1), images), images
+
+
+def test_the_wide_resnet_sees_each_image_less_its_mean_over_its_deviation(wide_resnet):
+    module, variables, images = wide_resnet
+    apply = jax.jit(module.apply)
+    logits = apply(variables, images)
+    other = 0.5 * images + jnp.asarray([0.1, 0.2, 0.3])[:, None, None, None]
+    np.testing.assert_allclose(apply(variables, other), logits, atol=1e-4)
+    flat = np.asarray(images, np.float64).reshape(3, -1)
+    by_hand = (flat - flat.mean(1, keepdims=True)) / flat.std(1, keepdims=True)
+    found = np.reshape(standardized(images), (3, -1))
+    np.testing.assert_allclose(found, by_hand, atol=1e-5)
+
+
+def test_an_image_of_one_color_is_standardized_to_nothing_with_finite_gradients():
+    images = jnp.full((1, 4, 4, 3), 0.3)
+    np.testing.assert_allclose(standardized(images), 0.0, atol=1e-5)
+    gradient = jax.grad(lambda images: jnp.sum(standardized(images) ** 3))(images)
+    assert np.all(np.isfinite(gradient))
+    # Deviations below 1/sqrt(48) count as that.
+    faint = images.at[0, 0, 0, 0].add(1e-3)
+    highest = float(jnp.max(standardized(faint)))
+    assert highest == pytest.approx(1e-3 * 47 / 48 * 48**0.5, rel=1e-3)
+
+
+def test_the_wide_resnet_moves_its_statistics_in_training(wide_resnet):
+    module, variables, images = wide_resnet
+    moved = jax.jit(
+        lambda variables: module.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )[1]["batch_stats"]
+    )(variables)
+    assert not np.allclose(moved["norm"]["mean"], 0.0)
+    # 12 blocks of 2, and the last one.
+    assert len(moved) == 25
 
 
 def test_groups_after_the_first_halve_the_side():
