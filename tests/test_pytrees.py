@@ -1,5 +1,6 @@
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import itertools
 import pkgutil
@@ -22,6 +23,9 @@ def package_classes() -> Iterator[type]:
         if module.name.endswith("__main__") or module.name.startswith(
             "jaxrobust.interop"
         ):
+            continue
+        optional = module.name.rpartition(".")[2]
+        if optional == "equinox" and importlib.util.find_spec(optional) is None:
             continue
         for _, kind in inspect.getmembers(
             importlib.import_module(module.name), inspect.isclass
