@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import operator
+import warnings
 from collections.abc import Sequence
-from typing import Literal, SupportsIndex
+from typing import Literal, Self, SupportsIndex
 
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "Pixels",
     "Split",
     "as_float",
+    "as_images",
     "of_classes",
     "part_of_range",
     "require_learnable",
@@ -61,10 +63,15 @@ class Dataset:
             taken, NumPy or JAX, and kept as int32.
         num_classes: number of classes, whether or not all of them occur; in
             [2, `MOST_CLASSES`].
+        classes: what each class is called where it comes from: the integer that stood
+            for it, or a name; None if 0, 1, ... says it all. See `Dataset.of`.
+        code_sha256: of the file of the caller's own function that made the data set,
+            64 hexadecimal digits; None if no such function did.
 
     Raises:
         DataError: if images and labels differ in number, are none at all, or have
-            another shape, type or range than stated here.
+            another shape, type or range than stated here; or the classes are not all
+            called something, and each something else.
     """
 
     name: str
@@ -72,6 +79,8 @@ class Dataset:
     images: np.ndarray
     labels: np.ndarray
     num_classes: int
+    classes: tuple[int | str, ...] | None = None
+    code_sha256: str | None = None
 
     # Written out, since more types are taken than are kept.
     def __init__(
@@ -82,6 +91,8 @@ class Dataset:
         images: Array | np.ndarray,
         labels: Array | np.ndarray,
         num_classes: SupportsIndex,
+        classes: Sequence[int | str] | None = None,
+        code_sha256: str | None = None,
     ):
         of = f" for {title}"
         count = operator.index(num_classes)
@@ -98,6 +109,82 @@ class Dataset:
             images=images,
             labels=_checked_labels(labels, len(images), count, of),
             num_classes=count,
+            classes=_checked_classes(classes, count, of),
+            code_sha256=code_sha256,
+        )
+
+    @classmethod
+    def of(
+        cls,
+        images: Array | np.ndarray,
+        labels: Array | np.ndarray,
+        *,
+        name: str = "own",
+        title: str | None = None,
+        num_classes: SupportsIndex | None = None,
+        classes: Sequence[int | str] | None = None,
+    ) -> Self:
+        """A data set of arrays in memory, whose labels are any integers.
+
+        If neither `num_classes` nor `classes` is given, the labels that occur are the
+        classes, in sorted order. If these are not 0, 1, ... already, they are numbered
+        so, with a warning. `classes` says which label became which class, and numbers
+        another split likewise, whichever labels occur there:
+
+            train = Dataset.of(images, labels)
+            test = Dataset.of(test_images, test_labels, classes=train.classes)
+
+        Args:
+            images: NumPy or JAX; (examples, height, width, channels), or without
+                channels if they are gray; bytes in 0..255, or floats of any precision
+                in [0, 1], which become float32.
+            labels: NumPy or JAX; integers of any type and size, one for each image.
+            name: of the data set in records.
+            title: for reports; the name if not given.
+            num_classes: number of classes, if labels are in [0, num_classes) as they
+                are, whether or not all of them occur.
+            classes: integers: all labels there are, in the order of the classes that
+                they become. Words: names of the classes 0, 1, ...
+
+        Raises:
+            DataError: as `Dataset` does; or if a label is not among the classes.
+        """
+        title = name if title is None else title
+        images, labels = as_images(images), np.asarray(labels)
+        _require_integers(labels, images.shape[:1], f" for {title}")
+        if not images.size:
+            _checked_images(images, f" for {title}")
+        if classes is None and num_classes is None:
+            classes = np.unique(labels).tolist()
+            if classes != list(range(len(classes))):
+                warnings.warn(
+                    f"the labels of {title} are not 0, 1, ... and were numbered so: "
+                    f"{_listed(classes)}; another split needs `classes` of this one, "
+                    "and so does this one to be numbered without a warning "
+                    "(`numpy.unique(labels)`).",
+                    stacklevel=2,
+                )
+        classes = None if classes is None else tuple(classes)
+        if classes and not isinstance(classes[0], str):
+            labels = _numbered(labels, classes, f" for {title}")
+        return cls(
+            name=name,
+            title=title,
+            images=images,
+            labels=labels,
+            num_classes=len(classes or ()) if num_classes is None else num_classes,
+            classes=classes,
+        )
+
+    def __repr__(self) -> str:
+        height, width, channels = self.images.shape[1:]
+        is_plain = self.classes in (None, tuple(range(self.num_classes)))
+        called = "" if is_plain else f" ({_listed(self.classes or ())})"
+        title = "" if self.title == self.name else f", {self.title!r}"
+        return (
+            f"Dataset({self.name!r}{title}: {len(self):,} images "
+            f"{height}x{width}x{channels} {self.images.dtype.name}, "
+            f"{self.num_classes} classes{called})"
         )
 
     def __len__(self) -> int:
@@ -154,17 +241,31 @@ def _checked_images(images: Array | np.ndarray, of: str) -> np.ndarray:
     return images if images.dtype.isnative else images.astype(dtype)
 
 
+def as_images(images: Array | np.ndarray) -> np.ndarray:
+    """Images as data sets hold them: floats in float32, with channels."""
+    images = np.asanyarray(images)
+    if np.issubdtype(images.dtype, np.floating) and images.dtype != np.float32:
+        # What float32 cannot hold is out of range, and refused as such.
+        with np.errstate(over="ignore"):
+            images = images.astype(np.float32)
+    return images[..., None] if images.ndim == 3 else images
+
+
+def _require_integers(labels: np.ndarray, shape: tuple[int, ...], of: str) -> None:
+    if labels.shape != shape or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"`labels` must be integers of shape {shape!r}, got "
+            f"{labels.dtype.name} of shape {labels.shape!r}{of}; "
+            "give one class per image."
+        )
+
+
 def _checked_labels(
     labels: Array | np.ndarray, num_images: int, num_classes: int, of: str
 ) -> np.ndarray:
     """The labels as int32, whose range is known before they are cast."""
     labels = np.asarray(labels)
-    if labels.shape != (num_images,) or not np.issubdtype(labels.dtype, np.integer):
-        raise DataError(
-            f"`labels` must be integers of shape {(num_images,)!r}, got "
-            f"{labels.dtype.name} of shape {labels.shape!r}{of}; "
-            "give one class per image."
-        )
+    _require_integers(labels, (num_images,), of)
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= num_classes:
         raise DataError(
@@ -172,6 +273,42 @@ def _checked_labels(
             "number the classes from 0."
         )
     return np.asarray(labels, np.int32)
+
+
+def _checked_classes(
+    classes: Sequence[int | str] | None, num_classes: int, of: str
+) -> tuple[int | str, ...] | None:
+    if classes is None:
+        return None
+    found = tuple(
+        each if isinstance(each, str) else operator.index(each) for each in classes
+    )
+    is_mixed = len({isinstance(each, str) for each in found}) > 1
+    if len(found) != num_classes or len(set(found)) != num_classes or is_mixed:
+        raise DataError(
+            f"`classes` must call each of the {num_classes} classes something else, "
+            f"either all by integers or all by words, got {len(found)}: "
+            f"{_listed(found)}{of}; give one integer or word for each class."
+        )
+    return found
+
+
+def _numbered(labels: np.ndarray, classes: Sequence[int | str], of: str) -> np.ndarray:
+    """The place of each label among the classes, which are integers of any size."""
+    places = {operator.index(each): place for place, each in enumerate(classes)}  # pyright: ignore
+    present, inverse = np.unique(labels, return_inverse=True)
+    unknown = [each for each in present.tolist() if each not in places]
+    if unknown:
+        raise DataError(
+            f"`labels` must be among {_listed(classes)}, got {_listed(unknown)}{of}; "
+            "remove these examples, or name all classes there are."
+        )
+    return np.asarray([places[each] for each in present.tolist()], np.int32)[inverse]
+
+
+def _listed(classes: Sequence[int | str]) -> str:
+    """The first of the classes; all, if they are few."""
+    return ", ".join(map(str, classes[:5])) + ", ..." * (len(classes) > 5)
 
 
 def require_visible(dataset: Dataset) -> None:

@@ -130,6 +130,111 @@ class TestDataset:
             dataclasses.replace(tiny(), labels=np.full(3, 7))
 
 
+GRAY = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+
+
+class TestOf:
+    """Arrays of the caller, whose labels are any integers."""
+
+    @given(
+        st.lists(
+            st.integers(-(2**63), 2**63 - 1) | st.integers(-2, 2),
+            min_size=2,
+            max_size=8,
+        ).filter(lambda labels: len(set(labels)) > 1)
+    )
+    @pytest.mark.filterwarnings("ignore:the labels of own")
+    def test_labels_are_numbered_in_sorted_order_and_remembered(self, labels):
+        images = np.zeros((len(labels), 2, 2), np.uint8)
+        data = Dataset.of(images, np.array(labels, np.int64))
+        assert list(data.classes) == sorted(set(labels))
+        assert [data.classes[label] for label in data.labels] == labels
+        assert (data.labels.dtype, data.num_classes) == (np.int32, len(set(labels)))
+
+    def test_labels_beyond_int64_are_numbered_as_well(self):
+        labels = np.array([2**64 - 1, 3, 3, 2**63], np.uint64)
+        data = Dataset.of(GRAY, labels, classes=np.unique(labels))
+        assert data.classes == (3, 2**63, 2**64 - 1)
+        np.testing.assert_array_equal(data.labels, [2, 0, 0, 1])
+
+    def test_new_numbers_are_told_unless_the_caller_knows(self):
+        labels = np.array([8, -1, 8, 3])
+        with pytest.warns(UserWarning, match=r"labels of mine .* -1, 3, 8; another"):
+            data = Dataset.of(GRAY, labels, name="mine")
+        assert "3 classes (-1, 3, 8)" in repr(data)
+        # Warnings are errors in tests.
+        known = Dataset.of(GRAY, labels, classes=np.unique(labels))
+        assert known.fingerprint == data.fingerprint
+        Dataset.of(GRAY, np.array([2, 0, 1, 1]))
+
+    @pytest.mark.parametrize("labels", [[0, 1, 2, 2], [5, -7, 9, 9]])
+    def test_another_split_is_numbered_likewise_whatever_occurs_there(self, labels):
+        labels = np.array(labels)
+        train = Dataset.of(GRAY, labels, classes=np.unique(labels))
+        test = Dataset.of(GRAY[:2], labels[[2, 2]], classes=train.classes)
+        np.testing.assert_array_equal(test.labels, train.labels[[2, 2]])
+        assert test.num_classes == train.num_classes == 3
+        with pytest.raises(DataError, match=r"`labels` must be among .*, got 11 for"):
+            Dataset.of(GRAY[:2], np.array([labels[0], 11]), classes=train.classes)
+
+    def test_a_number_of_classes_leaves_labels_as_they_are(self):
+        data = Dataset.of(GRAY, np.array([3, 8, 8, 3]), num_classes=10)
+        np.testing.assert_array_equal(data.labels, [3, 8, 8, 3])
+        assert (data.num_classes, data.classes) == (10, None)
+
+    def test_words_are_names_of_the_classes(self):
+        words = ("cat", "dog", "gnu")
+        data = Dataset.of(GRAY, np.array([0, 1, 1, 0]), classes=words)
+        assert (data.classes, data.num_classes) == (words, 3)
+        assert "3 classes (cat, dog, gnu)" in repr(data)
+
+    @pytest.mark.parametrize("kind", ["f2", "f4", ">f4", "f8"])
+    def test_floats_become_float32_and_gray_images_get_a_channel(self, kind):
+        images = (GRAY / 64).astype(kind)
+        data = Dataset.of(images, [0, 1, 0, 1])
+        assert (data.images.dtype, data.images.shape) == (np.float32, (4, 4, 3, 1))
+        np.testing.assert_array_equal(data.images[..., 0], images)
+
+    def test_arrays_of_jax_are_taken(self):
+        data = Dataset.of(jax.numpy.asarray(GRAY), jax.numpy.asarray([0, 1, 0, 1]))
+        assert type(data.images) is type(data.labels) is np.ndarray
+        np.testing.assert_array_equal(data.images[..., 0], GRAY)
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"labels": [0.0, 1, 0, 1]}, r"`labels` must be integers .* got float64"),
+            ({"labels": [True, False] * 2}, "got bool of shape"),
+            ({"labels": ["a", "b"] * 2}, "`labels` must be integers .* got str"),
+            ({"labels": [0, 1]}, r"of shape \(4,\), got int64 of shape \(2,\)"),
+            ({"labels": [3, 3, 3, 3], "classes": [3]}, "got 1 for mine; number the"),
+            ({"images": GRAY[:0], "labels": np.zeros(0, int)}, "at least one image"),
+            ({"images": GRAY.astype(int)}, "uint8 or float32, got 'int64' for mine"),
+            ({"images": GRAY / 2}, "divide by 255"),
+            ({"images": GRAY[0, 0]}, "integers of shape|non-empty array"),
+            ({"classes": [0, 1, 2], "num_classes": 4}, "each of the 4 classes"),
+            ({"classes": [0, 1, 1]}, "something else, .* got 3: 0, 1, 1 for mine"),
+            ({"classes": ["a", "b", 3]}, "all by integers or all by words"),
+            ({"classes": ["a"] * 2}, "something else"),
+            ({"num_classes": 1}, r"`num_classes` must be in \[2"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(self, changes, message):
+        fields = {"images": GRAY, "labels": [0, 1, 1, 0], "title": "mine", **changes}
+        with pytest.raises(DataError, match=message):
+            Dataset.of(**fields)
+
+    def test_a_repr_is_one_short_line(self):
+        labels = np.arange(1437) % 10
+        images = np.zeros((1437, 8, 8, 1), np.float32)
+        data = Dataset.of(images, labels, name="digits", title="digits (8x8)")
+        assert repr(data) == (
+            "Dataset('digits', 'digits (8x8)': 1,437 images 8x8x1 float32, 10 classes)"
+        )
+        many = Dataset.of(images, 2 * labels, classes=range(0, 200, 2))
+        assert repr(many).endswith("100 classes (0, 2, 4, 6, 8, ...))")
+
+
 def noise(seed=0):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
