@@ -10,22 +10,57 @@ from jaxrobust.data.arrays import (
     require_learnable,
     subset,
 )
-from jaxrobust.data.augmentation import pad_crop_flip
+from jaxrobust.data.augmentation import (
+    AUGMENTATIONS,
+    Augmentation,
+    ColorJitter,
+    Composed,
+    PadCropFlip,
+    RandomResizedCrop,
+    Rotate,
+    augmentation_of,
+    compose,
+    pad_crop_flip,
+)
 from jaxrobust.data.preparation import DatasetStatus, prepare, status
 from jaxrobust.data.sources import DATASETS, load_arrays
-from jaxrobust.data.variants import VARIANTS, apply_variant, binarize
+from jaxrobust.data.variants import (
+    VARIANTS,
+    Binarize,
+    Gamma,
+    Original,
+    Saturate,
+    Scale,
+    Smooth,
+    apply_variant,
+    variant_of,
+)
 
 __all__ = [
+    "AUGMENTATIONS",
     "DATASETS",
     "VARIANTS",
+    "Augmentation",
+    "Binarize",
+    "ColorJitter",
+    "Composed",
     "DataError",
     "Dataset",
     "DatasetStatus",
+    "Gamma",
+    "Original",
+    "PadCropFlip",
     "Pixels",
+    "RandomResizedCrop",
+    "Rotate",
+    "Saturate",
+    "Scale",
+    "Smooth",
     "Split",
     "apply_variant",
     "as_float",
-    "binarize",
+    "augmentation_of",
+    "compose",
     "load_arrays",
     "of_classes",
     "pad_crop_flip",
@@ -33,4 +68,5 @@ __all__ = [
     "require_learnable",
     "status",
     "subset",
+    "variant_of",
 ]

@@ -1,15 +1,36 @@
+import dataclasses
+
+import chex
 import jax
 import numpy as np
 import pytest
+import scipy.ndimage
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jaxrobust.data import VARIANTS, apply_variant, binarize, load_arrays
+from jaxrobust.data import (
+    VARIANTS,
+    Binarize,
+    DataError,
+    Dataset,
+    Gamma,
+    Original,
+    Saturate,
+    Scale,
+    Smooth,
+    apply_variant,
+    as_float,
+    load_arrays,
+    variant_of,
+)
+from jaxrobust.pytrees import Pytree
 
 UNIT_IMAGES = hnp.arrays(
     np.float32, (2, 3, 3, 1), elements=st.floats(0, 1, width=32, allow_nan=False)
 )
+
+binarize = Binarize()
 
 
 class TestBinarize:
@@ -47,6 +68,183 @@ class TestBinarize:
         images = load_arrays("digits", "test").images
         np.testing.assert_array_equal(jax.jit(binarize)(images), binarize(images))
 
+    def test_another_threshold_may_be_chosen(self):
+        pixels = np.array([0, 0.25, 0.5, 1], np.float32)
+        np.testing.assert_array_equal(Binarize(0.25)(pixels), [0, 1, 1, 1])
+
+
+LEVELS = [Saturate(p=4), Smooth(size=3), Gamma(exponent=0.6), Scale(factor=0.9)]
+IDENTITIES = [Saturate(p=2), Smooth(size=1), Gamma(exponent=1), Scale(factor=1)]
+
+
+class TestFormulas:
+    """Against values that were worked out by hand or by SciPy."""
+
+    @pytest.mark.parametrize(
+        "p, expected",
+        [
+            (1, [0, 0.18, 0.5, 0.625, 0.82, 1]),
+            (1.5, [0, 0.128673, 0.5, 0.698425, 0.871327, 1]),
+            (4, [0, 0.052786, 0.5, 0.853553, 0.947214, 1]),
+            (16, [0, 0.013754, 0.5, 0.958502, 0.986246, 1]),
+            (256, [0, 0.000871, 0.5, 0.997300, 0.999129, 1]),
+            (float("inf"), [0, 0, 0.5, 1, 1, 1]),
+        ],
+    )
+    def test_saturation(self, p, expected):
+        pixels = np.array([0, 0.1, 0.5, 0.75, 0.9, 1], np.float32)
+        np.testing.assert_allclose(Saturate(p)(pixels), expected, atol=1e-6)
+
+    @pytest.mark.parametrize("size", [2, 3, 4, 7, 12])
+    def test_smoothing_is_the_larger_of_the_pixel_and_the_mean(self, size):
+        images = np.random.default_rng(0).integers(0, 256, (3, 9, 7, 2), np.uint8)
+        floats = images / 255
+        mean = scipy.ndimage.uniform_filter(
+            floats, (1, size, size, 1), mode="constant", origin=0
+        )
+        found = Smooth(size)(images)
+        np.testing.assert_allclose(found, np.maximum(floats, mean), atol=1e-6)
+
+    def test_gamma_and_scale(self):
+        pixel = np.full((1, 1, 1, 1), 0.25, np.float32)
+        np.testing.assert_allclose(Gamma(0.7)(pixel), 0.378929, atol=1e-6)
+        np.testing.assert_allclose(Scale(0.8)(pixel), 0.3, atol=1e-7)
+
+
+class TestLevels:
+    @given(UNIT_IMAGES)
+    def test_levels_that_say_so_change_nothing_at_all(self, images):
+        for identity in IDENTITIES:
+            np.testing.assert_array_equal(identity(images), images)
+
+    @given(UNIT_IMAGES, st.floats(1, 50))
+    def test_results_are_floats_in_the_unit_interval(self, images, level):
+        for variant in (
+            Saturate(level),
+            Smooth(int(level)),
+            Gamma(level),
+            Scale(1 / level),
+        ):
+            found = np.asarray(variant(images))
+            assert found.dtype == np.float32 and found.shape == images.shape
+            assert found.min() >= 0 and found.max() <= 1
+
+    @pytest.mark.parametrize(
+        "kind, levels",
+        [
+            (Binarize, [0.25, 0.5]),
+            (Saturate, [1.0, 2.0, 4.0, float("inf")]),
+            (Smooth, [1, 2, 5]),
+            (Gamma, [0.6, 1.0, 2.0]),
+            (Scale, [0.0, 0.9, 1.0]),
+        ],
+    )
+    def test_one_program_serves_all_levels(self, kind, levels):
+        images = np.random.default_rng(0).uniform(size=(2, 5, 5, 1)).astype("f4")
+        apply = jax.jit(chex.assert_max_traces(lambda change: change(images), n=1))
+        for level in levels:
+            np.testing.assert_allclose(
+                apply(kind(level)), kind(level)(images), atol=1e-6
+            )
+
+    @pytest.mark.parametrize("variant", [Original(), Binarize(0.5), *LEVELS], ids=str)
+    def test_are_hashable_and_equal_where_they_are_the_same(self, variant):
+        same = dataclasses.replace(variant)
+        assert variant == same and hash(variant) == hash(same)
+
+    @pytest.mark.parametrize(
+        "make, message",
+        [
+            (lambda: Saturate(0), r"`p` must be in \(0, inf\], got 0; choose"),
+            (lambda: Saturate(float("nan")), "`p` must be in .* got nan"),
+            (lambda: Smooth(0), r"`size` must be in \[1, 65536\], got 0"),
+            (lambda: Smooth(2.5), r"`size` must be a whole number, got 2\.5"),
+            (lambda: Gamma(-1), "`exponent` must be in"),
+            (lambda: Scale(1.1), r"`factor` must be in \[0, 1\], got 1\.1"),
+            (lambda: Binarize(0), r"`threshold` must be in \(0, 1\], got 0"),
+        ],
+    )
+    def test_a_level_out_of_range_is_refused(self, make, message):
+        with pytest.raises(ValueError, match=message):
+            make()
+
+
+OWN = """
+import dataclasses
+from jaxrobust.pytrees import Pytree
+
+def negative(images):
+    return 1 - images
+
+def half(images):
+    return images[:, ::2, ::2]
+
+def wrong(images):
+    return images * 300.0
+
+@dataclasses.dataclass(frozen=True)
+class Dim(Pytree):
+    level: float = 0.5
+    def __call__(self, images):
+        return images * self.level
+
+number = 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    return str(path)
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        "text, expected",
+        [
+            ("original", Original()),
+            ("binary", Binarize(0.5)),
+            ("binary(0.25)", Binarize(0.25)),
+            ("saturate(4)", Saturate(4)),
+            (" saturate ( p = inf ) ", Saturate(float("inf"))),
+            ("smooth(3)", Smooth(3)),
+            ("scale(9e-1)", Scale(0.9)),
+        ],
+    )
+    def test_text_gives_what_python_gives(self, text, expected):
+        assert variant_of(text) == expected
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("saturate", r"must give saturate the numbers \(p\), got 'saturate'"),
+            ("saturate(1, 2)", r"must give saturate the numbers \(p\)"),
+            ("saturate(q=1)", r"must give saturate the numbers \(p\).* missing .*'p'"),
+            ("saturate(a)", r"numbers in its parentheses, got 'a' in"),
+            ("saturate(4", r"must be one of original"),
+            ("satrate(4)", r"did you mean 'saturate'\?"),
+            ("saturate(0)", r"`p` must be in"),
+            ("", r"must be one of original"),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused_in_words(self, text, message):
+        with pytest.raises(ValueError, match=message):
+            variant_of(text)
+
+    def test_functions_and_classes_of_the_callers_own(self, own):
+        images = np.full((1, 2, 2, 1), 0.25, np.float32)
+        for name, expected in [("negative", 0.75), ("Dim", 0.125), ("Dim(0.4)", 0.1)]:
+            found = variant_of(f"{own}:{name}")
+            np.testing.assert_allclose(found(images), expected)
+            assert isinstance(found, Pytree) and found == variant_of(f"{own}:{name}")
+            assert hash(found) == hash(variant_of(f"{own}:{name}"))
+        assert jax.tree.leaves(variant_of(f"{own}:Dim(0.4)")) == [0.4]
+
+    def test_what_is_no_function_is_refused(self, own):
+        with pytest.raises(TypeError, match=r"must be a function or its name, got int"):
+            variant_of(f"{own}:number")
+
 
 class TestApplyVariant:
     def test_binary_changes_images_and_title_only(self):
@@ -64,11 +262,54 @@ class TestApplyVariant:
         assert original.title == digits.title
         np.testing.assert_array_equal(original.images, digits.images)
 
-    @pytest.mark.parametrize("variant", VARIANTS)
-    def test_every_variant_keeps_shape_and_range(self, variant):
-        digits = load_arrays("digits", "test")
-        assert apply_variant(digits, variant).images.shape == digits.images.shape
-
     def test_unknown_variant_lists_the_known_ones(self):
-        with pytest.raises(ValueError, match="one of original, binary, got 'edges'"):
+        with pytest.raises(ValueError, match=r"original, binary, .*, got 'edges'; use"):
             apply_variant(load_arrays("digits", "test"), "edges")
+
+    @pytest.mark.parametrize(
+        "name, title",
+        [
+            ("saturate(4)", "digits (8x8) (saturated 4)"),
+            ("saturate(inf)", "digits (8x8) (saturated inf)"),
+            ("smooth(3)", "digits (8x8) (smoothed 3)"),
+            ("gamma(0.7)", "digits (8x8) (gamma 0.7)"),
+            ("scale(0.97)", "digits (8x8) (scaled 0.97)"),
+            ("binary(0.25)", "digits (8x8) (binarized at 0.25)"),
+        ],
+    )
+    def test_the_title_says_the_level(self, name, title):
+        digits = load_arrays("digits", "test")
+        found = apply_variant(digits, name)
+        assert found.title == title
+        expected = variant_of(name)(digits.images)
+        np.testing.assert_array_equal(found.images, expected)
+
+    def test_values_are_taken_as_well_as_names(self, own):
+        digits = load_arrays("digits", "test")
+        by_name = apply_variant(digits, f"{own}:negative")
+        assert by_name.title == f"digits (8x8) ({own}:negative)"
+
+        def negative(images):
+            return (1 - images).astype(np.float64)
+
+        by_value = apply_variant(digits, negative)
+        assert by_value.title == "digits (8x8) (negative)"
+        for found in (by_name, by_value):
+            np.testing.assert_array_equal(found.images, 1 - digits.images)
+        smaller = apply_variant(digits, f"{own}:half")
+        assert smaller.images.shape == (360, 4, 4, 1)
+
+    def test_results_that_are_no_pixels_are_refused(self, own):
+        with pytest.raises(DataError, match=r"\[0, 1\] when they are floats, got"):
+            apply_variant(load_arrays("digits", "test"), f"{own}:wrong")
+
+    @pytest.mark.parametrize("variant", VARIANTS)
+    def test_bytes_and_floats_become_the_same(self, variant):
+        images = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
+        level = {"original": "", "binary": ""}.get(variant, "(0.9)")
+        name = variant + (level if variant != "smooth" else "(3)")
+        bytes_, floats = (
+            apply_variant(Dataset.of(pixels, np.array([0, 1, 0, 1])), name).images
+            for pixels in (images, np.asarray(as_float(images)))
+        )
+        np.testing.assert_allclose(as_float(bytes_), floats, atol=1e-6)
