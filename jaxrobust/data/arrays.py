@@ -21,7 +21,9 @@ __all__ = [
     "Split",
     "as_float",
     "as_images",
+    "numbered",
     "of_classes",
+    "part_of",
     "part_of_range",
     "require_learnable",
     "require_visible",
@@ -155,18 +157,19 @@ class Dataset:
         if not images.size:
             _checked_images(images, f" for {title}")
         if classes is None and num_classes is None:
-            classes = np.unique(labels).tolist()
-            if classes != list(range(len(classes))):
+            present = np.unique(labels).tolist()
+            classes = present
+            if present != list(range(len(present))):
                 warnings.warn(
                     f"the labels of {title} are not 0, 1, ... and were numbered so: "
-                    f"{_listed(classes)}; another split needs `classes` of this one, "
+                    f"{_listed(present)}; another split needs `classes` of this one, "
                     "and so does this one to be numbered without a warning "
                     "(`numpy.unique(labels)`).",
                     stacklevel=2,
                 )
         classes = None if classes is None else tuple(classes)
         if classes and not isinstance(classes[0], str):
-            labels = _numbered(labels, classes, f" for {title}")
+            labels = numbered(labels, classes, f" for {title}")
         return cls(
             name=name,
             title=title,
@@ -293,7 +296,7 @@ def _checked_classes(
     return found
 
 
-def _numbered(labels: np.ndarray, classes: Sequence[int | str], of: str) -> np.ndarray:
+def numbered(labels: np.ndarray, classes: Sequence[int | str], of: str) -> np.ndarray:
     """The place of each label among the classes, which are integers of any size."""
     places = {operator.index(each): place for place, each in enumerate(classes)}  # pyright: ignore
     present, inverse = np.unique(labels, return_inverse=True)
@@ -367,6 +370,16 @@ def part_of_range(size: int, share: tuple[int, int]) -> slice:
             f"one of {count}; use fewer processes."
         )
     return slice(size * index // count, size * (index + 1) // count)
+
+
+def part_of(dataset: Dataset, share: tuple[int, int]) -> Dataset:
+    """One of several consecutive parts of a data set; see `part_of_range`."""
+    if share[1] == 1:
+        return dataset
+    rows = part_of_range(len(dataset), share)
+    return dataclasses.replace(
+        dataset, images=dataset.images[rows], labels=dataset.labels[rows]
+    )
 
 
 def subset(dataset: Dataset, size: int) -> Dataset:

@@ -1,8 +1,6 @@
-"""Data sets in files of the caller: one .npz, or a directory of .npz or .npy files.
+"""Data sets in files: a .npz, or a directory of .npz or .npy files or of images.
 
-Whichever split is asked for, the other one is looked at, too: all its labels, since
-both splits have the same classes, and the header of its images. So whoever trains knows
-that there will be something to evaluate on.
+Of the split that is not asked for all labels are read, and the header of the images.
 """
 
 import math
@@ -11,42 +9,19 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple, get_args
+from typing import IO
 
 import numpy as np
 
-from jaxrobust.data.arrays import DataError, Dataset, Split, require_visible
+from jaxrobust.data import folders
+from jaxrobust.data.arrays import DataError, Dataset, Split, as_images
+from jaxrobust.data.splits import SPLITS, Header, Part, join
 
 __all__ = ["read"]
 
-_SPLITS: tuple[Split, ...] = get_args(Split)
-
-
-class _Header(NamedTuple):
-    """What is known of an array before its numbers are read."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-
-
-class _Part(NamedTuple):
-    """One split, whose labels have been read and checked.
-
-    Attributes:
-        file: of the images.
-        images: their header, as they will be after reading.
-        labels: integers of any type, from 0.
-        read: reads the images.
-    """
-
-    file: Path
-    images: _Header
-    labels: np.ndarray
-    read: Callable[[], np.ndarray]
-
 
 def read(name: str, split: Split) -> Dataset | None:
-    """Reads a split of a data set in files; None if `name` leads to no such file.
+    """Reads a split of a data set in files; None if `name` leads to none.
 
     Args:
         name: path of a .npz file, or of a directory.
@@ -67,49 +42,49 @@ def read(name: str, split: Split) -> Dataset | None:
         ) from error
     if parts is None:
         return None
-    mine = parts[split]
-    for other in parts.values():
-        _require_alike(mine, other)
-    num_classes = _num_classes(parts)  # before reading takes its time
-    dataset = Dataset(
-        name=name,
-        title=name,
-        images=mine.read(),
-        labels=mine.labels,
-        num_classes=num_classes,
-    )
-    require_visible(dataset)
-    return dataset
+    if isinstance(parts, folders.Folder):
+        return join(
+            parts.parts,
+            split,
+            name=name,
+            num_classes=len(parts.classes),
+            classes=parts.classes,
+        )
+    return join(parts, split, name=name)
 
 
-def _parts(path: Path, split: Split) -> dict[Split, _Part] | None:
+def _parts(path: Path, split: Split) -> dict[Split, Part] | folders.Folder | None:
     """The split that is asked for, and the other one if it is there."""
     if path.suffix == ".npz":
-        return dict.fromkeys(_SPLITS, _npz_part(path))
+        return dict.fromkeys(SPLITS, _npz_part(path))
     if not path.is_dir():
         return None
-    mapped = [each for each in _SPLITS if (path / f"{each}_image.npy").exists()]
-    zipped = [each for each in _SPLITS if (path / f"{each}.npz").exists()]
-    if mapped and zipped:
-        raise DataError(
-            f"`{path}` must hold its splits as .npz files or as .npy files, got "
-            f"{zipped[0]}.npz and {mapped[0]}_image.npy; remove those that are not "
-            "meant."
-        )
-    if mapped:
-        return {
-            each: _npy_part(path, each)
-            for each in _SPLITS
-            if each == split or each in mapped
-        }
-    return {
-        each: _npz_part(path / f"{each}.npz")
-        for each in _SPLITS
-        if each == split or each in zipped
+    forms = {
+        "{}.npz": [each for each in SPLITS if (path / f"{each}.npz").exists()],
+        "{}_image.npy": [
+            each for each in SPLITS if (path / f"{each}_image.npy").exists()
+        ],
+        "{}/": [each for each in SPLITS if folders.is_folder(path / each)],
     }
+    found = {form: splits for form, splits in forms.items() if splits}
+    if len(found) > 1:
+        names = [form.format(splits[0]) for form, splits in found.items()]
+        raise DataError(
+            f"`{path}` must hold its splits as .npz files, as .npy files or as folders "
+            f"of images, got {' and '.join(names)}; remove those that are not meant."
+        )
+    if not found:
+        return None
+    ((form, splits),) = found.items()
+    wanted: list[Split] = [each for each in SPLITS if each == split or each in splits]
+    if form == "{}/":
+        return folders.listed(path, split, wanted)
+    if form == "{}.npz":
+        return {each: _npz_part(path / f"{each}.npz") for each in wanted}
+    return {each: _npy_part(path, each) for each in wanted}
 
 
-def _npz_part(path: Path) -> _Part:
+def _npz_part(path: Path) -> Part:
     if not path.is_file():
         raise DataError(
             f"`name` must lead to existing files, got no {path}; "
@@ -127,11 +102,7 @@ def _npz_part(path: Path) -> _Part:
             archive.open(members["image"]) as stream,
         ):
             found = np.lib.format.read_array(stream, allow_pickle=False)
-        if np.issubdtype(found.dtype, np.floating):
-            # What float32 cannot hold is out of range, and refused as such.
-            with np.errstate(over="ignore"):
-                found = found.astype(np.float32, copy=False)
-        return _with_channels(found)
+        return as_images(found)
 
     # Floats become float32, in whatever precision they were saved.
     if np.issubdtype(images.dtype, np.floating):
@@ -139,7 +110,7 @@ def _npz_part(path: Path) -> _Part:
     return _part(path, images, path, labels, read_images)
 
 
-def _npy_part(path: Path, split: Split) -> _Part:
+def _npy_part(path: Path, split: Split) -> Part:
     """Images that stay in their file until they are indexed."""
     image, label = path / f"{split}_image.npy", path / f"{split}_label.npy"
     with _whole(label, "numpy.save(path, labels)"), label.open("rb") as stream:
@@ -158,18 +129,19 @@ def _npy_part(path: Path, split: Split) -> _Part:
 
     def map_images() -> np.ndarray:
         with _whole(image, "numpy.save(path, images)"):
-            return _with_channels(np.lib.format.open_memmap(image, mode="r"))
+            found = np.lib.format.open_memmap(image, mode="r")
+        return found[..., None] if found.ndim == 3 else found
 
     return _part(image, images, label, labels, map_images)
 
 
 def _part(
     file: Path,
-    images: _Header,
+    images: Header,
     label_file: Path,
     labels: np.ndarray,
     read: Callable[[], np.ndarray],
-) -> _Part:
+) -> Part:
     """A split whose labels are known to be classes, one for each image."""
     if 0 in images.shape or not images.shape:
         raise DataError(
@@ -190,62 +162,10 @@ def _part(
         )
     if len(images.shape) == 3:
         images = images._replace(shape=(*images.shape, 1))
-    return _Part(file, images, labels, read)
+    return Part(file, images, labels, read)
 
 
-def _with_channels(images: np.ndarray) -> np.ndarray:
-    return images[..., None] if images.ndim == 3 else images
-
-
-def _require_alike(mine: _Part, other: _Part) -> None:
-    """Refuse splits of which a model can be shown only one."""
-    kinds = [
-        f"{part.images.dtype.name} of shape {part.images.shape[1:]!r}"
-        for part in (mine, other)
-    ]
-    if kinds[0] != kinds[1]:
-        raise DataError(
-            f"`{other.file}` must hold images like those of {mine.file}, {kinds[0]}, "
-            f"got {kinds[1]}; write both splits alike, or move one out of the "
-            "directory."
-        )
-
-
-def _num_classes(parts: dict[Split, _Part]) -> int:
-    """Number of classes, each of which has a training example if those are there."""
-    largest = max(int(part.labels.max()) for part in parts.values())
-    if "train" not in parts:
-        return largest + 1
-    file = parts["train"].file
-    present = np.unique(parts["train"].labels)
-    if len(present) == 1:
-        raise DataError(
-            f"`label` of {file} must be of at least two classes, got only "
-            f"{present[0]}; add examples of other classes, since a model that always "
-            "gives one answer would be called 100 % robust."
-        )
-    num_missing = largest + 1 - len(present)
-    if num_missing:
-        # Of so few numbers some are missing, however large the largest label is.
-        start = np.arange(min(largest + 1, len(present) + 5))
-        missing = ", ".join(map(str, np.setdiff1d(start, present)[:5]))
-        if num_missing == 1 and present[0] == 1:
-            remedy = "subtract 1 from the labels of both splits"
-        else:
-            remedy = (
-                "remove what training has no example of, and number the rest without "
-                "gaps, by `numpy.searchsorted(numpy.unique(train_labels), labels)` in "
-                "both splits"
-            )
-        raise DataError(
-            f"`label` of {file} must have examples of every class from 0 to "
-            f"{largest}, the largest label of both splits, got none of {missing}"
-            f"{', ...' * (num_missing > 5)}; {remedy}."
-        )
-    return largest + 1
-
-
-def _header(stream: IO[bytes], size: int) -> _Header:
+def _header(stream: IO[bytes], size: int) -> Header:
     """The header of an array in npy format, which must promise `size` bytes in all."""
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -260,7 +180,7 @@ def _header(stream: IO[bytes], size: int) -> _Header:
     promised = stream.tell() + math.prod(shape) * dtype.itemsize
     if size != promised:
         raise ValueError(f"{size} bytes instead of {promised}")
-    return _Header(shape, dtype)
+    return Header(shape, dtype)
 
 
 @contextmanager

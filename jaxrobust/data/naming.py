@@ -50,7 +50,7 @@ def as_change(value: Any, *, what: str, name: str | None = None) -> Any:
     Raises:
         TypeError: if it cannot be called.
     """
-    name = name or getattr(value, "__name__", type(value).__name__)
+    name = name or str(getattr(value, "__name__", type(value).__name__))
     if not callable(value):
         raise TypeError(
             f"`{what}` must be a function or its name, got "

@@ -1,6 +1,5 @@
-"""Where labeled images come from: a bundled set, prepared sets, or your own arrays."""
+"""Where labeled images come from: a bundled set, prepared sets, files or functions."""
 
-import dataclasses
 import difflib
 import functools
 import os
@@ -8,9 +7,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from jaxrobust.data import files, records
-from jaxrobust.data.arrays import DataError, Dataset, Split, part_of_range
-from jaxrobust.data.prepared import PREPARED, resolve
+from jaxrobust.data import files, functions, records
+from jaxrobust.data.arrays import DataError, Dataset, Split, part_of
+from jaxrobust.data.prepared import PREPARED, is_prepared, resolve
+from jaxrobust.references import is_reference
 
 __all__ = ["DATASETS", "DIGITS_TITLE", "load_arrays"]
 
@@ -30,14 +30,30 @@ def load_arrays(
     """Reads a split, or a share of it, into memory; never downloads anything.
 
     Args:
-        name: one of `DATASETS`; or the path of a directory that holds `train.npz` and
-            `test.npz`; or the path of one `.npz` file, whose examples then are both
-            splits. Such a file holds the arrays `image`, (examples, height, width) or
-            with channels behind, uint8 or float in [0, 1], and `label`, integers from
-            0. Images too many for the memory lie in a directory as
-            `train_image.npy`, `train_label.npy` and the same for `test`: uint8 or
-            float32, of the same shapes, read from the file as needed. Both splits hold
-            images of one shape and type, and every class has a training example.
+        name: one of `DATASETS`; or a path; or a reference to a function; or what else
+            lies in `data_dir`, in this order.
+
+            A path leads to a directory that holds `train.npz` and `test.npz`; or to one
+            `.npz` file, whose examples then are both splits. Such a file holds the
+            arrays `image`, (examples, height, width) or with channels behind, uint8 or
+            float in [0, 1], and `label`, integers from 0. Images too many for the
+            memory lie in a directory as `train_image.npy`, `train_label.npy` and the
+            same for `test`: uint8 or float32, of the same shapes, read from the file as
+            needed. Or it holds image files of one size, `train/CLASS/NAME.png` and the
+            same for `test` (or .jpg, .bmp, ...), whose classes are numbered in the
+            sorted order of their names.
+
+            A reference, `path/to/file.py:NAME` or `package.module:NAME`, leads to a
+            function `(split) -> Dataset` or `(split) -> (images, labels)`, whose labels
+            are any integers (`Dataset.of`); None says that there is no such split.
+            Its code runs.
+
+            Else any data set that TensorFlow Datasets has prepared in `data_dir` as
+            array_record, `NAME`, `NAME/CONFIG` or either with `:VERSION` behind, if it
+            holds bytes of one shape and integer labels.
+
+            Both splits hold images of one shape and type, and every class that is
+            tested has a training example.
         split: "train" or "test". "digits" has no official one: 360 of its 1,797
             examples, chosen once and stratified, are the test split.
         data_dir: where prepared data sets lie; if not given, the environment variable
@@ -49,6 +65,7 @@ def load_arrays(
         DataError: if the name or the split is unknown, or the data set is missing,
             damaged, or not of the shape and range it should be; or its splits do not
             go together; or the share has no examples.
+        ValueError: if a reference leads to nothing.
     """
     if split not in get_args(Split):
         raise DataError(
@@ -63,24 +80,37 @@ def load_arrays(
     if name in PREPARED:
         return records.read(name, split, resolve(data_dir), share)
     whole = _read_whole(name, split)
-    if count == 1:
-        return whole
-    rows = part_of_range(len(whole), share)
-    return dataclasses.replace(
-        whole, images=whole.images[rows], labels=whole.labels[rows]
-    )
+    if whole is None:
+        directory = resolve(data_dir)
+        if not is_prepared(name, directory):
+            raise _unknown(name)
+        return records.read(name, split, directory, share)
+    return part_of(whole, share)
 
 
-def _read_whole(name: str, split: Split) -> Dataset:
+def _read_whole(name: str, split: Split) -> Dataset | None:
     if name == "digits":
         return _read_digits(split)
     found = files.read(name, split)
-    if found is not None:
-        return found
+    if found is None and is_reference(name):
+        return functions.read(name, split)
+    return found
+
+
+def _unknown(name: str) -> DataError:
     close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-    raise DataError(
-        f"`name` must be one of {', '.join(DATASETS)}, a .npz file, or a directory "
-        f"that holds train.npz and test.npz, got {name!r}; "
+    path = os.path.expanduser(name)
+    if os.path.isdir(path):
+        return DataError(
+            "`name` must lead to a directory that holds train.npz, train_image.npy or "
+            f"images as train/CLASS/NAME.png, got {path!r} with none of them; put the "
+            "data there, and those to be tested likewise."
+        )
+    return DataError(
+        f"`name` must be one of {', '.join(DATASETS)}, a .npz file, a directory that "
+        "holds train.npz and test.npz or images as train/CLASS/NAME.png, a function "
+        "(path/to/file.py:NAME), or what else TensorFlow Datasets has prepared, got "
+        f"{name!r}; "
         + (f"did you mean {close[0]!r}?" if close else "use one of these.")
     )
 

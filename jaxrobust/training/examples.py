@@ -16,6 +16,7 @@ from jaxrobust.data import (
     load_arrays,
     subset,
 )
+from jaxrobust.references import is_reference
 from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.runs import Problem, Run, RunError, TrainedOn
 from jaxrobust.training.together import exchange, failing_together
@@ -70,9 +71,13 @@ def trained_on(dataset: Dataset, *, is_given: bool) -> TrainedOn:
 
 def _stamp(name: str) -> tuple[tuple[str, int, int], ...]:
     """When the files of a data set were written, if its name is a path."""
-    path = Path(name).expanduser()
-    files = [path] if path.is_file() else sorted(path.glob("train*"))
-    each = [(file.name, file.stat()) for file in files]
+    # Of a function's data only the file is known in which it stands.
+    place = name.rpartition(":")[0] if is_reference(name) else name
+    path = Path(place).expanduser()
+    files = [path]
+    if not path.is_file():
+        files = sorted([*path.glob("train*"), *path.glob("train/*/*")])
+    each = [(str(file), file.stat()) for file in files]
     return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in each)
 
 
@@ -98,6 +103,7 @@ def load_run_data(
     *,
     name: str | None = None,
     data_dir: Path | str | None = None,
+    trust_code: bool = False,
 ) -> Dataset:
     """A split of the data set that a run was trained on, transformed as in training.
 
@@ -107,15 +113,38 @@ def load_run_data(
         name: of the data set, or its path; None for that of the configuration. For a
             run whose data were arrays of the caller, or have moved.
         data_dir: where prepared data sets lie.
+        trust_code: whether to run functions that the run's configuration names as its
+            data or its variant. One that `name` names is run in any case.
 
     Raises:
-        RunError: if the run was trained on other data; see `check_data`.
+        RunError: if the run was trained on other data; see `check_data`. Or if it names
+            code that is not trusted.
         DataError: if the data set cannot be loaded.
     """
+    _require_trust(run, name, trust_code)
     found = load_arrays(name or run.config.dataset, split, data_dir=data_dir)
     found = apply_variant(found, run.config.variant)
-    check_data(run, found, name=name, data_dir=data_dir)
+    check_data(run, found, name=name, data_dir=data_dir, trust_code=trust_code)
     return found
+
+
+def _require_trust(run: Run, name: str | None, trust_code: bool) -> None:
+    """Refuse to run code that nobody but a run directory names."""
+    if trust_code:
+        return
+    data, variant = run.config.dataset, run.config.variant
+    if name is None and is_reference(data):
+        raise RunError(
+            f"`dataset` must be named to run its code, got only {data!r} in the "
+            f"configuration of {str(run.directory)!r}; name it yourself (--dataset "
+            f"{data}, or `name=` in Python)."
+        )
+    if is_reference(variant.partition("(")[0]):
+        raise RunError(
+            f"`variant` must be trusted to run its code, got {variant!r} in the "
+            f"configuration of {str(run.directory)!r}; give `trust_code=True`, if you "
+            "know the file."
+        )
 
 
 def check_data(
@@ -124,6 +153,7 @@ def check_data(
     *,
     name: str | None = None,
     data_dir: Path | str | None = None,
+    trust_code: bool = False,
 ) -> None:
     """Refuse to judge a run on data that it was not trained on.
 
@@ -137,10 +167,12 @@ def check_data(
         dataset: a split of the data set, with the run's variant.
         name: see `load_run_data`.
         data_dir: where prepared data sets lie.
+        trust_code: see `load_run_data`.
 
     Raises:
-        RunError: naming what differs.
+        RunError: naming what differs, or code that is not trusted.
     """
+    _require_trust(run, name, trust_code)
     config, known = run.config, run.trained_on
     name = name or config.dataset
     mine, its = run.problem, problem_of(dataset)

@@ -380,3 +380,90 @@ class TestRealMnist:
         copy.write_bytes(content)
         with pytest.raises(DataError, match="chunk data hash mismatch"):
             load_arrays("mnist", "test", data_dir=tmp_path)
+
+
+class TestOthers:
+    """Prepared data sets of which this library knows nothing beforehand."""
+
+    SHAPE = (6, 5, 3)
+
+    def write(self, write_prepared, directory, name="own", labels=None, **changes):
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (6, *self.SHAPE), np.uint8)
+        labels = np.array([0, 2, 1, 1, 0, 2]) if labels is None else np.array(labels)
+        splits = {"train": [(images, labels)], "test": [(images[:2], labels[:2])]}
+        options = {"num_classes": 3, "splits": splits, **changes}
+        return images, write_prepared(directory, name, version="1.0.0", **options)
+
+    def integers(self, path):
+        """Labels become integers of which the metadata say no more."""
+        file = path / "features.json"
+        features = json.loads(file.read_text())
+        features["featuresDict"]["features"]["label"] = {
+            "pythonClassName": "tensorflow_datasets.core.features.scalar.Scalar",
+            "tensor": {"shape": {}, "dtype": "int64", "encoding": "none"},
+        }
+        file.write_text(json.dumps(features))
+
+    def test_any_name_is_read_without_tensorflow(
+        self, write_prepared, tmp_path, monkeypatch
+    ):
+        monkeypatch.setitem(sys.modules, "tensorflow", None)
+        images, _ = self.write(write_prepared, tmp_path)
+        for name in ("own", "own:1.0.0"):
+            train = load_arrays(name, "train", data_dir=tmp_path)
+            np.testing.assert_array_equal(train.images, images)
+            np.testing.assert_array_equal(train.labels, [0, 2, 1, 1, 0, 2])
+            assert (train.name, train.title, train.num_classes) == (name, name, 3)
+        part = load_arrays("own", "train", data_dir=tmp_path, share=(1, 4))
+        np.testing.assert_array_equal(part.images, images[1:3])
+
+    def test_a_configuration_is_named_or_the_usual_one(self, write_prepared, tmp_path):
+        images, path = self.write(write_prepared, tmp_path)
+        (tmp_path / "own" / "small").mkdir()
+        path.rename(tmp_path / "own" / "small" / "1.0.0")
+        for name in ("own/small", "own/small:1.0.0"):
+            found = load_arrays(name, "train", data_dir=tmp_path)
+            np.testing.assert_array_equal(found.images, images)
+        with pytest.raises(DataError, match="must be one of digits"):
+            load_arrays("own", "train", data_dir=tmp_path)
+        (tmp_path / "own" / ".config").mkdir()
+        noted = tmp_path / "own" / ".config" / "metadata.json"
+        noted.write_text('{"default_config_name": "small"}')
+        assert len(load_arrays("own", "train", data_dir=tmp_path)) == 6
+
+    def test_integer_labels_are_numbered_by_those_of_training(
+        self, write_prepared, tmp_path
+    ):
+        labels = [7, -3, 9, 7, 7, -3]
+        images, path = self.write(write_prepared, tmp_path, labels=labels)
+        self.integers(path)
+        train = load_arrays("own", "train", data_dir=tmp_path)
+        np.testing.assert_array_equal(train.images, images)
+        np.testing.assert_array_equal(train.labels, [1, 0, 2, 1, 1, 0])
+        test = load_arrays("own", "test", data_dir=tmp_path, share=(1, 2))
+        np.testing.assert_array_equal(test.labels, [0])
+        assert train.classes == test.classes == (-3, 7, 9)
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"shape": (-1, -1, 3)}, r"of one shape .* got uint8 of \(\?, \?, 3\)"),
+            ({"file_format": "tfrecord"}, "got 'tfrecord'; delete .* TensorFlow Data"),
+            ({"num_classes": 2}, "the label 2 among 2 classes"),
+        ],
+    )
+    def test_what_cannot_be_used_is_refused(
+        self, write_prepared, tmp_path, changes, message
+    ):
+        self.write(write_prepared, tmp_path, **changes)
+        with pytest.raises(DataError, match=message):
+            load_arrays("own", "train", data_dir=tmp_path)
+
+    def test_a_split_that_is_missing_is_named_among_those_there(
+        self, write_prepared, tmp_path, random_shard
+    ):
+        splits = {"validation": [random_shard(3)]}
+        write_prepared(tmp_path, "own", version="1.0.0", splits=splits)
+        with pytest.raises(DataError, match="have the split 'train', got validation"):
+            load_arrays("own", "train", data_dir=tmp_path)
