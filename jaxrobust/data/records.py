@@ -126,12 +126,12 @@ def _read_numbered(
 
 def _labels(prepared: Prepared, split: str) -> np.ndarray:
     """All labels of a split, for which no picture is decoded."""
-    import tensorflow_datasets.proto.tf_example_pb2 as proto
+    from tensorflow_datasets.proto import tf_example_pb2
 
-    message: Any = proto
+    messages: Any = tf_example_pb2
 
     def read(record: bytes) -> int:
-        features = message.Example.FromString(record).features
+        features = messages.Example.FromString(record).features
         (label,) = features.feature[prepared.label].int64_list.value
         return label
 

@@ -408,8 +408,10 @@ class TestOthers:
     def test_any_name_is_read_without_tensorflow(
         self, write_prepared, tmp_path, monkeypatch
     ):
-        monkeypatch.setitem(sys.modules, "tensorflow", None)
         images, _ = self.write(write_prepared, tmp_path)
+        import tensorflow_datasets  # noqa: F401
+
+        monkeypatch.setitem(sys.modules, "tensorflow", None)
         for name in ("own", "own:1.0.0"):
             train = load_arrays(name, "train", data_dir=tmp_path)
             np.testing.assert_array_equal(train.images, images)
