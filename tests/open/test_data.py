@@ -1,4 +1,4 @@
-"""Data of a user's own, from arrays, functions and folders of images, are trained on."""
+"""Data of a user's own (arrays, a function, folders of images) are trained on."""
 
 import dataclasses
 
