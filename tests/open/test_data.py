@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxrobust.data import Dataset, load_arrays
-from jaxrobust.models import ModelConfig
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     AttackConfig,
     RunError,
