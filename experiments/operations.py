@@ -54,7 +54,7 @@ from experiments.runner import Setting, main
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.networks import ModelConfig
-from jaxrobust.training import AttackConfig, adversarial
+from jaxrobust.training import adversarial
 
 SETTING = Setting(
     dataset="digits", train_size=256, model=ModelConfig(name="linear"), batch_size=64
@@ -62,7 +62,7 @@ SETTING = Setting(
 
 
 def run(config, workspace):
-    phase = adversarial(0.1, 2, attack=AttackConfig(step_size=0.05, num_steps=2))
+    phase = adversarial(0.1, 2, attack=PGD(step_size=0.05, num_steps=2))
     model = config.train(workspace, "base", phase)
     settings = EvaluationConfig(epsilons=(0.1,), num_steps=5, num_restarts=1)
 
@@ -308,7 +308,8 @@ OPERATIONS = (
         name="sweep",
         variant="that fails",
         words=_jaxrobust(
-            *("sweep", *TRAINING, "--learning-rate", "0.001", "1e38", "--epochs", "2"),
+            *("sweep", *TRAINING, "--epochs", "2"),
+            *("--sweep", "optimizer.learning_rate", "0.001", "1e38"),
             *("--run-dir", "disk/out"),
         ),
         again=("--resume",),

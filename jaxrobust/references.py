@@ -15,10 +15,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-__all__ = ["MODULES", "Reference", "importable_from", "is_reference", "resolve", "run"]
+__all__ = [
+    "MODULES",
+    "Reference",
+    "importable_from",
+    "is_reference",
+    "name_of",
+    "resolve",
+    "run",
+]
 
 MODULES = "_jaxrobust_files"
 """The package in which modules made of files are, by name only."""
+
+
+_names: dict[Any, str] = {}
 
 
 class Reference(NamedTuple):
@@ -76,7 +87,18 @@ def resolve(name: str, *, what: str) -> Reference:
     path = getattr(module, "__file__", None)
     content = Path(path).read_bytes() if path else None
     sha256 = None if content is None else hashlib.sha256(content).hexdigest()
-    return Reference(name, getattr(module, inner), sha256)
+    value = getattr(module, inner)
+    if callable(value):
+        _names[value] = name
+    return Reference(name, value, sha256)
+
+
+def name_of(value: Any) -> str:
+    """The reference by which a class or function was resolved; or its module and name.
+
+    The latter resolves where the module can be imported and the name is at its top.
+    """
+    return _names.get(value, f"{value.__module__}:{value.__qualname__}")
 
 
 def run(path: Path, *, what: str) -> ModuleType:

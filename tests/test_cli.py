@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jaxrobust import cli
+from jaxrobust.attacks import PGD
 from jaxrobust.cli import main
 from jaxrobust.evaluation import wilson_interval
 from jaxrobust.interop import load_exported, read_header
@@ -41,7 +42,7 @@ def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys
     run = load_run(target)
     assert [record["epsilon"] for record in run.records] == [0.2]
     assert run.config.phases[0].carry == "optimizer"
-    assert run.config.phases[0].attack.step_size == 0.05
+    assert run.config.phases[0].objective.attack.step_size == 0.05
     assert (run_dir / "metrics.jsonl").read_bytes() == before
     assert f"next: jaxrobust evaluate {target}" in capsys.readouterr().out
 
@@ -191,7 +192,7 @@ def test_extend_takes_a_zero_for_a_zero(flag, run_dir, tmp_path, capsys):
     target = tmp_path / "more"
     flags = ["--epsilon", "0.2", flag, "0", "--run-dir", str(target)]
     assert main(["extend", str(run_dir), *flags]) == 2
-    assert "must be positive, got 0.0" in capsys.readouterr().err
+    assert "must be in (0, inf), got 0.0" in capsys.readouterr().err
     assert not target.exists()
 
 
@@ -205,12 +206,12 @@ def test_the_same_setting_has_the_same_flag_in_train_sweep_and_extend(
         chosen(["sweep", *flags]).config().base.phases[0],
     ]
     for phase in made:
-        assert phase.attack.step_size == 0.05 and phase.attack.num_steps == 3
+        assert phase.objective.attack == PGD(step_size=0.05, num_steps=3)
         assert phase.optimizer.learning_rate == 0.002
     target = ["--epsilon", "0.2", "--epochs", "1", "--run-dir", str(tmp_path / "more")]
     assert main(["extend", str(run_dir), *flags, *target]) == 0
     (phase,) = load_run(tmp_path / "more").config.phases
-    assert phase.attack.step_size == 0.05 and phase.attack.num_steps == 3
+    assert phase.objective.attack == PGD(step_size=0.05, num_steps=3)
     assert phase.optimizer.learning_rate == 0.002
 
 
@@ -250,11 +251,12 @@ def test_numbers_may_be_fractions_wherever_a_number_is_read():
 
 
 def test_a_sweep_takes_fractions_and_what_lies_evenly_between_them():
-    flags = ["--epsilon", "1/255:8/255:8", "1/2", "--step-size", "2/255"]
+    flags = ["--epsilon", "1/255:8/255:8", "1/2"]
+    flags += ["--sweep", "objective.attack.step_size", "2/255"]
     config = chosen(["sweep", *flags]).config()
     # Each as Python has it, or no other command would name the same radius.
     assert config.epsilon == (*(count / 255 for count in range(1, 9)), 0.5)
-    assert config.step_size == (2 / 255,)
+    assert config.over == {"objective.attack.step_size": (2 / 255,)}
     config = chosen(["sweep", "--epsilon", "0.1:0.5:5", "1e-3:0.009:3"]).config()
     assert config.epsilon == (0.1, 0.2, 0.3, 0.4, 0.5, 0.001, 0.005, 0.009)
 
@@ -383,7 +385,7 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
         (["train", "--epsilon", "-0.1"], "non-negative, got -0.1"),
         (["train", "--epsilon", "8"], "so 8/255 rather than 8"),
         (["train", "--epsilon", "1e30"], "must be in [0, 1] in linf"),
-        (["train", "--attack.norm", "l2", "--epsilon", "9"], "must be in [0, 8] in l2"),
+        (["train", "--norm", "l2", "--epsilon", "9"], "must be in [0, 8] in l2"),
         (["sweep", "--epsilon", "0.1", "8"], "so 8/255 rather than 8"),
         (["train", "--dataset", "mnits"], "did you mean 'mnist'"),
         (["train", "--dataset", "mnist", "--data-dir", "."], "data prepare mnist"),
@@ -447,7 +449,7 @@ def test_a_sweep_makes_a_run_of_every_member(tmp_path, capsys):
 
 
 def test_a_sweep_with_a_failure_reports_it_and_fails_with_1(tmp_path, capsys):
-    flags = ["--learning-rate", "1e38", "0.001", "--epochs", "1"]
+    flags = ["--sweep", "optimizer.learning_rate", "1e38", "0.001", "--epochs", "1"]
     target = ["--run-dir", str(tmp_path / "sweep")]
     assert main(["sweep", *FAST, "--epsilon", "0.1", *flags, *target]) == 1
     out = capsys.readouterr().out

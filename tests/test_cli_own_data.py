@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.cli import main
 from jaxrobust.data import load_arrays
 from jaxrobust.keeping import read_json
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
-    AttackConfig,
     TrainConfig,
     adversarial,
     load_run,
@@ -33,7 +33,7 @@ def directory(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def config():
-    phase = adversarial(0.05, 1, attack=AttackConfig(step_size=0.05))
+    phase = adversarial(0.05, 1, attack=PGD(step_size=0.05))
     return TrainConfig(model=ModelConfig(name="linear"), batch_size=32, phases=(phase,))
 
 

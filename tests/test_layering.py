@@ -20,7 +20,16 @@ LAYERS = {
     **dict.fromkeys(("attacks", "concentration"), 2),
     **dict.fromkeys(("losses", "threat", "networks", "data", "theory"), 1),
     **dict.fromkeys(
-        ("types", "pytrees", "references", "keeping", "compilation", "hosts"), 0
+        (
+            "arguments",
+            "types",
+            "pytrees",
+            "references",
+            "keeping",
+            "compilation",
+            "hosts",
+        ),
+        0,
     ),
 }
 FENCES = {

@@ -55,7 +55,7 @@ def test_no_two_types_of_the_package_have_the_same_structure():
         if tree is not None and not jax.tree_util.all_leaves([tree])
     ]
     names = {type(tree).__name__ for tree in trees}
-    assert {"LinfBall", "L2Ball", "TrainState", "Controls", "AttackResult"} <= names
+    assert {"LinfBall", "L2Ball", "TrainState", "PGD", "AttackResult"} <= names
     for one, other in itertools.combinations(trees, 2):
         assert jax.tree.structure(one) != jax.tree.structure(other), (one, other)
 

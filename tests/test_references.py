@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from jaxrobust.references import is_reference, resolve
+from jaxrobust.references import is_reference, name_of, resolve
 
 FILE = """
 import dataclasses
@@ -91,3 +91,10 @@ def test_a_file_that_fails_says_so_itself_and_is_forgotten(tmp_path):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_package_of_any_kind"):
             resolve(f"{path}:Net", what="model")
+
+
+def test_what_was_resolved_keeps_the_name_that_it_was_given(file):
+    own = resolve(f"{file}:Own", what="model").value
+    assert name_of(own) == f"{file}:Own"
+    assert name_of(is_reference) == "jaxrobust.references:is_reference"
+    assert resolve(name_of(is_reference), what="model").value is is_reference

@@ -33,12 +33,13 @@ import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.runner import Setting, Workspace, main
+from jaxrobust.attacks import PGD
 from jaxrobust.compilation import CACHE_OPTION
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
 from jaxrobust.networks import LeNet, ModelConfig
 from jaxrobust.report import percent
-from jaxrobust.training import AttackConfig, Phase, Run, chain
+from jaxrobust.training import Phase, Run, chain
 
 Accuracies = dict[float, float]
 
@@ -62,7 +63,7 @@ PRESETS = {
         dataset="digits",
         model=ModelConfig(name="lenet-small", widen_factor=0.125),
         train_size=1000,
-        phases=chain((0.1,), (1,), attack=AttackConfig(step_size=0.05)),
+        phases=chain((0.1,), (1,), attack=PGD(step_size=0.05)),
         num_images=50,
         evaluation=EvaluationConfig(
             epsilons=(0.1, 0.2), num_steps=2, num_restarts=1, batch_size=25
@@ -74,7 +75,7 @@ PRESETS = {
         dataset="mnist",
         model=ModelConfig(name="lenet", widen_factor=0.25),
         train_size=20_000,
-        phases=chain((0.1, 0.2), (2, 3), attack=AttackConfig(step_size=0.05)),
+        phases=chain((0.1, 0.2), (2, 3), attack=PGD(step_size=0.05)),
         num_images=1000,
         evaluation=EvaluationConfig(
             epsilons=(0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.32),

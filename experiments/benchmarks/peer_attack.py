@@ -21,10 +21,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import Workspace, main
+from jaxrobust.attacks import PGD
 from jaxrobust.data import as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.networks import ModelConfig
-from jaxrobust.training import AttackConfig, TrainConfig, chain
+from jaxrobust.training import TrainConfig, chain
 from jaxrobust.types import Images
 
 
@@ -78,7 +79,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         dataset=config.dataset,
         train_size=config.train_size,
         model=config.model,
-        phases=chain((0.1, 0.2), config.epochs, attack=AttackConfig(step_size=0.05)),
+        phases=chain((0.1, 0.2), config.epochs, attack=PGD(step_size=0.05)),
         seed=workspace.seed,
     )
     model = workspace.model("model", recipe)

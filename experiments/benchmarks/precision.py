@@ -19,12 +19,12 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 from experiments.runner import Setting, Workspace, main
+from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
-    AttackConfig,
     OptimizerConfig,
     Precision,
     SweepConfig,
@@ -79,7 +79,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     phase = adversarial(
         config.epsilon,
         config.epochs,
-        attack=AttackConfig(step_size=0.05),
+        attack=PGD(step_size=0.05),
         optimizer=OptimizerConfig(learning_rate=config.learning_rate),
     )
     rows = []

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,12 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     """Train in this process, which has as many devices; weights go into a file."""
     import jax
 
+    from jaxrobust.attacks import PGD
     from jaxrobust.networks import ModelConfig, network_of
     from jaxrobust.training import (
-        AttackConfig,
-        Controls,
         MeshConfig,
-        OptimizerConfig,
         Placement,
+        adversarial,
         make_trainer,
     )
     from jaxrobust.training.members import MemberProgram
@@ -80,8 +80,6 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     model = ModelConfig(name="lenet", widen_factor=config.widen_factor)
     trainer = make_trainer(
         network_of(model, 10),
-        attack=AttackConfig(step_size=0.05),
-        optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
         share=placement.share,
     )
@@ -90,19 +88,16 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
     images = np.asarray(jax.random.uniform(jax.random.key(1), (size, 28, 28, 1)))
     labels = np.asarray(jax.random.randint(jax.random.key(2), (size,), 0, 10))
     arrays = placement.put((images, labels), is_member_axis=False)
-    init = jax.jit(trainer.init)
+    phase = adversarial(0.2, 1, attack=PGD(step_size=0.05, num_steps=10))
+    init = partial(jax.jit(trainer.init), images=images[:1], optimizer=phase.optimizer)
     count = config.members
-    states = program.put(
-        [init(jax.random.key(seed), images[:1]) for seed in range(count)]
-    )
-    controls = Controls.of(
-        epsilon=0.2, step_size=0.05, num_steps=10, learning_rate=1e-3, weight_decay=0
-    )
-    numbers = program.arguments([controls] * count, [config.num_batches] * count)
+    states = program.put([init(jax.random.key(seed)) for seed in range(count)])
+    steps = phase.at(1, config.num_batches)
+    numbers = program.arguments([steps] * count, [config.num_batches] * count)
     text = program.compile(states, *numbers, *arrays).as_text()
     times = []
     for index in range(config.num_rounds + 1):
-        states = program.begin_epoch(states, [0.2] * count, [True] * count)
+        states = program.begin_epoch(states, [True] * count)
         began = time.perf_counter()
         states = program.run(states, *numbers, *arrays)
         program.summary(states)

@@ -32,7 +32,8 @@ import numpy as np
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.data import Dataset
 from jaxrobust.networks import ModelConfig
-from jaxrobust.training import AttackConfig, TrainConfig, adversarial, train
+from jaxrobust.attacks import PGD
+from jaxrobust.training import TrainConfig, adversarial, train
 keep_compilations()
 noise = np.random.default_rng(0)
 data = Dataset(
@@ -42,7 +43,7 @@ data = Dataset(
 )
 config = TrainConfig(
     model=ModelConfig(name="lenet", widen_factor=float(sys.argv[1])),
-    phases=(adversarial(0.3, 1, attack=AttackConfig(step_size=0.05)),),
+    phases=(adversarial(0.3, 1, attack=PGD(step_size=0.05)),),
 )
 with tempfile.TemporaryDirectory() as directory:
     train(config, directory, dataset=data, resume=True)

@@ -29,12 +29,12 @@ import numpy as np
 
 from experiments.benchmarks import training_step
 from experiments.runner import Workspace, main
+from jaxrobust.attacks import PGD
 from jaxrobust.networks import ModelConfig, network_of
 from jaxrobust.training import (
-    AttackConfig,
-    Controls,
-    OptimizerConfig,
+    Phase,
     Placement,
+    adversarial,
     linspace,
     make_trainer,
 )
@@ -72,14 +72,8 @@ def _epsilons(count: int) -> tuple[float, ...]:
     return (0.2,) if count == 1 else linspace(0.05, 0.4, count)
 
 
-def _controls(epsilon: float) -> Controls:
-    return Controls.of(
-        epsilon=epsilon,
-        step_size=STEP_SIZE,
-        num_steps=AttackConfig(step_size=STEP_SIZE).num_steps_at(epsilon),
-        learning_rate=0.001,
-        weight_decay=0.0,
-    )
+def _phase(epsilon: float) -> Phase:
+    return adversarial(epsilon, 1, attack=PGD(step_size=STEP_SIZE))
 
 
 def our_round(
@@ -89,8 +83,6 @@ def our_round(
     model = model_for(ModelConfig(name="lenet", widen_factor=factor), mapping)
     trainer = make_trainer(
         network_of(model, 10),
-        attack=AttackConfig(step_size=STEP_SIZE),
-        optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
     )
     chosen = members_module.mapping_for
@@ -105,16 +97,22 @@ def our_round(
     data = program.placement.put((images, labels), is_member_axis=False)
     epsilons = np.reshape(_epsilons(members * calls), (calls, members))
     init = jax.jit(trainer.init)
+    optimizer = _phase(0.1).optimizer
     groups = [
-        program.put([init(jax.random.key(seed), images[:1]) for seed in range(members)])
+        program.put(
+            [
+                init(jax.random.key(seed), images[:1], optimizer)
+                for seed in range(members)
+            ]
+        )
         for _ in range(calls)
     ]
 
     def train() -> None:
         for index, radii in enumerate(epsilons):
-            states = program.begin_epoch(groups[index], list(radii), [True] * members)
+            states = program.begin_epoch(groups[index], [True] * members)
             numbers = program.arguments(
-                [_controls(float(radius)) for radius in radii],
+                [_phase(float(radius)).at(1, config.num_batches) for radius in radii],
                 [config.num_batches] * members,
             )
             groups[index] = program.run(states, *numbers, *data)
@@ -134,7 +132,7 @@ def torch_round(factor: float, members: int, config: Config) -> Callable[[], Non
             factor,
             settings,
             epsilon=epsilon,
-            num_steps=AttackConfig(step_size=STEP_SIZE).num_steps_at(epsilon),
+            num_steps=PGD(step_size=STEP_SIZE).num_steps_at(epsilon),
         )
         for epsilon in _epsilons(members)
     ]

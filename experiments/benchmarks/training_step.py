@@ -28,14 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.runner import Workspace, main
+from jaxrobust.attacks import PGD
 from jaxrobust.networks import LeNet, as_network
 from jaxrobust.networks.layers import Formulation
 from jaxrobust.report import percent
 from jaxrobust.training import (
-    AttackConfig,
-    Controls,
-    OptimizerConfig,
     Precision,
+    adversarial,
     make_trainer,
 )
 
@@ -104,29 +103,23 @@ def our_round(
     module = LeNet(widen_factor=factor, padding=padding, formulation=formulation)
     trainer = make_trainer(
         as_network(module, 10),
-        attack=AttackConfig(step_size=STEP_SIZE),
-        optimizer=OptimizerConfig(),
         batch_size=config.batch_size,
         precision=precision,
     )
     num_images = config.batch_size * config.num_batches
     images = jax.random.uniform(jax.random.key(1), (num_images, 28, 28, 1))
     labels = jax.random.randint(jax.random.key(2), (num_images,), 0, 10)
-    controls = Controls.of(
-        epsilon=EPSILON,
-        step_size=STEP_SIZE,
-        num_steps=NUM_STEPS,
-        learning_rate=0.001,
-        weight_decay=0.0,
-    )
+    attack = PGD(step_size=STEP_SIZE, num_steps=NUM_STEPS)
+    phase = adversarial(EPSILON, 1, attack=attack)
+    steps = phase.at(1, config.num_batches)
     run = jax.jit(trainer.run, donate_argnums=0)
     begin = jax.jit(trainer.begin_epoch, donate_argnums=0)
-    state = jax.jit(trainer.init)(jax.random.key(0), images)
+    state = jax.jit(trainer.init)(jax.random.key(0), images, phase.optimizer)
 
     def train() -> None:
         nonlocal state
-        state = begin(state, controls.epsilon)
-        state = run(state, controls, images, labels, jnp.int32(config.num_batches))
+        state = begin(state)
+        state = run(state, steps, images, labels, jnp.int32(config.num_batches))
         jax.block_until_ready(state)
 
     return train

@@ -29,7 +29,7 @@ import numpy as np
 
 from experiments.large_perturbations import table1
 from experiments.runner import Setting, Workspace, main
-from jaxrobust.attacks import Attack, AttackResult, judge, pgd, randomized
+from jaxrobust.attacks import PGD, Attack, AttackResult, judge, pgd, randomized
 from jaxrobust.data import Dataset, apply_variant, as_float, load_arrays
 from jaxrobust.evaluation import Checklist, ChecklistConfig, checklist
 from jaxrobust.evaluation.checklist import QUESTIONS
@@ -37,7 +37,6 @@ from jaxrobust.losses import margin
 from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import ThreatModel
 from jaxrobust.training import (
-    AttackConfig,
     OptimizerConfig,
     adversarial,
     standard,
@@ -190,13 +189,13 @@ _DIGITS = Setting(
 _PHASES = {
     PLAIN: standard(15, optimizer=_ADAM),
     HONEST: adversarial(
-        0.1, 20, attack=AttackConfig(step_size=0.05, num_steps=4), optimizer=_ADAM
+        0.1, 20, attack=PGD(step_size=0.05, num_steps=4), optimizer=_ADAM
     ),
     # From the clean image, by one step of the whole radius: catastrophic overfitting.
     SINGLE: adversarial(
         0.3,
         60,
-        attack=AttackConfig(step_size=0.3, num_steps=1, random_start=False),
+        attack=PGD(step_size=0.3, num_steps=1, random_start=False),
         optimizer=_ADAM,
     ),
 }

@@ -18,11 +18,11 @@ import dataclasses
 from experiments.large_perturbations import figure4
 from experiments.large_perturbations.figure4 import results_table, run
 from experiments.runner import main
-from jaxrobust.training import AttackConfig
+from jaxrobust.attacks import PGD
 
 __all__ = ["PRESETS", "results_table", "run"]
 
-_STRONG = AttackConfig(step_size=0.005, num_steps=200)
+_STRONG = PGD(step_size=0.005, num_steps=200)
 
 
 def _strong(preset: str, **changes) -> figure4.Config:

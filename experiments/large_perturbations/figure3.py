@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from experiments.large_perturbations import table1
 from experiments.runner import Workspace, main
 from jaxrobust import plots
-from jaxrobust.attacks import Attack, pgd
+from jaxrobust.attacks import PGD, Attack, pgd
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import (
     Path,
@@ -37,8 +37,8 @@ from jaxrobust.evaluation.weight_space import (
 )
 from jaxrobust.networks import Variables
 from jaxrobust.report import percent
+from jaxrobust.threat import LinfBall
 from jaxrobust.training import (
-    AttackConfig,
     OptimizerConfig,
     Phase,
     Run,
@@ -54,7 +54,7 @@ from jaxrobust.training.standing import fresh_state
 class LineConfig(table1.Config):
     """The models of Table 1, and how losses between them are measured."""
 
-    attack: AttackConfig
+    attack: PGD
     num_points: int = 200
     num_images: int = 512
 
@@ -67,7 +67,7 @@ class Config(LineConfig):
     smaller: tuple[Phase, ...]
 
 
-_WEAK = AttackConfig(step_size=0.05)
+_WEAK = PGD(step_size=0.05)
 _DIGITS: dict[str, Any] = {"optimizer": OptimizerConfig(learning_rate=0.003)}
 
 PRESETS = {
@@ -76,32 +76,32 @@ PRESETS = {
         attack=_WEAK,
         num_points=5,
         num_images=32,
-        standard=standard(1, attack=_WEAK, **_DIGITS),
+        standard=standard(1, **_DIGITS),
         smaller=(adversarial(0.2, 1, attack=_WEAK, **_DIGITS),),
     ),
     "cpu": Config(
         **vars(table1.PRESETS["cpu"]),
         attack=_WEAK,
-        standard=standard(5, attack=_WEAK),
+        standard=standard(5),
         smaller=chain((0.1, 0.2), (2, 10), attack=_WEAK),
     ),
     "paper": Config(
         **vars(table1.PRESETS["paper"]),
         attack=_WEAK,
         standard=standard(5),
-        smaller=(adversarial(0.2, 30, attack=AttackConfig(step_size=0.01)),),
+        smaller=(adversarial(0.2, 30, attack=PGD(step_size=0.01)),),
     ),
 }
 
 
-def attack_for(config: AttackConfig) -> Callable[[Any], Attack]:
+def attack_for(config: PGD) -> Callable[[Any], Attack]:
     """From a radius, which may be traced, to the attack that a configuration means."""
 
     def at(epsilon: Any) -> Attack:
         # The small term is that of `num_steps_for`, for float32.
         rule = jnp.floor(2.5 * epsilon / config.step_size + 1e-4).astype(jnp.int32)
         return pgd(
-            config.threat(epsilon),
+            LinfBall(epsilon),
             step_size=config.step_size,
             num_steps=rule if config.num_steps is None else config.num_steps,
             direction=config.direction,

@@ -28,10 +28,11 @@ from experiments.large_perturbations import figure3, table1
 from experiments.large_perturbations.figure3 import results_table
 from experiments.runner import Workspace, main
 from jaxrobust import plots
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import Path, connect, line
 from jaxrobust.networks import Variables
-from jaxrobust.training import AttackConfig, Run, applied
+from jaxrobust.training import Run, applied
 
 __all__ = ["PRESETS", "Config", "results_table", "run"]
 
@@ -45,7 +46,7 @@ class Config(figure3.LineConfig):
     item: str = "figure4"
 
 
-_WEAK = AttackConfig(step_size=0.05)
+_WEAK = PGD(step_size=0.05)
 
 PRESETS = {
     "smoke": Config(

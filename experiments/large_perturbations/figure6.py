@@ -32,17 +32,18 @@ from experiments.large_perturbations.figure3 import attack_for
 from experiments.large_perturbations.figure5 import ROLES, names_of
 from experiments.runner import Workspace, main
 from jaxrobust import plots
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, as_float, load_arrays
 from jaxrobust.evaluation.input_space import Saliency, saliency, scale_for_display
 from jaxrobust.report import percent
-from jaxrobust.training import AttackConfig, bind
+from jaxrobust.training import bind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(table1.Config):
     """The models of Table 1, and the pictures."""
 
-    attack: AttackConfig = AttackConfig(step_size=0.01, num_steps=200)
+    attack: PGD = PGD(step_size=0.01, num_steps=200)
     gradient_epsilon: float = 0.3
     """Radius in which the images are perturbed before the gradient is taken."""
     perturbation_epsilon: float = 0.45
@@ -55,7 +56,7 @@ class Config(table1.Config):
 PRESETS = {
     "smoke": Config(
         **vars(table1.PRESETS["smoke"]),
-        attack=AttackConfig(step_size=0.05),
+        attack=PGD(step_size=0.05),
         examples=(0, 1, 2, 3),
     ),
     "cpu": Config(**vars(table1.PRESETS["cpu"])),

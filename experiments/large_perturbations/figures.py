@@ -29,11 +29,11 @@ from typing import Any
 
 from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
+from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
-    AttackConfig,
     JumpRule,
     OptimizerConfig,
     Phase,
@@ -64,7 +64,7 @@ class Config(Setting):
 
 def _settings(step: float, rate: float = 0.001) -> dict[str, Any]:
     return {
-        "attack": AttackConfig(step_size=step),
+        "attack": PGD(step_size=step),
         "optimizer": OptimizerConfig(learning_rate=rate),
     }
 

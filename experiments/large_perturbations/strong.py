@@ -28,12 +28,12 @@ import jax
 
 from experiments.large_perturbations import table1
 from experiments.runner import Workspace, main
-from jaxrobust.attacks import Attack, pgd
+from jaxrobust.attacks import PGD, Attack, pgd
 from jaxrobust.data import apply_variant, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.report import percent
 from jaxrobust.threat import LinfBall
-from jaxrobust.training import AttackConfig, Phase, Run, extended
+from jaxrobust.training import Adversarial, Phase, Run, extended
 
 STRONG = "extended .5, strong inner attack"
 
@@ -62,7 +62,8 @@ PRESETS = {
     "smoke": _config(
         "smoke",
         strong=dataclasses.replace(
-            table1.PRESETS["smoke"].further, attack=AttackConfig(step_size=0.02)
+            table1.PRESETS["smoke"].further,
+            objective=Adversarial(attack=PGD(step_size=0.02)),
         ),
         small_steps=30,
         raw_steps=20,
@@ -71,12 +72,12 @@ PRESETS = {
     ),
     "cpu": _config(
         "cpu",
-        strong=extended(0.5, 4, attack=AttackConfig(step_size=0.02)),
+        strong=extended(0.5, 4, attack=PGD(step_size=0.02)),
         test_size=1000,
     ),
     "paper": _config(
         "paper",
-        strong=extended(0.5, 5, attack=AttackConfig(step_size=0.005, num_steps=200)),
+        strong=extended(0.5, 5, attack=PGD(step_size=0.005, num_steps=200)),
     ),
 }
 
@@ -152,7 +153,8 @@ def _settings(attempt: Attempt, config: Config, run: Run) -> EvaluationConfig:
     num_steps = None if attempt.num_steps is None else attempt.num_steps(config)
     step_size = attempt.step_size
     if attempt.attack == _TRAINING["attack"]:
-        num_steps, step_size = phase.attack.num_steps, phase.attack.step_size
+        inner = phase.objective.attack
+        num_steps, step_size = inner.num_steps, inner.step_size
     return EvaluationConfig(
         epsilons=(phase.epsilon.end if attempt.epsilon is None else attempt.epsilon,),
         norm=attempt.norm,

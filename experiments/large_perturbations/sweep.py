@@ -25,12 +25,12 @@ from typing import Any
 
 from experiments.runner import PartDone, Setting, Workspace, main
 from jaxrobust import plots
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
-    AttackConfig,
     Member,
     OptimizerConfig,
     Run,
@@ -47,7 +47,7 @@ class Config(Setting):
 
     epsilons: tuple[float, ...]
     """Training radii; the chain goes through them in this order."""
-    attack: AttackConfig
+    attack: PGD
     optimizer: OptimizerConfig = OptimizerConfig()
     scratch_epochs: int
     chain_epochs: int
@@ -65,7 +65,7 @@ def _digits(epsilons: tuple[float, ...], scratch: int, chain: int, **evaluation:
         model=ModelConfig(name="lenet-small", widen_factor=0.25),
         batch_size=32,
         epsilons=epsilons,
-        attack=AttackConfig(step_size=0.05),
+        attack=PGD(step_size=0.05),
         optimizer=OptimizerConfig(learning_rate=0.003),
         scratch_epochs=scratch,
         chain_epochs=chain,
@@ -83,7 +83,7 @@ PRESETS = {
         model=ModelConfig(name="lenet", widen_factor=0.25),
         batch_size=64,
         epsilons=_RADII,
-        attack=AttackConfig(step_size=0.05),
+        attack=PGD(step_size=0.05),
         scratch_epochs=12,
         chain_epochs=6,
         evaluation=EvaluationConfig(epsilons=_RADII, num_steps=100, num_restarts=2),
@@ -93,7 +93,7 @@ PRESETS = {
         dataset="mnist",
         model=ModelConfig(name="lenet"),
         epsilons=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45),
-        attack=AttackConfig(step_size=0.01),
+        attack=PGD(step_size=0.01),
         scratch_epochs=30,
         chain_epochs=5,
         evaluation=EvaluationConfig(

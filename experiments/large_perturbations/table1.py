@@ -25,13 +25,13 @@ from typing import Any
 
 from experiments.runner import Setting, Workspace, main
 from jaxrobust import plots
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, load_arrays
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.keeping import read_json
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import accuracy_table
 from jaxrobust.training import (
-    AttackConfig,
     OptimizerConfig,
     Phase,
     Run,
@@ -85,7 +85,7 @@ def digits_config(
         **evaluation: fields of the evaluation.
     """
     settings: dict[str, Any] = {
-        "attack": AttackConfig(step_size=0.05),
+        "attack": PGD(step_size=0.05),
         "optimizer": OptimizerConfig(learning_rate=0.003),
     }
     return Config(
@@ -118,16 +118,16 @@ def mnist_config(
     step: float, extended_step: float, iterative_step: float, **changes: Any
 ) -> Config:
     """The settings of the paper: LP-M1, LP-A1, LP-X1, LP-X2."""
-    first = AttackConfig(step_size=step)
+    first = PGD(step_size=step)
     return dataclasses.replace(
         Config(
             dataset="mnist",
             model=ModelConfig(name="lenet"),
             base=(adversarial(0.3, 30, attack=first),),
-            extended=extended(0.4, 5, attack=AttackConfig(step_size=extended_step)),
-            iterative=iterative(0.4, attack=AttackConfig(step_size=iterative_step)),
+            extended=extended(0.4, 5, attack=PGD(step_size=extended_step)),
+            iterative=iterative(0.4, attack=PGD(step_size=iterative_step)),
             control=adversarial(0.4, 30, attack=first),
-            further=extended(0.5, 5, attack=AttackConfig(step_size=0.05)),
+            further=extended(0.5, 5, attack=PGD(step_size=0.05)),
             evaluation=EvaluationConfig(epsilons=(0.3, 0.4)),
             is_published=True,
         ),
@@ -135,8 +135,8 @@ def mnist_config(
     )
 
 
-_CODE_BASE = AttackConfig(step_size=0.01, num_steps=40)
-_WEAK: dict[str, Any] = {"attack": AttackConfig(step_size=0.05)}
+_CODE_BASE = PGD(step_size=0.01, num_steps=40)
+_WEAK: dict[str, Any] = {"attack": PGD(step_size=0.05)}
 
 PRESETS = {
     "smoke": digits_config(base=2, extra=1, hold=0, increment=0.15, num_restarts=1),
@@ -157,7 +157,7 @@ PRESETS = {
         0.005,
         0.01,
         base=(adversarial(0.3, 30, attack=_CODE_BASE),),
-        control=adversarial(0.4, 30, attack=AttackConfig(step_size=0.01)),
+        control=adversarial(0.4, 30, attack=PGD(step_size=0.01)),
     ),
     "paper-step05": mnist_config(0.05, 0.05, 0.05),
 }

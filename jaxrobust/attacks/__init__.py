@@ -23,8 +23,10 @@ from jaxrobust.attacks.cost import Passes, count_passes
 from jaxrobust.attacks.decision import hop_skip_jump
 from jaxrobust.attacks.gradient import fgsm, num_steps_for, pgd, pgd_kernel
 from jaxrobust.attacks.gradient_free import brute_force, noise, spsa, square, zoo
+from jaxrobust.attacks.settings import PGD
 
 __all__ = [
+    "PGD",
     "Attack",
     "AttackInfo",
     "AttackKernel",

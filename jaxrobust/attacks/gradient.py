@@ -90,6 +90,7 @@ def pgd_kernel(
     direction: Direction = "steepest",
     loss: Loss = "cross_entropy",
     random_start: bool = True,
+    start: Images | None = None,
     targeted: bool = False,
 ) -> AttackKernel:
     """The step of projected gradient descent; see `pgd`."""
@@ -119,9 +120,12 @@ def pgd_kernel(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackState:
         del logits_fn
-        start = threat.sample(key, images) if random_start else images
+        if start is not None:
+            first = threat.project(start, images)
+        else:
+            first = threat.sample(key, images) if random_start else images
         is_finite = jnp.ones(images.shape[:1], bool)
-        return AttackState(start, images, labels, is_finite)
+        return AttackState(first, images, labels, is_finite)
 
     def step(
         key: PRNGKey, logits_fn: LogitsFn, state: AttackState
@@ -154,6 +158,7 @@ def pgd(
     direction: Direction = "steepest",
     loss: Loss = "cross_entropy",
     random_start: bool = True,
+    start: Images | None = None,
     targeted: bool = False,
     keep: Keep = "last",
 ) -> Attack:
@@ -173,6 +178,8 @@ def pgd(
         loss: "cross_entropy", "margin", "dlr", or a function `(logits, labels) ->
             (batch,)`.
         random_start: start uniformly in the ball rather than at the clean image.
+        start: images of the same shape, to start at in place of both, moved into the
+            ball; then the attack is one on these images only.
         targeted: take `labels` as the classes to be mistaken for.
         keep: "last" or "best" iterate.
 
@@ -195,6 +202,7 @@ def pgd(
         direction=direction,
         loss=loss,
         random_start=random_start,
+        start=start,
         targeted=targeted,
     )
     return iterate(kernel, num_steps=num_steps, keep=keep)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import data, hosts, launching
+from jaxrobust.attacks import PGD
 from jaxrobust.cli.numbers import exact
 from jaxrobust.cli.own import OwnNetwork
 from jaxrobust.cli.places import quoted
@@ -38,7 +39,7 @@ from jaxrobust.report import (
     write_report,
 )
 from jaxrobust.training import (
-    AttackConfig,
+    Adversarial,
     Carry,
     Interrupted,
     JumpRule,
@@ -48,6 +49,7 @@ from jaxrobust.training import (
     Placement,
     Precision,
     Run,
+    Standard,
     SweepConfig,
     TrainConfig,
     WarmStart,
@@ -60,13 +62,19 @@ from jaxrobust.training import (
     iterative,
     linspace,
     load_run_data,
+    named_objective,
     parse_part,
     read_run,
     reporter_for,
+    resolved_objective,
     standard,
     sweep,
+    takes_attack,
     train,
     trusted,
+    unresolved,
+    with_attack,
+    with_number,
 )
 from jaxrobust.training.signals import stop_on_signals
 
@@ -147,10 +155,13 @@ class Common:
     """What a single run and all members of a sweep have alike."""
 
     dataset: str = "digits"
-    """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, or a
-    directory with train.npz and test.npz."""
+    """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, any
+    other name that TensorFlow Datasets has prepared, a directory with train.npz and
+    test.npz or with images as train/CLASS/NAME.png, or own.py:load, a function of the
+    split."""
     variant: str = "original"
-    """Transform of the images: original or binary."""
+    """Transform of the images: original, binary, saturate(4), smooth(3), gamma(2),
+    scale(0.5), or one of your own."""
     train_size: int | None = None
     """Number of training examples; by default all."""
     model: str | None = None
@@ -160,21 +171,49 @@ class Common:
     suits the data set."""
     widen_factor: float = 1.0
     """Multiplies all widths of the network."""
-    attack: AttackConfig = AttackConfig()
-    """Attack inside training."""
+    objective: str = "adversarial"
+    """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; with a
+    penalty or transform as in grad_align(fast), awp(trades), label_smoothing(trades);
+    or your own, path.py:NAME or package.module:NAME."""
+    attack: PGD = PGD()
+    """PGD inside the objective."""
+    norm: Literal["linf", "l2"] = "linf"
+    """Norm of the ball."""
+    is_bounded: bool = True
+    """Keep pixels in [0, 1]."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer."""
+    set: tyro.conf.UseAppendAction[tuple[tuple[str, str], ...]] = ()
+    """A number of the phases, by name, such as objective.beta 6; may be repeated."""
     batch_size: int = 128
     """Images per step."""
-    augment: bool = False
-    """Random crop (padding 4) and horizontal flip."""
+    augmentation: str | None = None
+    """Random changes of the pixels in each step: crop-flip (padding 4), crop-flip(2),
+    rotate(15), color-jitter, random-resized-crop, several joined by +, or one of your
+    own, path.py:NAME."""
     precision: Precision = "float32"
     """Of the forward pass and its gradients; weights, optimizer and projection stay
     float32."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
+    def phase_settings(self, objective: str | None = None) -> dict[str, Any]:
+        """What the phases have in common."""
+        name = objective or self.objective
+        # An attack that an objective does not have is refused, if it was asked for.
+        is_asked = takes_attack(name) or self.attack != PGD()
+        attack = self.attack if is_asked and objective is None else None
+        return {
+            "objective": named_objective(name, attack=attack),
+            "norm": self.norm,
+            "is_bounded": self.is_bounded,
+            "optimizer": self.optimizer,
+        }
+
     def config_of(self, phases: Sequence[Phase], seed: int) -> TrainConfig:
         """The configuration of a run that goes through these phases."""
+        for name, text in self.set:
+            (value,) = _numbers("--set", (text,))
+            phases = [with_number(phase, name, value) for phase in phases]
         model = self.model or default_model(self.dataset)
         return TrainConfig(
             dataset=self.dataset,
@@ -183,7 +222,7 @@ class Common:
             model=ModelConfig(name=model, widen_factor=self.widen_factor),
             phases=tuple(phases),
             batch_size=self.batch_size,
-            augment=self.augment,
+            augmentation=self.augmentation,
             precision=self.precision,
             seed=seed,
         )
@@ -218,12 +257,13 @@ class Train(Common):
         Raises:
             ValueError: for flags that do not go together.
         """
-        settings = {"attack": self.attack, "optimizer": self.optimizer}
         if self.recipe == "standard":
+            settings = self.phase_settings("standard")
             _refuse(self.epsilon is not None, "--epsilon", "standard training")
             epochs = self.epochs or (5,)
             _refuse(len(epochs) > 1, "several --epochs", "standard training")
             return (standard(epochs[0], **settings),)
+        settings = self.phase_settings()
         radii = self.epsilon or (0.3,)
         if self.recipe == "adversarial":
             epochs = self.epochs or (30, *(5 for _ in radii[1:]))
@@ -259,15 +299,9 @@ class Sweep(Common):
     """Radii, in units of [0, 1] pixels; by default 0.3."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of everything random."""
-    learning_rate: tuple[str, ...] = ()
-    """Learning rates; by default that of --optimizer."""
-    weight_decay: tuple[str, ...] = ()
-    """L2 terms; by default that of --optimizer."""
-    step_size: tuple[str, ...] = ()
-    """Steps of the training attack, in units of [0, 1] pixels; by default that of
-    --attack."""
-    num_steps: tuple[int, ...] = ()
-    """Numbers of steps of the training attack; by default that of --attack."""
+    sweep: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = ()
+    """Values of any number of the phases, by name, such as optimizer.learning_rate 0.1
+    0.01 or objective.beta 1:6:6; may be repeated."""
     start_from: tuple[str, ...] = ()
     """Runs to start from; by default random weights."""
     mode: Literal["grid", "list"] = "grid"
@@ -289,18 +323,16 @@ class Sweep(Common):
         Raises:
             ValueError: for flags that do not go together.
         """
-        phase = adversarial(
-            0.3, self.epochs, attack=self.attack, optimizer=self.optimizer
-        )
+        phase = adversarial(0.3, self.epochs, **self.phase_settings())
         return SweepConfig(
             base=self.config_of((phase,), self.seeds[0] if self.seeds else 0),
             mode=self.mode,
             epsilon=_numbers("--epsilon", self.epsilon or ("0.3",)),
             seed=self.seeds,
-            learning_rate=_numbers("--learning-rate", self.learning_rate),
-            weight_decay=_numbers("--weight-decay", self.weight_decay),
-            step_size=_numbers("--step-size", self.step_size),
-            num_steps=self.num_steps,
+            over={
+                name: _numbers(f"--sweep {name}", values)
+                for name, *values in self.sweep
+            },
             start_from=self.start_from,
             warm_start=self.warm_start,
         )
@@ -375,12 +407,29 @@ class Extend:
         float | None, tyro.conf.arg(name="optimizer.learning-rate")
     ] = None
     """By default the last one of the source."""
-    augment: bool = False
-    """Random crop and flip; the paper extends without."""
+    augmentation: str | None = None
+    """Random changes of the pixels, see train; the paper extends without."""
     seed: int | None = None
     """By default that of the source."""
     own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
+
+    def changed(self, attack: PGD) -> PGD:
+        """The attack of the source with what the flags ask for."""
+        size = attack.step_size if self.step_size is None else self.step_size
+        return dataclasses.replace(attack, step_size=size, num_steps=self.num_steps)
+
+    def objective_of(self, phase: Phase) -> Any:
+        """That of the source; where it is none of a radius, adversarial training."""
+        if isinstance(phase.objective, Standard):
+            return Adversarial()
+        missing = unresolved(phase.objective)
+        if missing is not None and not self.own.trust_code:
+            raise ValueError(
+                f"`run` must have an objective of jaxrobust, got {missing.name!r}, "
+                "which is code; say --trust-code to run it."
+            )
+        return resolved_objective(phase.objective)
 
     def run(self) -> int:
         """Train."""
@@ -388,12 +437,7 @@ class Extend:
         network = self.own.named(self.source)
         trusted(self.source, source.model, network, self.own.trust_code)
         last = source.phases[-1]
-        step_size = self.step_size
-        if step_size is None:
-            step_size = last.attack.step_size
-        attack = dataclasses.replace(
-            last.attack, num_steps=self.num_steps, step_size=step_size
-        )
+        objective = with_attack(self.objective_of(last), self.changed)
         rate = self.learning_rate
         if rate is None:
             rate = last.optimizer.learning_rate_at(last.epochs)
@@ -405,13 +449,15 @@ class Extend:
             self.epochs,
             carry=self.carry,
             start_from=str(self.source),
-            attack=attack,
+            norm=last.norm,
+            is_bounded=last.is_bounded,
+            objective=objective,
             optimizer=optimizer,
         )
         config = dataclasses.replace(
             source,
             phases=(phase,),
-            augment=self.augment,
+            augmentation=self.augmentation,
             seed=source.seed if self.seed is None else self.seed,
         )
         return self.options.train(
@@ -528,7 +574,11 @@ class Evaluate:
 
     def load(self, alike: Sequence[Run]) -> data.Dataset:
         """The images that runs on the same data are evaluated on."""
-        where: dict[str, Any] = {"name": self.dataset, "data_dir": self.data_dir}
+        where: dict[str, Any] = {
+            "name": self.dataset,
+            "data_dir": self.data_dir,
+            "trust_code": self.own.trust_code,
+        }
         dataset = load_run_data(alike[0], self.split, **where)
         for run in alike[1:]:
             check_data(run, dataset, **where)
@@ -739,6 +789,7 @@ class Report:
                 self.output,
                 self.config,
                 dataset=self.dataset,
+                trust_code=self.own.trust_code,
                 data_dir=self.data_dir,
                 say=partial(print, flush=True),
             )

@@ -541,7 +541,11 @@ class Compare:
         """Evaluate, estimate, print and write."""
         _require_new(self.output)
         run = self.own.load(self.source)
-        where: dict[str, Any] = {"name": self.dataset, "data_dir": self.data_dir}
+        where: dict[str, Any] = {
+            "name": self.dataset,
+            "data_dir": self.data_dir,
+            "trust_code": self.own.trust_code,
+        }
         train = load_run_data(run, "train", **where)
         test = load_run_data(run, "test", **where)
         test = _cut(test, self.num_images, "--num-images")

@@ -60,6 +60,7 @@ def write_report(
     *,
     dataset: str | None = None,
     data_dir: Path | None = None,
+    trust_code: bool = False,
     say: Callable[[str], None] | None = None,
 ) -> Path:
     """Measure runs and write `report.html`, `report.json` and `figures`.
@@ -73,6 +74,7 @@ def write_report(
             those of their configurations. For data that have moved, or were arrays of
             the caller.
         data_dir: where prepared data sets lie.
+        trust_code: whether to run what a run names as its data or variant.
         say: told what is being done, in lines.
 
     Returns:
@@ -91,7 +93,9 @@ def write_report(
     config = config or ReportConfig()
     say = say or (lambda _: None)
     runs = list({run.directory.resolve(): run for run in runs}.values())
-    chosen = subjects(runs, config, dataset=dataset, data_dir=data_dir)
+    chosen = subjects(
+        runs, config, dataset=dataset, data_dir=data_dir, trust_code=trust_code
+    )
     origin = _origin(chosen, config, dataset)
     with claimed(output, what="output"):
         storage = Storage(output, {name: origin[name] for name in _DECIDES})

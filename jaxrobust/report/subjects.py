@@ -188,9 +188,7 @@ def _names(directories: Sequence[Path]) -> list[str]:
 
 
 def _norm_of(runs: Sequence[Run], config: ReportConfig) -> str:
-    trained = {
-        run.config.phases[-1].attack.norm: run for run in runs if _trained_at(run) > 0
-    }
+    trained = {run.config.phases[-1].norm: run for run in runs if _trained_at(run) > 0}
     if config.norm is None:
         if len(trained) > 1:
             raise ValueError(
@@ -200,10 +198,10 @@ def _norm_of(runs: Sequence[Run], config: ReportConfig) -> str:
         return next(iter(trained), "linf")
     others = [run for norm, run in trained.items() if norm != config.norm]
     if others and config.epsilons is None:
-        attack = others[0].config.phases[-1].attack
+        norm = others[0].config.phases[-1].norm
         raise ValueError(
             f"`epsilons` must be given with --norm {config.norm}, got none, and "
-            f"{str(others[0].directory)!r} was trained in {attack.norm}; radii do not "
+            f"{str(others[0].directory)!r} was trained in {norm}; radii do not "
             "mean the same in both."
         )
     return config.norm
@@ -266,6 +264,7 @@ def subjects(
     *,
     dataset: str | None = None,
     data_dir: Path | None = None,
+    trust_code: bool = False,
 ) -> list[Subject]:
     """Find everything that is to be measured, and refuse what cannot be.
 
@@ -277,6 +276,7 @@ def subjects(
         config: what is asked for.
         dataset: see `write_report`.
         data_dir: where prepared data sets lie.
+        trust_code: whether to run what a run names as its data or variant.
 
     Raises:
         ValueError: if nothing can be shown of a run, if one was trained on other data,
@@ -297,7 +297,8 @@ def subjects(
         if same:
             images = same[0].dataset
         else:
-            images = _load(alike, config, name=dataset, data_dir=data_dir)
+            where = {"name": dataset, "data_dir": data_dir, "trust_code": trust_code}
+            images = _load(alike, config, **where)
         judged = [_judged_at(each, alike, norm, config.epsilons)[0] for each in alike]
         tables = {_as_printed(each) for each in config.epsilons or judged}
         num_pixels = int(np.prod(run.problem.image_shape))

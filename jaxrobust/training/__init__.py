@@ -5,6 +5,7 @@ from jaxrobust.training.checkpoints import (
     Checkpoints,
     CheckpointWarning,
 )
+from jaxrobust.training.config_json import resolved_objective
 from jaxrobust.training.examples import (
     check_data,
     data_of,
@@ -13,15 +14,29 @@ from jaxrobust.training.examples import (
 )
 from jaxrobust.training.loop import NonFiniteLossError, train
 from jaxrobust.training.mesh import MeshConfig, Placement
+from jaxrobust.training.model import Model, Precision, applied, bind
+from jaxrobust.training.named_numbers import with_number
+from jaxrobust.training.objectives import (
+    OBJECTIVES,
+    Adversarial,
+    Objective,
+    Seen,
+    Standard,
+    Unresolved,
+    attacked,
+    named_objective,
+    seen,
+    takes_attack,
+    unresolved,
+    with_attack,
+)
+from jaxrobust.training.optimizers import OPTIMIZERS, OptimizerConfig
 from jaxrobust.training.own import CodeWarning
 from jaxrobust.training.phases import (
-    AttackConfig,
     Carry,
-    EpsilonSchedule,
     JumpRule,
-    OptimizerConfig,
     Phase,
-    Precision,
+    Settings,
     TrainConfig,
     adversarial,
     chain,
@@ -45,6 +60,7 @@ from jaxrobust.training.runs import (
     read_run,
     trusted,
 )
+from jaxrobust.training.schedules import EpsilonSchedule
 from jaxrobust.training.signals import Interrupted
 from jaxrobust.training.storage import StorageError
 from jaxrobust.training.sweep import (
@@ -57,24 +73,22 @@ from jaxrobust.training.sweep import (
     sweep,
 )
 from jaxrobust.training.trainer import (
-    Controls,
     Metrics,
     Trainer,
     TrainState,
     Weights,
-    applied,
-    bind,
     make_trainer,
 )
 
 __all__ = [
-    "AttackConfig",
+    "OBJECTIVES",
+    "OPTIMIZERS",
+    "Adversarial",
     "Carry",
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",
     "CodeWarning",
-    "Controls",
     "EpsilonSchedule",
     "Interrupted",
     "JumpRule",
@@ -82,8 +96,10 @@ __all__ = [
     "Member",
     "MeshConfig",
     "Metrics",
+    "Model",
     "NonFiniteLossError",
     "NullReporter",
+    "Objective",
     "OptimizerConfig",
     "Phase",
     "Placement",
@@ -92,6 +108,9 @@ __all__ = [
     "Reporter",
     "Run",
     "RunError",
+    "Seen",
+    "Settings",
+    "Standard",
     "StorageError",
     "SweepConfig",
     "SweepResult",
@@ -100,10 +119,12 @@ __all__ = [
     "TrainState",
     "TrainedOn",
     "Trainer",
+    "Unresolved",
     "WarmStart",
     "Weights",
     "adversarial",
     "applied",
+    "attacked",
     "bind",
     "chain",
     "check_data",
@@ -115,11 +136,18 @@ __all__ = [
     "load_run_data",
     "load_training_data",
     "make_trainer",
+    "named_objective",
     "parse_part",
     "read_run",
     "reporter_for",
+    "resolved_objective",
+    "seen",
     "standard",
     "sweep",
+    "takes_attack",
     "train",
     "trusted",
+    "unresolved",
+    "with_attack",
+    "with_number",
 ]

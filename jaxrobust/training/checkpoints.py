@@ -63,12 +63,29 @@ FORM = 2
 """Of the arrays in a checkpoint; those of form 1 did not write it down."""
 
 
+WEIGHTS = ("weights", "epoch_weights")
+"""What in a state has weights."""
+
+
 class _FirstWeights(NamedTuple):
     """Weights of form 1, which knew no other state than batch statistics."""
 
     params: Any
     batch_stats: Any
     opt_state: Any
+
+
+class _FirstState(NamedTuple):
+    """States of form 1, which had a radius that nothing read."""
+
+    step: Any
+    epoch: Any
+    batch: Any
+    weights: _FirstWeights
+    epoch_weights: _FirstWeights
+    key: Any
+    epsilon: Any
+    metrics: Any
 
 
 def _in_first_form(state: Any) -> Any:
@@ -78,9 +95,9 @@ def _in_first_form(state: Any) -> Any:
         stats = weights.state.get("batch_stats", {})
         return _FirstWeights(weights.params, stats, weights.opt_state)
 
-    return state._replace(
-        weights=old(state.weights), epoch_weights=old(state.epoch_weights)
-    )
+    radius = jax.ShapeDtypeStruct((), np.float32)
+    weights = {name: old(getattr(state, name)) for name in WEIGHTS}
+    return _FirstState(**state._asdict() | weights, epsilon=radius)
 
 
 def _from_first_form(state: Any) -> Any:
@@ -91,9 +108,9 @@ def _from_first_form(state: Any) -> Any:
         kept = {"batch_stats": stats} if stats else {}
         return Weights(weights.params, kept, weights.opt_state)
 
-    return state._replace(
-        weights=new(state.weights), epoch_weights=new(state.epoch_weights)
-    )
+    fields: dict[str, Any] = {name: getattr(state, name) for name in TrainState._fields}
+    fields |= {name: new(fields[name]) for name in WEIGHTS}
+    return TrainState(**fields)
 
 
 def _checksums(arrays: Any) -> dict[str, int]:
@@ -351,6 +368,9 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for _ in range(TRIES):
             left = [step for step in self.steps() if step not in damaged]
+            # While one is added and another removed, a list may have neither.
+            if not left and not damaged and self._has_moved_on():
+                continue
             if not left:
                 break
             try:

@@ -247,11 +247,6 @@ class _Group:
         """Indices of the members that have something left to do."""
         return [index for index, each in enumerate(self.members) if each.is_active]
 
-    def program(self) -> MemberProgram:
-        """The program of the phases under way."""
-        standing = self.members[self.active[0]].standing
-        return self.programs.program(standing.config.phases[standing.phase])
-
     def padded(self, values: list[Any]) -> list[Any]:
         """As many as the program has members; those that fill it up stand still."""
         return values + [values[0]] * (self.programs.count - len(values))
@@ -269,16 +264,15 @@ class _Group:
 
     def slice(self, states: TrainState, batches: np.ndarray) -> tuple[Any, Summary]:
         """About a second of training for every active member."""
-        active, program = self.active, self.program()
+        active, program = self.active, self.programs.program
         standings = [each.standing for each in self.members]
-        now = {index: standings[index].controls() for index in active}
+        now = {index: standings[index].settings() for index in active}
         numbers = self.padded(
             [now.get(i, now[active[0]]) for i in range(len(standings))]
         )
         begun = [index for index in active if batches[index] == 0]
         if begun:
-            epsilons = [float(each.epsilon) for each in numbers]
-            states = program.begin_epoch(states, epsilons, self.flags(begun))
+            states = program.begin_epoch(states, self.flags(begun))
         size = 1
         if self.seconds_per_batch is not None:
             size = max(1, int(SLICE_SECONDS / self.seconds_per_batch))
@@ -345,7 +339,7 @@ class _Group:
 
     def end_epochs(self, states: TrainState, summary: Summary) -> tuple[Any, list[int]]:
         """Count the epochs that are done, enter next phases; whose were done."""
-        program = self.program()
+        program = self.programs.program
         ended = [
             index
             for index in self.active
@@ -363,7 +357,7 @@ class _Group:
             changes = standing.advance(record, self.reporter.message)
             if changes is not None:
                 taken = program.take(states, index)
-                exchanged[index] = changes(taken, member.network)
+                exchanged[index] = changes(taken)
             member.log(record)
             shown = dict(record)
             if len(self.members) > 1:
@@ -382,7 +376,7 @@ class _Group:
 
     def train(self, states: TrainState, profile: Path | None, stop: StopRequest) -> Any:
         """Train every member to its end, or until a signal."""
-        program = self.program()
+        program = self.programs.program
         batches = program.summary(states).batch
         total = sum(
             each.standing.num_epochs * each.standing.num_batches
@@ -392,7 +386,6 @@ class _Group:
         is_stopped = agree(float(bool(stop)))[0]
         with _Profile(profile) as profiled:
             while self.active and not is_stopped:
-                program = self.program()
                 states, summary = self.slice(states, batches)
                 profiled.count()
                 self.note_failures(summary)
@@ -487,7 +480,7 @@ def train_group(
 
     Args:
         tasks: for each run its configuration and directory. They may differ in all that
-            `Controls` carries, in phases and seeds, and in nothing else.
+            can be a number of `Settings`, in phases and seeds, and in nothing else.
         dataset: training examples of all of them.
         trained_on: what their configurations record of the data set.
         stop: whether a signal asked to stop.
@@ -538,6 +531,7 @@ def train_group(
         for phase in config.phases:
             phase.require_radii(math.prod(problem.image_shape))
     programs.check(configs)
+    programs.require_objectives()
     num_batches = len(dataset.labels) // configs[0].batch_size
     if num_batches == 0:
         raise ValueError(
@@ -577,7 +571,7 @@ def train_group(
             if member.is_active:
                 member.save(state)
         if group.active:
-            stacked = group.program().put(group.padded(states))
+            stacked = group.programs.program.put(group.padded(states))
             program, stacked = group.train(stacked, profile, stop)
             states = [program.take(stacked, index) for index in range(len(members))]
     return [

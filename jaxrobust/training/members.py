@@ -1,7 +1,7 @@
 """Several members in one compiled program: a trainer mapped over a leading axis.
 
 All members have the same network, data, batch size and kinds of attack and optimizer;
-every number may differ (`Controls`). A member that is done, or whose loss is no longer
+every number may differ (`Settings`). A member that is done, or whose loss is no longer
 finite, does not move while the others do.
 
 On accelerators the members are mapped by `vmap`: convolutions become batched matrix
@@ -22,7 +22,8 @@ from jax import lax
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training.checkpoints import from_arrays, to_arrays
 from jaxrobust.training.mesh import MEMBER, Placement
-from jaxrobust.training.trainer import Controls, Trainer, TrainState
+from jaxrobust.training.phases import Settings
+from jaxrobust.training.trainer import Trainer, TrainState
 
 __all__ = [
     "Mapping",
@@ -107,11 +108,11 @@ class MemberProgram:
 
     # The pure functions, over all members at once.
 
-    def _begin(self, states: TrainState, epsilons: Any, is_due: Any) -> TrainState:
-        def one(state: TrainState, epsilon: Any, is_due: Any) -> TrainState:
-            return _where(is_due, self.trainer.begin_epoch(state, epsilon), state)
+    def _begin(self, states: TrainState, is_due: Any) -> TrainState:
+        def one(state: TrainState, is_due: Any) -> TrainState:
+            return _where(is_due, self.trainer.begin_epoch(state), state)
 
-        return jax.vmap(one)(states, epsilons, is_due)
+        return jax.vmap(one)(states, is_due)
 
     def _end(self, states: TrainState, is_due: Any) -> tuple[TrainState, Any]:
         def one(state: TrainState, is_due: Any) -> tuple[TrainState, Any]:
@@ -138,20 +139,20 @@ class MemberProgram:
         moved = run(*jax.tree.map(lambda leaf: leaf[0], members))
         return jax.tree.map(lambda leaf: leaf[None], moved)
 
-    def _members(self, states, controls, stop_batches, images, labels) -> TrainState:
-        def run(state: TrainState, controls: Controls, stop_batch: Any) -> TrainState:
-            return self.trainer.run(state, controls, images, labels, stop_batch)
+    def _members(self, states, settings, stop_batches, images, labels) -> TrainState:
+        def run(state: TrainState, settings: Settings, stop_batch: Any) -> TrainState:
+            return self.trainer.run(state, settings, images, labels, stop_batch)
 
-        return self._mapped(run, (states, controls, stop_batches))
+        return self._mapped(run, (states, settings, stop_batches))
 
     def _stretches(
-        self, states, controls, stop_batches, images, labels, first_batches
+        self, states, settings, stop_batches, images, labels, first_batches
     ) -> TrainState:
-        def run(state, controls, stop_batch, images, labels, first_batch) -> TrainState:
+        def run(state, settings, stop_batch, images, labels, first_batch) -> TrainState:
             data = (images, labels, stop_batch, first_batch)
-            return self.trainer.run(state, controls, *data)
+            return self.trainer.run(state, settings, *data)
 
-        members = (states, controls, stop_batches, images, labels, first_batches)
+        members = (states, settings, stop_batches, images, labels, first_batches)
         return self._mapped(run, members)
 
     def _sharded(self, function: Callable[..., TrainState]) -> Callable[..., Any]:
@@ -208,14 +209,10 @@ class MemberProgram:
         ]
         return self.put(everyone)
 
-    def begin_epoch(
-        self, states: TrainState, epsilons: Sequence[float], is_due: Sequence[bool]
-    ) -> TrainState:
+    def begin_epoch(self, states: TrainState, is_due: Sequence[bool]) -> TrainState:
         """The states with an epoch begun for the members that are due."""
-        values = (np.asarray(epsilons, np.float32), np.asarray(is_due))
-        return self._begin_epoch(
-            states, *self.placement.put(values, is_member_axis=True)
-        )
+        due = self.placement.put(np.asarray(is_due), is_member_axis=True)
+        return self._begin_epoch(states, due)
 
     def end_epoch(
         self, states: TrainState, is_due: Sequence[bool]
@@ -229,15 +226,15 @@ class MemberProgram:
         """Counters and sums, on the host."""
         return jax.tree.map(np.asarray, self._summary(states))
 
-    def arguments(self, controls: Sequence[Controls], stops: Sequence[int]) -> Any:
+    def arguments(self, settings: Sequence[Settings], stops: Sequence[int]) -> Any:
         """The numbers of a call of `run`, on the devices."""
-        stacked = jax.tree.map(lambda *each: np.stack(each), *controls)
+        stacked = jax.tree.map(lambda *each: np.stack(each), *settings)
         numbers = (stacked, np.asarray(stops, np.int32))
         return self.placement.put(numbers, is_member_axis=True)
 
-    def compile(self, states: Any, controls: Any, stops: Any, *data: Any) -> Any:
+    def compile(self, states: Any, settings: Any, stops: Any, *data: Any) -> Any:
         """The executable for arguments of this form, or shapes of them."""
-        arguments = (states, controls, stops, *data)
+        arguments = (states, settings, stops, *data)
         leaves, structure = jax.tree.flatten(arguments)
         key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if key not in self._executables:
@@ -245,22 +242,23 @@ class MemberProgram:
             self._executables[key] = jitted.lower(*arguments).compile()
         return self._executables[key]
 
-    def run(self, states: TrainState, controls: Any, stops: Any, *data: Any) -> Any:
+    def run(self, states: TrainState, settings: Any, stops: Any, *data: Any) -> Any:
         """Every member up to its stop batch, or until its loss is not finite.
 
         Args:
             states: stacked; donated.
-            controls: stacked.
+            settings: stacked.
             stops: for each member the batch to stop at.
             *data: images and labels that all members share; or each member's stretch
                 of its epoch, with the batch that it begins with.
         """
-        return self.compile(states, controls, stops, *data)(
-            states, controls, stops, *data
+        return self.compile(states, settings, stops, *data)(
+            states, settings, stops, *data
         )
 
     def shapes(
         self,
+        settings: Settings,
         image_shape: Sequence[int],
         num_examples: int,
         dtype: Any,
@@ -270,6 +268,7 @@ class MemberProgram:
         """The form of the arguments of `run`, without any values.
 
         Args:
+            settings: of any member.
             image_shape: of one image.
             num_examples: that all members share, or of each member's stretch.
             dtype: of the pixels.
@@ -283,12 +282,10 @@ class MemberProgram:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=member)
 
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        state = jax.eval_shape(self.trainer.init, jax.random.key(0), images)
-        zeros = Controls.of(
-            epsilon=0, step_size=0, num_steps=0, learning_rate=0, weight_decay=0
-        )
+        key = jax.random.key(0)
+        state = jax.eval_shape(self.trainer.init, key, images, settings.optimizer)
         stop = jnp.int32(0)
-        members = jax.tree.map(stacked, (state, zeros, stop))
+        members = jax.tree.map(stacked, (state, settings, stop))
         pixels = jax.ShapeDtypeStruct((num_examples, *image_shape), dtype)
         labels = jax.ShapeDtypeStruct((num_examples,), jnp.int32)
         if is_stretch:

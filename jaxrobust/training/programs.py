@@ -1,9 +1,14 @@
 """The compiled programs of a group, and how many members fit into one."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.data import augmentation_of
 from jaxrobust.training.members import (
     MemberProgram,
     mapping_for,
@@ -11,34 +16,34 @@ from jaxrobust.training.members import (
 )
 from jaxrobust.training.memory import device_memory
 from jaxrobust.training.mesh import Placement
+from jaxrobust.training.model import Model
+from jaxrobust.training.named_numbers import words_of
+from jaxrobust.training.objectives import OBJECTIVES, require_objective
 from jaxrobust.training.own import Own, network_for
-from jaxrobust.training.phases import Phase, TrainConfig
+from jaxrobust.training.phases import Phase, Settings, TrainConfig
 from jaxrobust.training.runs import Problem, trainer_for
 
 __all__ = ["Programs"]
 
 
-def _kind(phase: Phase) -> tuple[Any, Any]:
-    """What is left of a phase once all that `Controls` carries is made the same."""
-    return (
-        dataclasses.replace(phase.attack, step_size=1.0, num_steps=None),
-        dataclasses.replace(
-            phase.optimizer,
-            learning_rate=1.0,
-            weight_decay=0.0,
-            milestones=(),
-            decay=1.0,
-        ),
-    )
+def _words(phase: Phase) -> dict[str, Any]:
+    """What is left of a phase without the numbers, which are traced."""
+    settings = phase.at(1, 1)
+    named = zip(settings._fields, settings, strict=True)
+    return {
+        name: word
+        for field, each in named
+        for name, word in words_of(each, field).items()
+    }
 
 
-def _differences(one: Any, other: Any) -> list[str]:
-    names = [field.name for field in dataclasses.fields(one)]
-    return [name for name in names if getattr(one, name) != getattr(other, name)]
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    names = dict.fromkeys([*one, *other])
+    return [name for name in names if one.get(name) != other.get(name)]
 
 
 class Programs:
-    """Makes one program for each kind of phase, and keeps it.
+    """The program of runs that train together, made when it is first needed.
 
     Args:
         configs: of all runs that will use them; one, or several that go together.
@@ -66,9 +71,12 @@ class Programs:
         self.placement = placement
         self.check(configs)
         placement.config.check_batch_size(self.config.batch_size)
+        augmentation = self.config.augmentation
+        if isinstance(augmentation, str):
+            augmentation = augmentation_of(augmentation)
+        self.augmentation = augmentation
         size = placement.config.member
         self.count = -(-count // size) * size
-        self._programs: dict[Any, MemberProgram] = {}
 
     def resized(self, count: int) -> "Programs":
         """The same for another number of members."""
@@ -80,16 +88,14 @@ class Programs:
         Raises:
             ValueError: naming what differs.
         """
-        kind = _kind(self.config.phases[0])
+        words = _words(self.config.phases[0])
         for config in configs:
             same = dataclasses.replace(
                 config, phases=self.config.phases, seed=self.config.seed
             )
-            names = _differences(self.config, same)
-            if len(configs) > 1:
-                for phase in config.phases:
-                    for mine, its in zip(kind, _kind(phase), strict=True):
-                        names += _differences(mine, its)
+            names = _differences(vars(self.config), vars(same))
+            for phase in config.phases if len(configs) > 1 else ():
+                names += _differences(words, _words(phase))
             if names:
                 raise ValueError(
                     f"`members` must share {', '.join(dict.fromkeys(names))}, got "
@@ -97,20 +103,50 @@ class Programs:
                     "sweep for each."
                 )
 
-    def program(self, phase: Phase) -> MemberProgram:
-        """The program of a phase; phases that differ in numbers share it."""
-        kind = _kind(phase)
-        if kind not in self._programs:
-            mesh = self.placement.config
-            model = model_for(self.config.model, mapping_for(self.count // mesh.member))
-            network = network_for(model, self.problem.num_classes, self.own)
-            share = self.placement.share
-            trainer = trainer_for(self.config, phase, network, share=share)
-            self._programs[kind] = MemberProgram(trainer, self.count, self.placement)
-        return self._programs[kind]
+    def require_objectives(self) -> None:
+        """Refuse objectives of a user's own that break the contract.
+
+        Raises:
+            TypeError: for results of another kind.
+            ValueError: for results of another shape.
+        """
+        size = self.config.batch_size
+        images = jax.ShapeDtypeStruct((size, *self.problem.image_shape), jnp.float32)
+        labels = jax.ShapeDtypeStruct((size,), jnp.int32)
+        network = network_for(self.config.model, self.problem.num_classes, self.own)
+        key = jax.random.key(0)
+        for phase in self.config.phases:
+            if type(phase.objective) in OBJECTIVES.values():
+                continue
+
+            def loss_of(
+                key: Any, variables: Any, settings: Settings, images: Any, labels: Any
+            ) -> Any:
+                model = Model(network, variables, self.config.precision)
+                threat, objective, _ = settings
+                return objective(key, model, threat, images, labels)
+
+            variables = jax.eval_shape(network.init, key, images)
+            now = jax.tree.map(lambda values: values[0], phase.at(1, 1))
+            require_objective(loss_of, (key, variables, now, images, labels))
+
+    @cached_property
+    def program(self) -> MemberProgram:
+        """The program; what differs in words is compiled for each of them."""
+        mesh = self.placement.config
+        model = model_for(self.config.model, mapping_for(self.count // mesh.member))
+        network = network_for(model, self.problem.num_classes, self.own)
+        trainer = trainer_for(
+            self.config,
+            network,
+            augmentation=self.augmentation,
+            share=self.placement.share,
+        )
+        return MemberProgram(trainer, self.count, self.placement)
 
     def fitted(
         self,
+        num_batches: int,
         num_examples: int,
         dtype: Any,
         memory_limit: int | None = None,
@@ -120,6 +156,7 @@ class Programs:
         """These programs, or those of as many members as fit into the memory.
 
         Args:
+            num_batches: in an epoch.
             num_examples: that stay on the device, or of each member's stretch.
             dtype: of their pixels.
             memory_limit: bytes of a device; None for what is free.
@@ -132,11 +169,14 @@ class Programs:
             ValueError: if not even one member for each device fits.
         """
         limit = device_memory() if memory_limit is None else memory_limit
-        program = self.program(self.config.phases[0])
-        shapes = program.shapes(
-            self.problem.image_shape, num_examples, dtype, is_stretch=is_stretch
+        shapes = self.program.shapes(
+            self.config.phases[0].at(1, num_batches),
+            self.problem.image_shape,
+            num_examples,
+            dtype,
+            is_stretch=is_stretch,
         )
-        needed = program.memory(shapes)
+        needed = self.program.memory(shapes)
         if limit is None or needed is None or sum(needed) <= limit:
             return self, None
         own, shared = needed

@@ -7,7 +7,7 @@
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,13 +21,15 @@ from jaxrobust.keeping import claimed, difference, read_json, versions, write_js
 from jaxrobust.keeping.claims import LOCK
 from jaxrobust.keeping.writing import PART
 from jaxrobust.networks import GIVEN, ModelConfig, Network, Variables
-from jaxrobust.references import Reference, resolve
+from jaxrobust.references import Reference, is_reference, resolve
 from jaxrobust.training.checkpoints import CheckpointError, Checkpoints
 from jaxrobust.training.config_json import config_from_json, config_to_json
+from jaxrobust.training.model import bind
+from jaxrobust.training.older import renewed
 from jaxrobust.training.own import CodeWarning, Own, network_for, own_network
-from jaxrobust.training.phases import Phase, TrainConfig
+from jaxrobust.training.phases import TrainConfig
 from jaxrobust.training.together import failing_together
-from jaxrobust.training.trainer import Trainer, TrainState, bind, make_trainer
+from jaxrobust.training.trainer import Trainer, TrainState, make_trainer
 from jaxrobust.types import LogitsFn
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "read_description",
     "read_record",
     "read_run",
+    "refuse_own_optimizer",
     "settings_difference",
     "shape_difference",
     "template_for",
@@ -126,16 +129,11 @@ class Run(NamedTuple):
         return bind(self.network, self.weights)
 
 
-def trainer_for(
-    config: TrainConfig, phase: Phase, network: Network, **options: Any
-) -> Trainer:
-    """The trainer of a phase of a run."""
+def trainer_for(config: TrainConfig, network: Network, **options: Any) -> Trainer:
+    """The trainer of a run."""
     return make_trainer(
         network,
-        attack=phase.attack,
-        optimizer=phase.optimizer,
         batch_size=config.batch_size,
-        augment=config.augment,
         precision=config.precision,
         **options,
     )
@@ -166,12 +164,13 @@ def template_for(
 ) -> Callable[[dict[str, Any]], TrainState]:
     """The form of a run's state at a given progress, as arrays without values."""
     images = jax.ShapeDtypeStruct((1, *problem.image_shape), jnp.float32)
+    trainer = trainer_for(config, network)
 
     def like(progress: dict[str, Any]) -> TrainState:
         _check_progress(config, progress)
         index = min(progress["phase"], len(config.phases) - 1)
-        trainer = trainer_for(config, config.phases[index], network)
-        return jax.eval_shape(trainer.init, jax.random.key(0), images)
+        optimizer = config.phases[index].optimizer.at(1)
+        return jax.eval_shape(trainer.init, jax.random.key(0), images, optimizer)
 
     return like
 
@@ -199,7 +198,7 @@ def read_description(directory: Path) -> Described:
         )
     record = read_record(path)
     try:
-        config = config_from_json(TrainConfig, record["config"])
+        config = config_from_json(TrainConfig, renewed(record["config"]))
         problem = record["problem"]
         shape = tuple(problem["image_shape"])
         data = record.get("data")
@@ -441,6 +440,31 @@ def trusted(
     return resolve(model.name, what="model")
 
 
+def refuse_own_optimizer(
+    directory: Path, config: TrainConfig, known: Collection[str] = ()
+) -> None:
+    """Refuse to import an optimizer only since a run names it.
+
+    Its code is needed for the form of its state.
+
+    Args:
+        directory: of the run.
+        config: of the run.
+        known: names of optimizers that the caller has asked for.
+
+    Raises:
+        RunError: if it names another one that is code outside jaxrobust.
+    """
+    for phase in config.phases:
+        name = phase.optimizer.name
+        if is_reference(name) and name not in known:
+            raise RunError(
+                f"`trust_code` must be on for the run in {str(directory)!r}, whose "
+                f"optimizer is code outside jaxrobust, {name!r}; say that what the run "
+                "names may be run (trust_code=True, or --trust-code)."
+            )
+
+
 def load_run(
     directory: Path | str, *, network: Any = None, trust_code: bool = False
 ) -> Run:
@@ -450,8 +474,8 @@ def load_run(
         directory: of the run.
         network: the network of a run that is not of the catalogue, as a value (see
             `as_network`), or named `path/to/file.py:NAME` or `package.module:NAME`.
-        trust_code: import what the run names as its network. Say so only of runs whose
-            origin is known: importing runs the code.
+        trust_code: import what the run names as its network and its optimizer. Say so
+            only of runs whose origin is known: importing runs the code.
 
     Raises:
         RunError: if there is no such run, or no checkpoint of it can be used; if its
@@ -461,6 +485,8 @@ def load_run(
     directory = Path(directory)
     config, problem, trained_on, recorded = read_description(directory)
     source = trusted(directory, config.model, network, trust_code)
+    if not trust_code:
+        refuse_own_optimizer(directory, config)
     own = own_network(source, problem.image_shape, problem.num_classes)
     _check_network(directory, recorded, own)
     network = network_for(config.model, problem.num_classes, own)

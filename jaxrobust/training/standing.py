@@ -11,21 +11,22 @@ import jax.numpy as jnp
 from jaxrobust.keeping import versions
 from jaxrobust.networks import Network
 from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.objectives import attack_numbers
 from jaxrobust.training.own import Own, network_for
-from jaxrobust.training.phases import AttackConfig, OptimizerConfig, Phase, TrainConfig
+from jaxrobust.training.phases import Phase, Settings, TrainConfig
 from jaxrobust.training.runs import (
     Problem,
     RunError,
     load_run,
     read_run,
+    refuse_own_optimizer,
     shape_difference,
-    trainer_for,
 )
-from jaxrobust.training.trainer import Controls, TrainState, Weights, make_trainer
+from jaxrobust.training.trainer import TrainState, Weights, make_trainer
 
 __all__ = ["Standing", "fresh_state"]
 
-Change = Callable[[TrainState, Network], TrainState]
+Change = Callable[[TrainState], TrainState]
 
 
 class Standing:
@@ -88,19 +89,14 @@ class Standing:
             "epoch": len(self.records) + 1,
             "phase_epoch": epoch,
             "epsilon": epsilon,
-            "step_size": phase.attack.step_size,
-            "num_steps": phase.attack.num_steps_at(epsilon),
+            **attack_numbers(phase.objective, epsilon),
             "learning_rate": phase.optimizer.learning_rate_at(epoch),
         }
 
-    def controls(self) -> Controls:
-        """Numbers of the epoch under way, for the device."""
-        numbers = self.numbers()
-        chosen = ("epsilon", "step_size", "num_steps", "learning_rate")
-        decay = self.config.phases[self.phase].optimizer.weight_decay
-        return Controls.of(
-            **{name: numbers[name] for name in chosen}, weight_decay=decay
-        )
+    def settings(self) -> Settings:
+        """What the steps of the epoch under way do, for the device."""
+        phase = self.config.phases[self.phase]
+        return phase.at(self.phase_epoch + 1, self.num_batches)
 
     def _phase_losses(self) -> list[float]:
         count = self.phase_epoch
@@ -135,10 +131,10 @@ class Standing:
         self.phase, self.phase_epoch = self.phase + 1, 0
         following = None if self.is_complete() else self.config.phases[self.phase]
 
-        def change(state: TrainState, network: Network) -> TrainState:
+        def change(state: TrainState) -> TrainState:
             weights = state.epoch_weights if is_jump else state.weights
             if following is not None:
-                return enter_phase(self.config, following, network, state, weights)
+                return enter_phase(following, state, weights)
             return state._replace(weights=weights)
 
         return change
@@ -154,19 +150,13 @@ def _refuse_difference(name: str, source: Any, target: Any) -> None:
         )
 
 
-def enter_phase(
-    config: TrainConfig,
-    phase: Phase,
-    network: Network,
-    state: TrainState,
-    source: Weights,
-) -> TrainState:
+def enter_phase(phase: Phase, state: TrainState, source: Weights) -> TrainState:
     """The state at the start of a phase, from the weights that came before."""
-    trainer = trainer_for(config, phase, network)
+    begin = phase.optimizer.build().init
     if phase.carry == "weights":
-        kept = trainer.init_optimizer(source.params)
+        kept = begin(source.params)
     else:
-        fresh = jax.eval_shape(trainer.init_optimizer, source.params)
+        fresh = jax.eval_shape(begin, source.params)
         _refuse_difference("optimizer state", source.opt_state, fresh)
         kept = source.opt_state
     weights = source._replace(opt_state=kept)
@@ -174,13 +164,9 @@ def enter_phase(
 
 
 @functools.lru_cache(maxsize=16)
-def _initializer(
-    network: Network, optimizer: OptimizerConfig
-) -> Callable[..., TrainState]:
+def _initializer(network: Network) -> Callable[..., TrainState]:
     """Compiled once for all members that differ in their seeds only."""
-    attack = AttackConfig()
-    trainer = make_trainer(network, attack=attack, optimizer=optimizer, batch_size=1)
-    return jax.jit(trainer.init)
+    return jax.jit(make_trainer(network, batch_size=1).init)
 
 
 def fresh_state(
@@ -197,17 +183,22 @@ def fresh_state(
     phase = config.phases[0]
     images = jnp.zeros((1, *problem.image_shape), jnp.float32)
     network = network_for(config.model, problem.num_classes, own)
-    state = _initializer(network, phase.optimizer)(jax.random.key(config.seed), images)
+    key = jax.random.key(config.seed)
+    state = _initializer(network)(key, images, phase.optimizer.at(1))
     if phase.start_from is None:
         return state
-    is_own = not read_run(Path(phase.start_from))[0].model.is_known
-    run = load_run(phase.start_from, network=network if is_own else None)
+    source = Path(phase.start_from)
+    described, _ = read_run(source)
+    names = [each.optimizer.name for each in config.phases]
+    refuse_own_optimizer(source, described, names)
+    is_own = not described.model.is_known
+    run = load_run(source, network=network if is_own else None, trust_code=True)
     if not run.is_complete:
         tell(
             f"note: {phase.start_from} is not finished; starting from its state "
             f"after {len(run.records)} epochs"
         )
-    source = run.state.weights
-    _refuse_difference("parameters", source.params, state.weights.params)
-    _refuse_difference("state of the network", source.state, state.weights.state)
-    return enter_phase(config, phase, network, state, source)
+    weights = run.state.weights
+    _refuse_difference("parameters", weights.params, state.weights.params)
+    _refuse_difference("state of the network", weights.state, state.weights.state)
+    return enter_phase(phase, state, weights)

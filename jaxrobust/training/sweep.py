@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +24,7 @@ from jaxrobust.training.examples import load_training_data, problem_of, trained_
 from jaxrobust.training.feeding import stretch_for
 from jaxrobust.training.loop import require_same_job, starting, train_group
 from jaxrobust.training.mesh import Placement
+from jaxrobust.training.named_numbers import with_number
 from jaxrobust.training.own import Own, handed_over, own_network
 from jaxrobust.training.phases import Carry, Phase, TrainConfig
 from jaxrobust.training.programs import Programs
@@ -121,46 +122,40 @@ class Member:
 
 
 class _Values(NamedTuple):
-    """What distinguishes a member; None where the base decides."""
+    """What distinguishes a member; None where the base decides.
+
+    Attributes:
+        epsilon: radius of the last phase.
+        seed: of everything random.
+        start_from: a run.
+        numbers: by name, in every phase.
+    """
 
     epsilon: float | None = None
     seed: int | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    step_size: float | None = None
-    num_steps: int | None = None
     start_from: str | None = None
+    numbers: tuple[tuple[str, float], ...] = ()
 
     def apply(self, base: TrainConfig) -> TrainConfig:
-        """The base with these values in every phase; the radius in the last one."""
+        """The base with these values."""
 
         def changed(phase: Phase, is_first: bool, is_last: bool) -> Phase:
-            attack = {"step_size": self.step_size, "num_steps": self.num_steps}
-            rule = {
-                "learning_rate": self.learning_rate,
-                "weight_decay": self.weight_decay,
-            }
-            fields: dict[str, Any] = {
-                "attack": dataclasses.replace(phase.attack, **_given(attack)),
-                "optimizer": dataclasses.replace(phase.optimizer, **_given(rule)),
-            }
+            for name, value in self.numbers:
+                phase = with_number(phase, name, value)
             if is_last and self.epsilon is not None:
                 end = dataclasses.replace(phase.epsilon, end=self.epsilon)
-                fields["epsilon"] = end
+                phase = dataclasses.replace(phase, epsilon=end)
             if is_first and self.start_from is not None:
-                fields["start_from"] = self.start_from
-            return dataclasses.replace(phase, **fields)
+                phase = dataclasses.replace(phase, start_from=self.start_from)
+            return phase
 
         last = len(base.phases) - 1
         phases = tuple(
             changed(phase, index == 0, index == last)
             for index, phase in enumerate(base.phases)
         )
-        return dataclasses.replace(base, phases=phases, **_given({"seed": self.seed}))
-
-
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+        seed = base.seed if self.seed is None else self.seed
+        return dataclasses.replace(base, phases=phases, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -180,14 +175,9 @@ class SweepConfig:
     """Radii of the last phase, in units of [0, 1] pixels."""
     seed: tuple[int, ...] = ()
     """Seeds of everything random."""
-    learning_rate: tuple[float, ...] = ()
-    """Learning rates."""
-    weight_decay: tuple[float, ...] = ()
-    """L2 terms."""
-    step_size: tuple[float, ...] = ()
-    """Steps of the training attack, in units of [0, 1] pixels."""
-    num_steps: tuple[int, ...] = ()
-    """Numbers of steps of the training attack."""
+    over: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
+    """Values of any numbers of a phase, by name: `optimizer.learning_rate`,
+    `objective.attack.step_size`, `objective.beta`."""
     start_from: tuple[str, ...] = ()
     """Directories of runs to start from."""
     warm_start: WarmStart = WarmStart()
@@ -200,9 +190,14 @@ class SweepConfig:
             )
         self.members()
 
+    def _columns(self) -> dict[str, Sequence[Any]]:
+        """The lists that were given, by name."""
+        own = {name: getattr(self, name) for name in ("epsilon", "seed", "start_from")}
+        columns = {**own, **self.over}
+        return {name: values for name, values in columns.items() if values}
+
     def _rows(self) -> list[_Values]:
-        columns = {name: getattr(self, name) for name in _Values._fields}
-        columns = {name: values for name, values in columns.items() if values}
+        columns = self._columns()
         if self.mode == "grid":
             rows = itertools.product(*columns.values())
         else:
@@ -213,21 +208,31 @@ class SweepConfig:
                         f"`{name}` must have 1 or {longest} values, as the longest "
                         f"list has, got {len(values)}; or use the mode grid."
                     )
-            wide = [values * (longest // len(values)) for values in columns.values()]
+            wide = [
+                tuple(values) * (longest // len(values)) for values in columns.values()
+            ]
             rows = zip(*wide, strict=True) if wide else [()]
-        return [_Values(**dict(zip(columns, row, strict=True))) for row in rows]
+        return [self._values(dict(zip(columns, row, strict=True))) for row in rows]
+
+    def _values(self, row: dict[str, Any]) -> _Values:
+        numbers = tuple((name, row.pop(name)) for name in self.over if name in row)
+        return _Values(**row, numbers=numbers)
 
     def _name(self, values: _Values) -> str:
-        def shown(name: str, value: Any) -> str:
-            if name == "start_from":
-                return f"from{self.start_from.index(value)}"
-            return f"{name}{value:g}"
-
-        parts = [
-            shown(name, value)
-            for name, value in values._asdict().items()
-            if len(getattr(self, name)) > 1 or (name == "epsilon" and value is not None)
-        ]
+        columns = self._columns()
+        parts = []
+        if values.epsilon is not None:
+            parts.append(f"epsilon{values.epsilon:g}")
+        if len(columns.get("seed", ())) > 1:
+            parts.append(f"seed{values.seed}")
+        lasts = [name.rpartition(".")[2] for name in self.over]
+        for name, value in values.numbers:
+            last = name.rpartition(".")[2]
+            if len(columns[name]) > 1:
+                # In short, unless two of them are then the same.
+                parts.append(f"{last if lasts.count(last) == 1 else name}{value:g}")
+        if len(self.start_from) > 1 and values.start_from is not None:
+            parts.append(f"from{self.start_from.index(values.start_from)}")
         return "-".join(parts) or "member"
 
     def members(self) -> tuple[Member, ...]:
@@ -436,7 +441,8 @@ def _known(directory: Path, own: Own | None) -> Run | str | None:
     with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
         if not checkpoints.steps():
             return None
-    run = load_run(directory, network=own and own.network)
+    # What it names is what the caller has named.
+    run = load_run(directory, network=own and own.network, trust_code=True)
     return run if run.is_complete else None
 
 
@@ -555,6 +561,7 @@ def sweep(
         with starting(stop):
             every = Programs(configs, problem, placement, widest, own)
             programs, told = every.fitted(
+                len(dataset.labels) // batch_size,
                 len(dataset.labels) if stretch is None else stretch * batch_size,
                 dataset.images.dtype,
                 memory_limit,

@@ -341,3 +341,19 @@ def test_an_auditor_in_float64_finds_no_image_outside(
     norm = np.linalg.norm(difference.reshape(16, -1), order, axis=1)
     assert np.all(norm <= epsilon)
     np.testing.assert_allclose(norm, epsilon, rtol=1e-5)
+
+
+@pytest.mark.parametrize("threat", [LinfBall(0.1), L2Ball(0.1)])
+def test_an_attack_starts_at_given_images_moved_into_the_ball(threat):
+    rng = np.random.default_rng(0)
+    net = LinearNet(rng)
+    center = jnp.asarray(rng.uniform(size=(5, 6, 6, 1)), "float32")
+    labels = jnp.asarray(rng.integers(0, 4, 5))
+    near, far = center.at[:, 0].set(center[:, 0] * 0.99), 1 - center
+    for start, expected in ((near, near), (far, threat.project(far, center))):
+        attack = pgd(threat, step_size=0.1, num_steps=0, start=start)
+        found = attack(jax.random.key(0), net.logits_fn, center, labels)
+        np.testing.assert_allclose(found.images, expected, atol=1e-6)
+        moved = pgd(threat, step_size=0.01, num_steps=1, start=start)
+        found = moved(jax.random.key(0), net.logits_fn, center, labels)
+        assert not np.allclose(found.images, expected, atol=1e-4)

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.data import DataError, as_float, load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.networks import ModelConfig
-from jaxrobust.training import AttackConfig, TrainConfig, adversarial, train
+from jaxrobust.training import TrainConfig, adversarial, train
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -28,7 +29,7 @@ def test_robust_accuracy_on_mnist_agrees_with_foolbox(tmp_path):
         dataset="mnist",
         train_size=4000,
         model=ModelConfig(name="lenet", widen_factor=0.125),
-        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
+        phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
     )
     model = train(config, tmp_path / "run")
     settings = EvaluationConfig(

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.cli import main
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
@@ -20,9 +21,8 @@ from jaxrobust.interop import export_model, load_exported
 from jaxrobust.networks import ModelConfig, as_network
 from jaxrobust.references import resolve
 from jaxrobust.training import (
-    AttackConfig,
+    Adversarial,
     CodeWarning,
-    Controls,
     Interrupted,
     NullReporter,
     OptimizerConfig,
@@ -43,7 +43,7 @@ from jaxrobust.training.runs import trainer_for
 
 HERE = Path(__file__).parent
 NAMES = ("linen", "nnx", "equinox", "pair")
-ATTACK = AttackConfig(step_size=0.05)
+ATTACK = PGD(step_size=0.05)
 # Not Adam, which makes steps of the same length of gradients that are but roundings.
 RULE = OptimizerConfig(name="sgd", learning_rate=0.05)
 PHASE = adversarial(0.05, 2, attack=ATTACK, optimizer=RULE)
@@ -166,14 +166,11 @@ def test_a_sweep_trains_its_members_as_if_alone(
 @pytest.mark.parametrize("name", NAMES)
 def test_in_half_precision_its_weights_and_state_keep_their_types(name, digits):
     network = as_network(value_of(name), 10)
-    attack = dataclasses.replace(ATTACK, batch_norm="train")
-    phase = dataclasses.replace(PHASE, attack=attack)
+    objective = Adversarial(attack=ATTACK, batch_norm="train")
+    numbers = dataclasses.replace(PHASE, objective=objective).at(1, 3)
     config = dataclasses.replace(CONFIG, precision="bfloat16")
-    trainer = trainer_for(config, phase, network)
-    before = jax.eval_shape(trainer.init, jax.random.key(0), digits.images)
-    numbers = Controls.of(
-        epsilon=0.1, step_size=0.1, num_steps=2, learning_rate=0.1, weight_decay=0
-    )
+    trainer = trainer_for(config, network)
+    before = jax.eval_shape(trainer.init, jax.random.key(0), digits.images, RULE)
     arrays = (digits.images, digits.labels, 1)
     after = jax.eval_shape(trainer.run, before, numbers, *arrays)
     chex.assert_trees_all_equal_shapes_and_dtypes(after.weights, before.weights)

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset, load_arrays, subset
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
-    AttackConfig,
     TrainConfig,
     adversarial,
     extended,
@@ -17,7 +17,7 @@ from jaxrobust.training import (
     train,
 )
 
-ATTACK = AttackConfig(step_size=0.05)
+ATTACK = PGD(step_size=0.05)
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +33,7 @@ def tiny() -> TrainConfig:
         model=ModelConfig(name="linear"),
         batch_size=32,
         phases=(
-            standard(2, attack=ATTACK),
+            standard(2),
             adversarial(0.05, 2, attack=ATTACK),
             extended(0.1, 2, attack=ATTACK),
         ),

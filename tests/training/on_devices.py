@@ -20,15 +20,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from jaxrobust.data import Dataset
+from jaxrobust.attacks import PGD
+from jaxrobust.data import Dataset, PadCropFlip
 from jaxrobust.networks import Linear, ModelConfig, as_network
 from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import (
-    AttackConfig,
-    Controls,
     MeshConfig,
     OptimizerConfig,
     Placement,
+    Settings,
     SweepConfig,
     TrainConfig,
     adversarial,
@@ -41,9 +41,12 @@ BATCH = 16
 rng = np.random.default_rng(0)
 IMAGES = rng.uniform(0.2, 0.8, size=(64, 6, 6, 3)).astype(np.float32)
 LABELS = rng.integers(0, 3, size=64).astype(np.int32)
-CONTROLS = Controls.of(
-    epsilon=0.1, step_size=0.04, num_steps=4, learning_rate=0.05, weight_decay=1e-3
-)
+OPTIMIZER = OptimizerConfig(name="sgd", learning_rate=0.05, weight_decay=1e-3)
+
+
+def steps(num_steps: int) -> Settings:
+    attack = PGD(step_size=0.04, num_steps=num_steps)
+    return adversarial(0.1, 1, attack=attack, optimizer=OPTIMIZER).at(1, 4)
 
 
 def network_of(kind: str) -> nn.Module:
@@ -57,10 +60,8 @@ def network_of(kind: str) -> nn.Module:
 def trainer_of(kind: str, **options):
     return make_trainer(
         as_network(network_of(kind), 3),
-        attack=AttackConfig(),
-        optimizer=OptimizerConfig(name="sgd", learning_rate=0.05),
         batch_size=BATCH,
-        augment=kind == "resnet",
+        augmentation=PadCropFlip() if kind == "resnet" else None,
         **options,
     )
 
@@ -72,7 +73,9 @@ def program_of(kind: str, member: int, data: int, count: int):
 
 def start(kind: str, count: int) -> list:
     trainer = trainer_of(kind)
-    return [trainer.init(jax.random.key(seed), IMAGES) for seed in range(count)]
+    return [
+        trainer.init(jax.random.key(seed), IMAGES, OPTIMIZER) for seed in range(count)
+    ]
 
 
 def flat(weights) -> np.ndarray:
@@ -84,11 +87,9 @@ def trained(kind: str, member: int, data: int, count: int = 4) -> np.ndarray:
     program = program_of(kind, member, data, count)
     states = program.put(start(kind, count))
     data_arrays = program.placement.put((IMAGES, LABELS), is_member_axis=False)
-    states = program.begin_epoch(states, [0.1] * count, [True] * count)
-    controls = [CONTROLS._replace(num_steps=jnp.int32(2 + i)) for i in range(count)]
-    states = program.run(
-        states, *program.arguments(controls, [4] * count), *data_arrays
-    )
+    states = program.begin_epoch(states, [True] * count)
+    numbers = [steps(2 + i) for i in range(count)]
+    states = program.run(states, *program.arguments(numbers, [4] * count), *data_arrays)
     return np.stack(
         [flat(program.take(states, i).weights.variables) for i in range(count)]
     )
@@ -97,7 +98,7 @@ def trained(kind: str, member: int, data: int, count: int = 4) -> np.ndarray:
 def collectives(kind: str, member: int, data: int) -> list[tuple[str, str]]:
     """Kind and scope of the collectives in the compiled training program."""
     program = program_of(kind, member, data, 8)
-    executable = program.compile(*program.shapes((6, 6, 3), 64, np.float32))
+    executable = program.compile(*program.shapes(steps(4), (6, 6, 3), 64, np.float32))
     names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     pattern = rf".* ({names})(?:-start)?\(.*"
     found = []
@@ -113,14 +114,14 @@ def by_pmap(kind: str, count: int) -> np.ndarray:
     trainer = trainer_of(kind)
     members = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
-        *[trainer.begin_epoch(state, CONTROLS.epsilon) for state in start(kind, count)],
+        *[trainer.begin_epoch(state) for state in start(kind, count)],
     )
-    controls = jax.tree.map(
+    numbers = jax.tree.map(
         lambda *leaves: jnp.stack(leaves),
-        *[CONTROLS._replace(num_steps=jnp.int32(2 + i)) for i in range(count)],
+        *[steps(2 + i) for i in range(count)],
     )
     run = jax.pmap(trainer.run, in_axes=(0, 0, None, None, None))
-    states = run(members, controls, IMAGES, LABELS, jnp.int32(4))
+    states = run(members, numbers, IMAGES, LABELS, jnp.int32(4))
     one = [jax.tree.map(lambda leaf, i=i: leaf[i], states) for i in range(count)]
     return np.stack([flat(state.weights.variables) for state in one])
 
@@ -136,7 +137,7 @@ def swept(directory: str, member: int, data: int) -> np.ndarray:
     base = TrainConfig(
         model=ModelConfig(name="linear"),
         batch_size=BATCH,
-        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
+        phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
     )
     found = sweep(
         SweepConfig(base=base, epsilon=(0.05, 0.1, 0.2)),

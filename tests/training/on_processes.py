@@ -15,9 +15,9 @@ def main(
     member: str, data: str, directory: str, number: str = "0", when: str = "slice"
 ) -> int:
     hosts.initialize()
+    from jaxrobust.attacks import PGD
     from jaxrobust.networks import ModelConfig
     from jaxrobust.training import (
-        AttackConfig,
         Interrupted,
         LineReporter,
         MeshConfig,
@@ -55,7 +55,7 @@ def main(
         train_size=96,
         model=ModelConfig(name="linear"),
         batch_size=32,
-        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
+        phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
     )
     config = SweepConfig(
         base=base,

@@ -12,10 +12,10 @@ from jaxrobust import hosts
 
 def main(directory: Path, used: Path) -> int:
     hosts.initialize()
+    from jaxrobust.attacks import PGD
     from jaxrobust.data import load_arrays, subset
     from jaxrobust.networks import ModelConfig
     from jaxrobust.training import (
-        AttackConfig,
         MeshConfig,
         Placement,
         SweepConfig,
@@ -32,7 +32,7 @@ def main(directory: Path, used: Path) -> int:
             train_size=96,
             model=ModelConfig(name="linear"),
             batch_size=32,
-            phases=(adversarial(epsilon, 1, attack=AttackConfig(step_size=0.05)),),
+            phases=(adversarial(epsilon, 1, attack=PGD(step_size=0.05)),),
         )
 
     digits = subset(load_arrays("digits", "train"), 96)

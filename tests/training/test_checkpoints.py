@@ -16,7 +16,6 @@ import pytest
 
 from jaxrobust.networks import Linear, as_network
 from jaxrobust.training import (
-    AttackConfig,
     CheckpointError,
     Checkpoints,
     CheckpointWarning,
@@ -31,11 +30,9 @@ IMAGES = jnp.zeros((1, 4, 4, 1))
 def new_state(step=0):
     trainer = make_trainer(
         as_network(Linear(3), 3),
-        attack=AttackConfig(),
-        optimizer=OptimizerConfig(),
         batch_size=2,
     )
-    state = trainer.init(jax.random.key(7), IMAGES)
+    state = trainer.init(jax.random.key(7), IMAGES, OptimizerConfig())
     noise = jax.random.normal(jax.random.key(step), (16, 3))
     params = {"head": {"kernel": noise, "bias": jnp.arange(3.0) / 7}}
     weights = state.weights._replace(params=params)
@@ -303,6 +300,18 @@ def test_a_checkpoint_removed_while_it_is_read_gives_way_to_a_newer_one(tmp_path
     finally:
         writer.kill()
         writer.communicate()
+
+
+def test_a_list_that_has_neither_the_old_nor_the_new_is_made_again(saved, monkeypatch):
+    with Checkpoints(saved, is_read_only=True) as checkpoints:
+        manager = checkpoints._manager
+        every, reload, is_stale = manager.all_steps, manager.reload, [True]
+        monkeypatch.setattr(
+            manager, "all_steps", lambda *_: [] if is_stale else every()
+        )
+        monkeypatch.setattr(manager, "reload", lambda: (is_stale.clear(), reload()))
+        state, _ = checkpoints.restore_newest(like)
+        assert int(state.step) == checkpoints.steps()[0]
 
 
 SAVE_UNDER_A_LIMIT = """

@@ -24,6 +24,19 @@ class FirstWeights(NamedTuple):
     opt_state: Any
 
 
+class FirstState(NamedTuple):
+    """What else they held: a radius that nothing read."""
+
+    step: Any
+    epoch: Any
+    batch: Any
+    weights: FirstWeights
+    epoch_weights: FirstWeights
+    key: Any
+    epsilon: Any
+    metrics: Any
+
+
 def in_first_form(directory, target, *, is_damaged=False):
     """A copy of a run whose checkpoint is what jaxrobust 0.1 wrote at first."""
     shutil.copytree(directory, target, ignore=shutil.ignore_patterns("checkpoints"))
@@ -38,8 +51,10 @@ def in_first_form(directory, target, *, is_damaged=False):
         FirstWeights(each.params, each.state.get("batch_stats", {}), each.opt_state)
         for each in (state.weights, state.epoch_weights)
     ]
-    state = state._replace(
-        weights=old[0], epoch_weights=old[1], key=jax.random.key_data(state.key)
+    state = FirstState(
+        **state._asdict()
+        | {"weights": old[0], "epoch_weights": old[1]}
+        | {"key": jax.random.key_data(state.key), "epsilon": np.float32(0.1)}
     )
     arrays = jax.tree.map(np.asarray, state)
     sums = {
@@ -60,7 +75,7 @@ def in_first_form(directory, target, *, is_damaged=False):
 def normalized(tiny, digits, tmp_path_factory):
     """A run of two epochs with batch normalization."""
     model = ModelConfig(name="resnet18", widen_factor=1 / 64)
-    phases = (standard(2, attack=tiny.phases[0].attack),)
+    phases = (standard(2),)
     config = dataclasses.replace(tiny, model=model, phases=phases)
     return train(config, tmp_path_factory.mktemp("bn") / "run", dataset=digits)
 

@@ -71,7 +71,8 @@ def test_a_run_goes_through_its_phases(trained):
     assert radii == [0.0, 0.0, 0.05, 0.05, 0.1, 0.1]
     names = [record["phase"] for record in trained.records]
     assert names == ["standard"] * 2 + ["adversarial"] * 2 + ["extended"] * 2
-    assert [record["num_steps"] for record in trained.records] == [0, 0, 2, 2, 5, 5]
+    steps = [record.get("num_steps") for record in trained.records]
+    assert steps == [None, None, 2, 2, 5, 5]
     assert int(trained.state.step) == 18 and int(trained.state.epoch) == 6
     assert losses(trained)[1] < losses(trained)[0]
 
@@ -94,7 +95,9 @@ def test_a_run_is_loaded_as_it_was_left(trained):
     np.testing.assert_array_equal(loaded.logits_fn(images), trained.logits_fn(images))
 
 
-def test_all_phases_share_one_compiled_program(tiny, digits, tmp_path, monkeypatch):
+def test_phases_that_differ_in_numbers_share_one_compiled_program(
+    tiny, digits, tmp_path, monkeypatch
+):
     make = programs_module.trainer_for
 
     def counted(*arguments, **sharing):
@@ -109,8 +112,8 @@ def test_all_phases_share_one_compiled_program(tiny, digits, tmp_path, monkeypat
         epsilon=dataclasses.replace(tiny.phases[1].epsilon, kind="iterative"),
         optimizer=OptimizerConfig(learning_rate=0.1, milestones=(1,)),
     )
-    config = dataclasses.replace(tiny, phases=(*tiny.phases, iat))
-    assert len(train(config, tmp_path / "run", dataset=digits).records) == 8
+    config = dataclasses.replace(tiny, phases=(*tiny.phases[1:], iat))
+    assert len(train(config, tmp_path / "run", dataset=digits).records) == 6
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -1,13 +1,15 @@
 import json
 
+import jax
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.keeping import difference
 from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import L2Ball, LinfBall
 from jaxrobust.training import (
-    AttackConfig,
+    Adversarial,
     EpsilonSchedule,
     JumpRule,
     OptimizerConfig,
@@ -57,14 +59,53 @@ def test_learning_rate_falls_after_each_milestone():
 
 
 def test_attack_steps_follow_the_radius_unless_given():
-    assert AttackConfig(step_size=0.01).num_steps_at(0.18) == 45
-    assert AttackConfig(step_size=0.01, num_steps=40).num_steps_at(0.3) == 40
-    assert AttackConfig(num_steps=40).num_steps_at(0.0) == 0
+    assert PGD(step_size=0.01).num_steps_at(0.18) == 45
+    assert PGD(step_size=0.01, num_steps=40).num_steps_at(0.3) == 40
+    assert PGD(num_steps=40).num_steps_at(0.0) == 0
 
 
 def test_the_threat_of_a_configuration():
-    assert AttackConfig().threat(0.1) == LinfBall(0.1)
-    assert AttackConfig(norm="l2", is_bounded=False).threat(0.1) == L2Ball(0.1, None)
+    (radius,) = (adversarial(0.1, 1).at(1, 1).threat.epsilon,)
+    assert radius == np.float32(0.1)
+    threat = adversarial(0.1, 1, norm="l2", is_bounded=False).at(1, 1).threat
+    assert isinstance(threat, L2Ball) and threat.bounds is None
+    assert isinstance(adversarial(0.1, 1).at(1, 1).threat, LinfBall)
+
+
+def test_the_settings_of_a_step_are_numbers_for_every_batch():
+    attack = PGD(step_size=0.01)
+    rule = OptimizerConfig(learning_rate=0.1, milestones=(1,), weight_decay=0.5)
+    phase = iterative(0.4, attack=attack, optimizer=rule)
+    threat, objective, optimizer = phase.at(18, 3)
+    np.testing.assert_array_equal(threat.epsilon, np.full(3, 0.18, np.float32))
+    # 2.5 * .18 / .01, which is 44.999... in floats.
+    np.testing.assert_array_equal(objective.attack.num_steps, np.full(3, 45))
+    np.testing.assert_array_equal(optimizer.learning_rate, np.full(3, 0.01, np.float32))
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(phase.at(18, 3))} == {
+        "int32",
+        "float32",
+    }
+
+
+def test_phases_that_differ_in_numbers_only_have_one_structure():
+    def structure(phase):
+        return jax.tree.structure(phase.at(1, 2))
+
+    first = structure(adversarial(0.3, 2))
+    rule = OptimizerConfig(learning_rate=0.1, milestones=(3,), momentum=0.5)
+    attack = PGD(step_size=0.2, num_steps=7)
+    alike = iterative(0.4, attack=attack, optimizer=rule)
+    assert structure(alike) == first
+    for other in (
+        standard(1),
+        adversarial(0.3, 2, norm="l2"),
+        adversarial(0.3, 2, is_bounded=False),
+        adversarial(0.3, 2, attack=PGD(keep="best")),
+        adversarial(0.3, 2, objective=Adversarial(batch_norm="train")),
+        adversarial(0.3, 2, optimizer=OptimizerConfig(name="sgd")),
+        adversarial(0.3, 2, optimizer=OptimizerConfig(clip_norm=1.0)),
+    ):
+        assert structure(other) != first
 
 
 def test_recipes_differ_in_schedule_and_carry_over():
@@ -108,17 +149,31 @@ class TestJumpRule:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: AttackConfig(norm="l7"), "`norm` must be one of linf, l2"),
-        (lambda: AttackConfig(step_size=0), "`step_size` must be positive"),
-        (lambda: AttackConfig(num_steps=-1), "`num_steps` must be at least 0"),
-        (lambda: AttackConfig(direction="up"), "`direction` must be one of"),
-        (lambda: AttackConfig(loss="l"), "`loss` must be one of"),
-        (lambda: AttackConfig(keep="no"), "`keep` must be one of"),
-        (lambda: AttackConfig(batch_norm="x"), "`batch_norm` must be one of"),
-        (lambda: OptimizerConfig(name="lion"), "`name` must be one of adam, sgd"),
-        (lambda: OptimizerConfig(learning_rate=0), "`learning_rate` must be positive"),
-        (lambda: OptimizerConfig(momentum=-1), "`momentum` must be at least 0"),
-        (lambda: OptimizerConfig(clip_norm=0), "`clip_norm` must be positive or None"),
+        (lambda: standard(1, norm="l7"), "`norm` must be one of linf, l2"),
+        (lambda: PGD(step_size=0), r"`step_size` must be in \(0, inf\), got 0"),
+        (lambda: PGD(num_steps=-1), r"`num_steps` must be in \[0, inf\), got -1"),
+        (lambda: PGD(direction="up"), "`direction` must be one of"),
+        (lambda: PGD(loss="l"), "`loss` must be one of"),
+        (lambda: PGD(keep="no"), "`keep` must be one of"),
+        (lambda: Adversarial(batch_norm="x"), "`batch_norm` must be one of"),
+        (
+            lambda: OptimizerConfig(name="lion"),
+            "`optimizer.name` must be one of adam, adamw, sgd",
+        ),
+        (
+            lambda: OptimizerConfig(learning_rate=0),
+            r"`learning_rate` must be in \(0, inf\), got 0",
+        ),
+        (
+            lambda: OptimizerConfig(weight_decay=float("nan")),
+            r"`weight_decay` must be in \[0, inf\), got nan",
+        ),
+        (lambda: OptimizerConfig(momentum=-1), r"`momentum` must be in \[0, inf\)"),
+        (lambda: OptimizerConfig(clip_norm=0), r"`clip_norm` must be in \(0, inf\)"),
+        (
+            lambda: adversarial(0.1, 1, attack=PGD(), objective=Adversarial()),
+            "`attack` must be left out where there is an objective",
+        ),
         (lambda: OptimizerConfig(milestones=(2, 1)), "`milestones` must be increasing"),
         (lambda: EpsilonSchedule(end=-0.1), "`epsilon.end` must be finite and"),
         (lambda: EpsilonSchedule(start=float("nan")), "`epsilon.start` must be finite"),
@@ -158,7 +213,7 @@ def test_wrong_configurations_are_refused(build, message):
 
 
 def test_an_l2_radius_is_refused_once_the_size_of_the_images_is_known():
-    phase = adversarial(9, 1, attack=AttackConfig(norm="l2"))
+    phase = adversarial(9, 1, norm="l2")
     phase.require_radii(81)
     with pytest.raises(ValueError, match=r"`epsilon.end` must be in \[0, 8\] in l2"):
         phase.require_radii(64)
@@ -170,7 +225,7 @@ CONFIG = TrainConfig(
     model=ModelConfig(name="lenet", widen_factor=0.25),
     phases=(
         standard(2, optimizer=OptimizerConfig(milestones=(1,), clip_norm=2.0)),
-        iterative(0.3, attack=AttackConfig(num_steps=3)),
+        iterative(0.3, attack=PGD(num_steps=3)),
     ),
 )
 
@@ -187,9 +242,9 @@ def test_an_unknown_field_is_refused():
 
 def test_the_difference_of_two_configurations_names_the_field():
     other = config_to_json(CONFIG)
-    other["phases"][1]["attack"]["num_steps"] = 4
+    other["phases"][1]["objective"]["attack"]["num_steps"] = 4
     assert difference(config_to_json(CONFIG), other) == [
-        "phases[1].attack.num_steps: 3, now 4"
+        "phases[1].objective.attack.num_steps: 3, now 4"
     ]
     other["phases"] = other["phases"][:1]
     assert difference(config_to_json(CONFIG), other) == ["phases: 2 entries, now 1"]

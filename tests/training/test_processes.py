@@ -13,10 +13,10 @@ import chex
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.keeping import claimed
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
-    AttackConfig,
     SweepConfig,
     TrainConfig,
     WarmStart,
@@ -73,7 +73,7 @@ def alone(tmp_path_factory):
         train_size=96,
         model=ModelConfig(name="linear"),
         batch_size=32,
-        phases=(adversarial(0.1, 2, attack=AttackConfig(step_size=0.05)),),
+        phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
     )
     config = SweepConfig(
         base=base,

@@ -148,12 +148,12 @@ RUN = """
 import sys
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
-    AttackConfig, Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
+    PGD, Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
 )
 from jaxrobust.training.signals import stop_on_signals
 config = TrainConfig(
     train_size=1000, batch_size=50, model=ModelConfig(name="lenet-small"),
-    phases=(adversarial(0.1, 200, attack=AttackConfig(step_size=0.01)),),
+    phases=(adversarial(0.1, 200, attack=PGD(step_size=0.01)),),
 )
 with stop_on_signals():
     print("ready", flush=True)

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxrobust.attacks import PGD
+from jaxrobust.data import PadCropFlip
 from jaxrobust.keeping import InUseError, claimed
 from jaxrobust.networks import ModelConfig, as_network
 from jaxrobust.training import (
-    AttackConfig,
-    Controls,
     Interrupted,
     NullReporter,
     OptimizerConfig,
@@ -31,7 +31,6 @@ from jaxrobust.training import (
     load_run,
     loop,
     make_trainer,
-    standard,
     sweep,
     train,
 )
@@ -41,7 +40,7 @@ from jaxrobust.training.examples import problem_of
 from jaxrobust.training.members import MemberProgram, mapping_for, model_for
 from jaxrobust.training.sweep import Member, part_of, waves
 
-ATTACK = AttackConfig(step_size=0.05)
+ATTACK = PGD(step_size=0.05)
 BASE = TrainConfig(
     train_size=96,
     model=ModelConfig(name="linear"),
@@ -86,7 +85,11 @@ class TestDefinition:
         ]
 
     def test_a_list_goes_through_its_columns_together(self):
-        names = self.names(mode="list", epsilon=(0.1, 0.2), learning_rate=(0.1, 0.01))
+        names = self.names(
+            mode="list",
+            epsilon=(0.1, 0.2),
+            over={"optimizer.learning_rate": (0.1, 0.01)},
+        )
         assert names == ["epsilon0.1-learning_rate0.1", "epsilon0.2-learning_rate0.01"]
 
     def test_a_column_of_one_value_is_repeated(self):
@@ -104,18 +107,42 @@ class TestDefinition:
             base=BASE,
             epsilon=(0.3,),
             seed=(5,),
-            learning_rate=(0.1,),
-            weight_decay=(0.01,),
-            step_size=(0.02,),
-            num_steps=(3,),
+            over={
+                "optimizer.learning_rate": (0.1,),
+                "optimizer.weight_decay": (0.01,),
+                "objective.attack.step_size": (0.02,),
+                "objective.attack.num_steps": (3.0,),
+            },
             start_from=("runs/a",),
         ).members()
         phase = member.config.phases[0]
         assert member.config.seed == 5 and phase.epsilon.end == 0.3
         assert phase.optimizer.learning_rate == 0.1
         assert phase.optimizer.weight_decay == 0.01
-        assert phase.attack == AttackConfig(step_size=0.02, num_steps=3)
+        assert phase.objective.attack == PGD(step_size=0.02, num_steps=3)
         assert phase.start_from == "runs/a"
+
+    def test_any_number_of_a_phase_can_be_swept(self):
+        base = dataclasses.replace(BASE, phases=(*BASE.phases, *BASE.phases))
+        values = {"optimizer.momentum": (0.5,), "objective.attack.step_size": (0.3,)}
+        (member,) = SweepConfig(base=base, over=values).members()
+        for phase in member.config.phases:
+            assert phase.optimizer.momentum == 0.5
+            assert phase.objective.attack.step_size == 0.3
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("optimizer.rate", 1.0, r"name of a number: objective\..*'optimizer.rate'"),
+            ("optimizer.name", 1.0, "name of a number"),  # a word
+            ("epochs", 1.0, "name of a number"),
+            ("objective.attack.num_steps", 1.5, "must be a whole number, got 1.5"),
+            ("optimizer.learning_rate", -1.0, r"must be in \(0, inf\), got -1.0"),
+        ],
+    )
+    def test_what_is_no_number_cannot_be_swept(self, name, value, message):
+        with pytest.raises(ValueError, match=message):
+            SweepConfig(base=BASE, over={name: (value,)})
 
     def test_linspace_includes_both_ends_without_rounding_noise(self):
         assert linspace(0.1, 0.3, 3) == (0.1, 0.2, 0.3)
@@ -220,7 +247,7 @@ def test_a_member_that_diverges_is_frozen_and_harms_no_other(digits, tmp_path):
         base=BASE,
         mode="list",
         epsilon=(0.05, 0.1, 0.2),
-        learning_rate=(0.001, 1e38, 0.001),
+        over={"optimizer.learning_rate": (0.001, 1e38, 0.001)},
     )
     listener = Listener()
     found = sweep(config, tmp_path / "sweep", dataset=digits, reporter=listener)
@@ -334,8 +361,9 @@ def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
         Placement(),
         3,
     )
-    shapes = programs.program(BASE.phases[0]).shapes((8, 8, 1), 96, np.float32)
-    own, shared = programs.program(BASE.phases[0]).memory(shapes)
+    settings = BASE.phases[0].at(1, 3)
+    shapes = programs.program.shapes(settings, (8, 8, 1), 96, np.float32)
+    own, shared = programs.program.memory(shapes)
     limit = shared + own * 5 // 6
     listener = Listener()
     found = sweep(
@@ -463,11 +491,9 @@ class TestRefusals:
         table = [Member(name="a", config=BASE), Member(name="b", config=other)]
         with pytest.raises(ValueError, match="`members` must share batch_size"):
             sweep(table, tmp_path / "sweep", dataset=digits)
-        l2 = dataclasses.replace(
-            BASE, phases=(standard(1, attack=AttackConfig(norm="l2")),)
-        )
+        l2 = dataclasses.replace(BASE, phases=(adversarial(0.1, 1, norm="l2"),))
         table[1] = Member(name="b", config=l2)
-        with pytest.raises(ValueError, match="`members` must share norm"):
+        with pytest.raises(ValueError, match="`members` must share threat, got"):
             sweep(table, tmp_path / "sweep", dataset=digits)
         assert not (tmp_path / "sweep").exists()
 
@@ -503,27 +529,28 @@ class TestMapping:
         labels = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
         trainer = make_trainer(
             as_network(network, 3),
-            attack=AttackConfig(),
-            optimizer=OptimizerConfig(name="sgd"),
             batch_size=8,
-            augment=True,
+            augmentation=PadCropFlip(),
         )
         program = MemberProgram(trainer, count, Placement())
-        states = [trainer.init(jax.random.key(seed), images) for seed in range(count)]
-        stacked = program.put(states)
-        epsilons = [0.05 * (1 + index) for index in range(count)]
-        stacked = program.begin_epoch(stacked, epsilons, [True] * count)
-        controls = [
-            Controls.of(
-                epsilon=epsilons[index],
-                step_size=0.05,
-                num_steps=1 + 2 * index,
-                learning_rate=3e38 if index == bad else 0.05,
-                weight_decay=0.0,
-            )
+        numbers = [
+            adversarial(
+                0.05 * (1 + index),
+                1,
+                attack=PGD(step_size=0.05, num_steps=1 + 2 * index),
+                optimizer=OptimizerConfig(
+                    name="sgd", learning_rate=3e38 if index == bad else 0.05
+                ),
+            ).at(1, 3)
             for index in range(count)
         ]
-        arguments = program.arguments(controls, [3, 2, 3][:count])
+        optimizer = numbers[0].optimizer
+        states = [
+            trainer.init(jax.random.key(seed), images, optimizer)
+            for seed in range(count)
+        ]
+        stacked = program.begin_epoch(program.put(states), [True] * count)
+        arguments = program.arguments(numbers, [3, 2, 3][:count])
         stacked = program.run(stacked, *arguments, images, labels)
         return program, stacked
 

@@ -9,22 +9,34 @@ from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxrobust.attacks import PGD
 from jaxrobust.networks import Linear, Network, as_network
 from jaxrobust.networks.resnet import ResNet
-from jaxrobust.training import AttackConfig, Controls, OptimizerConfig, make_trainer
+from jaxrobust.training import Adversarial, OptimizerConfig, adversarial, make_trainer
 
 NUM_IMAGES, SHAPE, CLASSES = 10, (4, 4, 1), 3
 
 
-def controls(**changes):
-    numbers = {
-        "epsilon": 0.0,
-        "step_size": 0.05,
-        "num_steps": 0,
-        "learning_rate": 0.5,
-        "weight_decay": 0.0,
-    }
-    return Controls.of(**(numbers | changes))
+def steps(
+    *,
+    epsilon=0.0,
+    step_size=0.05,
+    num_steps=0,
+    batch_norm="eval",
+    is_bounded=True,
+    num_batches=10,
+    **optimizer,
+):
+    attack = PGD(step_size=step_size, num_steps=num_steps)
+    fields = {"name": "sgd", "momentum": 0.9, "learning_rate": 0.5} | optimizer
+    phase = adversarial(
+        epsilon,
+        1,
+        objective=Adversarial(attack=attack, batch_norm=batch_norm),
+        optimizer=OptimizerConfig(**fields),
+        is_bounded=is_bounded,
+    )
+    return phase.at(1, num_batches)
 
 
 def data(seed=0, count=NUM_IMAGES, shape=SHAPE):
@@ -33,19 +45,18 @@ def data(seed=0, count=NUM_IMAGES, shape=SHAPE):
     return jnp.asarray(images), jnp.asarray(rng.integers(0, CLASSES, size=count))
 
 
-def trainer_of(network=None, batch_size=NUM_IMAGES, attack=None, **optimizer):
-    rule = OptimizerConfig(**({"name": "sgd", "momentum": 0.9} | optimizer))
-    return make_trainer(
-        as_network(network or Linear(CLASSES), CLASSES),
-        attack=attack or AttackConfig(),
-        optimizer=rule,
-        batch_size=batch_size,
-    )
+def trainer_of(network=None, batch_size=NUM_IMAGES):
+    network = as_network(network or Linear(CLASSES), CLASSES)
+    return make_trainer(network, batch_size=batch_size)
 
 
-def train(trainer, state, numbers, images, labels, stop=1):
-    state = trainer.begin_epoch(state, numbers.epsilon)
-    return jax.jit(trainer.run)(state, numbers, images, labels, jnp.int32(stop))
+def first_of(trainer, images, **optimizer):
+    return trainer.init(jax.random.key(0), images, steps(**optimizer).optimizer)
+
+
+def train(trainer, state, settings, images, labels, stop=1):
+    state = trainer.begin_epoch(state)
+    return jax.jit(trainer.run)(state, settings, images, labels, jnp.int32(stop))
 
 
 def gradient_by_hand(kernel, bias, images, labels):
@@ -65,11 +76,11 @@ def head(state):
 def test_steps_of_sgd_are_pytorchs_with_momentum_and_weight_decay():
     images, labels = data()
     trainer = trainer_of()
-    state = trainer.init(jax.random.key(0), images)
+    state = first_of(trainer, images)
     kernel, bias = (part.astype(np.float64) for part in head(state))
     speed = [np.zeros_like(kernel), np.zeros_like(bias)]
     for _ in range(3):
-        state = train(trainer, state, controls(weight_decay=0.1), images, labels)
+        state = train(trainer, state, steps(weight_decay=0.1), images, labels)
         gradients = gradient_by_hand(kernel, bias, images, labels)
         decayed = (gradients[0] + 0.1 * kernel, gradients[1] + 0.1 * bias)
         speed = [0.9 * old + new for old, new in zip(speed, decayed, strict=True)]
@@ -80,9 +91,9 @@ def test_steps_of_sgd_are_pytorchs_with_momentum_and_weight_decay():
 
 def test_a_clipped_gradient_has_the_norm_of_the_clip():
     images, labels = data()
-    trainer = trainer_of(clip_norm=0.01)
-    state = trainer.init(jax.random.key(0), images)
-    after = train(trainer, state, controls(), images, labels)
+    trainer = trainer_of()
+    state = first_of(trainer, images, clip_norm=0.01)
+    after = train(trainer, state, steps(clip_norm=0.01), images, labels)
     moved = [new - old for new, old in zip(head(after), head(state), strict=True)]
     length = np.sqrt(sum(np.sum(part**2) for part in moved))
     assert length == pytest.approx(0.5 * 0.01, rel=1e-4)
@@ -90,14 +101,14 @@ def test_a_clipped_gradient_has_the_norm_of_the_clip():
 
 def test_an_adversarial_step_trains_on_the_worst_case():
     images, labels = data()
-    trainer = trainer_of(attack=AttackConfig(is_bounded=False))
-    state = trainer.init(jax.random.key(0), images)
-    state = train(trainer, state, controls(learning_rate=2.0), images, labels)
+    trainer = trainer_of()
+    state = first_of(trainer, images)
+    state = train(trainer, state, steps(learning_rate=2.0), images, labels)
     kernel, bias = (part.astype(np.float64) for part in head(state))
     gradients = gradient_by_hand(kernel, bias, images, labels)
     # Steps longer than the ball end at its corners; in so small a ball the signs of the
     # input gradient are those at its center, so that corner is the worst case.
-    attacked = controls(epsilon=0.01, step_size=1.0, num_steps=2, learning_rate=0.5)
+    attacked = steps(epsilon=0.01, step_size=1.0, num_steps=2, is_bounded=False)
     flat = np.asarray(images, np.float64).reshape(NUM_IMAGES, -1)
     logits = flat @ kernel + bias
     share = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -116,8 +127,10 @@ def test_an_adversarial_step_trains_on_the_worst_case():
 def test_metrics_are_sums_over_the_examples_seen():
     images, labels = data()
     trainer = trainer_of(batch_size=3)
-    state = trainer.init(jax.random.key(0), images)
-    after = train(trainer, state, controls(learning_rate=0.0), images, labels, stop=3)
+    state = first_of(trainer, images)
+    numbers = steps()
+    still = numbers._replace(optimizer=jax.tree.map(np.zeros_like, numbers.optimizer))
+    after = train(trainer, state, still, images, labels, stop=3)
     assert int(after.metrics.num_examples) == 9
     assert int(after.step) == 3 and int(after.batch) == 3
     # Weights of 0 give every class a third, and class 0 the first place.
@@ -142,10 +155,10 @@ def test_an_epoch_sees_no_example_twice(epoch):
     # (the others do not matter to it), those dropped not at all.
     images = jnp.eye(11, dtype=jnp.float32).reshape(11, 11, 1, 1)
     labels = jnp.zeros(11, jnp.int32)
-    trainer = trainer_of(Recorder(), batch_size=4, momentum=0.0)
-    state = trainer.init(jax.random.key(0), images)
+    trainer = trainer_of(Recorder(), batch_size=4)
+    state = first_of(trainer, images)
     state = state._replace(epoch=jnp.int32(epoch))
-    state = train(trainer, state, controls(), images, labels, stop=2)
+    state = train(trainer, state, steps(momentum=0.0), images, labels, stop=2)
     weight = np.asarray(state.weights.params["weight"])
     assert sorted(np.round(weight / weight.max(), 5)) == [0.0] * 3 + [1.0] * 8
 
@@ -153,12 +166,12 @@ def test_an_epoch_sees_no_example_twice(epoch):
 def test_epochs_are_shuffled_differently():
     images = jnp.eye(11, dtype=jnp.float32).reshape(11, 11, 1, 1)
     labels = jnp.zeros(11, jnp.int32)
-    trainer = trainer_of(Recorder(), batch_size=4, momentum=0.0)
-    first = trainer.init(jax.random.key(0), images)
+    trainer = trainer_of(Recorder(), batch_size=4)
+    first = first_of(trainer, images)
     seen = []
     for epoch in range(3):
         state = first._replace(epoch=jnp.int32(epoch))
-        state = train(trainer, state, controls(), images, labels)
+        state = train(trainer, state, steps(momentum=0.0), images, labels)
         seen.append(tuple(np.flatnonzero(np.asarray(state.weights.params["weight"]))))
     assert len(set(seen)) == 3
 
@@ -177,28 +190,25 @@ def test_a_network_draws_from_a_key_of_its_own_in_every_step():
 
     images, labels = data()
     trainer = trainer_of(Network(init, apply))
-    first = trainer.init(jax.random.key(0), images)
-    state = first
+    first = state = first_of(trainer, images)
     for step in range(2):
-        state = train(trainer, state, controls(), images, labels)
+        state = train(trainer, state, steps(), images, labels)
         step_key = jax.random.fold_in(jax.random.fold_in(first.key, 1), step)
-        # Not one of the two into which the step's key is split, for augmentation and
-        # for the attack.
-        expected = jax.random.key_data(jax.random.fold_in(step_key, 2))
+        key = jax.random.split(step_key)[1]  # the other one is that of augmentation
+        expected = jax.random.key_data(jax.random.fold_in(key, 2))
         np.testing.assert_array_equal(state.weights.state["drawn"], expected)
-        others = jax.random.key_data(jax.random.split(step_key))
+        # Not one of the two into which the attack splits it.
+        others = jax.random.key_data(jax.random.split(key))
         assert not np.any(np.all(np.asarray(others) == expected[None], axis=1))
 
 
 @pytest.fixture(scope="module")
 def sliced():
     images, labels = data(count=21)
-    trainer = trainer_of(batch_size=2, name="adam")
+    trainer = trainer_of(batch_size=2)
     run = jax.jit(trainer.run)
-    numbers = controls(epsilon=0.1, num_steps=3, learning_rate=0.01)
-    first = trainer.begin_epoch(
-        trainer.init(jax.random.key(0), images), numbers.epsilon
-    )
+    numbers = steps(epsilon=0.1, num_steps=3, learning_rate=0.01, name="adam")
+    first = trainer.begin_epoch(first_of(trainer, images, name="adam"))
     whole = run(first, numbers, images, labels, jnp.int32(10))
     return first, lambda state, stop: run(state, numbers, images, labels, stop), whole
 
@@ -220,8 +230,8 @@ def test_an_epoch_in_slices_is_the_same_to_the_bit(sliced, stops):
 def test_a_loss_that_is_not_finite_stops_the_epoch():
     images, labels = data()
     trainer = trainer_of(batch_size=2)
-    state = trainer.init(jax.random.key(0), images)
-    after = train(trainer, state, controls(learning_rate=3e38), images, labels, stop=5)
+    state = first_of(trainer, images)
+    after = train(trainer, state, steps(learning_rate=3e38), images, labels, stop=5)
     assert not np.isfinite(after.metrics.loss) and int(after.batch) < 5
 
 
@@ -229,11 +239,11 @@ def test_changing_any_number_needs_no_new_trace():
     images, labels = data()
     trainer = trainer_of()
     run = jax.jit(chex.assert_max_traces(trainer.run, n=1))
-    state = trainer.init(jax.random.key(0), images)
+    state = first_of(trainer, images)
     for numbers in (
-        controls(),
-        controls(epsilon=0.3, num_steps=7, step_size=0.1),
-        controls(learning_rate=0.01, weight_decay=0.3),
+        steps(),
+        steps(epsilon=0.3, num_steps=7, step_size=0.1),
+        steps(learning_rate=0.01, weight_decay=0.3),
     ):
         state = run(state, numbers, images, labels, jnp.int32(1))
 
@@ -241,8 +251,8 @@ def test_changing_any_number_needs_no_new_trace():
 def test_the_distance_of_an_epoch_is_that_of_its_parameters():
     images, labels = data()
     trainer = trainer_of()
-    first = trainer.init(jax.random.key(0), images)
-    state = train(trainer, first, controls(), images, labels)
+    first = first_of(trainer, images)
+    state = train(trainer, first, steps(), images, labels)
     ended, distance = trainer.end_epoch(state)
     parts = [new - old for new, old in zip(head(state), head(first), strict=True)]
     expected = np.sqrt(sum(np.sum(part**2) for part in parts))
@@ -255,11 +265,10 @@ class TestBatchNorm:
 
     def after(self, batch_norm, **changes):
         images, labels = data(count=4, shape=(6, 6, 3))
-        trainer = trainer_of(
-            self.network, 4, attack=AttackConfig(batch_norm=batch_norm)
-        )
-        state = trainer.init(jax.random.key(0), images)
-        return state, train(trainer, state, controls(**changes), images, labels)
+        trainer = trainer_of(self.network, 4)
+        state = first_of(trainer, images)
+        numbers = steps(batch_norm=batch_norm, **changes)
+        return state, train(trainer, state, numbers, images, labels)
 
     def test_training_moves_the_running_statistics_by_a_tenth(self):
         before, after = self.after("eval")
