@@ -26,7 +26,7 @@ def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
-    code, checks, _ = EXAMPLES
+    code, _, _, checks, _ = EXAMPLES
     statements = [line for line in code.splitlines() if line and line[0] not in " )"]
     assert len([line for line in statements if "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
@@ -39,6 +39,22 @@ def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
     verdict, answers = capsys.readouterr().out.split(maxsplit=1)
     assert verdict in ("pass", "fail", "inconclusive")
     assert set(eval(answers)) == {"single_step", "unbounded", "gradients", "logits"}
+
+
+@pytest.mark.slow
+def test_own_networks_and_objectives_train(tmp_path, monkeypatch, capsys):
+    _, network, objective, *_ = EXAMPLES
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(network, "README.md", "exec"), names)
+    said = capsys.readouterr().out.removeprefix("accuracy under attack ")
+    assert 0.2 < float(said) < 0.95
+    # Goes on from there.
+    exec(compile(objective, "README.md", "exec"), names)
+    assert eval(capsys.readouterr().out) == [
+        "weight0.2",
+        "weight0.8",
+    ]
 
 
 COMMANDS = re.findall(r"^jaxrobust (\w+)(.*)$", README, re.MULTILINE)
