@@ -406,7 +406,7 @@ class Extend:
     learning_rate: Annotated[
         float | None, tyro.conf.arg(name="optimizer.learning-rate")
     ] = None
-    """By default the last one of the source."""
+    """By default the last one of the source; that of its schedule, where it has one."""
     augmentation: str | None = None
     """Random changes of the pixels, see train; the paper extends without."""
     seed: int | None = None
@@ -440,9 +440,12 @@ class Extend:
         objective = with_attack(self.objective_of(last), self.changed)
         rate = self.learning_rate
         if rate is None:
-            rate = last.optimizer.learning_rate_at(last.epochs)
+            rate = last.optimizer.learning_rate
+            if last.optimizer.schedule == "constant":
+                epochs = last.epochs
+                rate = float(last.optimizer.learning_rates(epochs, epochs, 1)[-1])
         optimizer = dataclasses.replace(
-            last.optimizer, learning_rate=rate, milestones=()
+            last.optimizer.unscheduled(), learning_rate=rate
         )
         phase = extended(
             self.epsilon,

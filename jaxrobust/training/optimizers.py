@@ -6,13 +6,15 @@ is any `(learning_rate, weight_decay) -> optax.GradientTransformation`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import optax
 
 from jaxrobust.arguments import require, require_choice, require_in
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.references import is_reference, resolve
+from jaxrobust.training.schedules import RATE_SCHEDULES, ScheduleName
 
 __all__ = ["OPTIMIZERS", "OptimizerConfig"]
 
@@ -55,9 +57,14 @@ class OptimizerConfig(Pytree):
     package.module:NAME, a function of learning rate and weight decay that returns an
     Optax transformation."""
     learning_rate: float = 0.001
-    """Step length before any milestone."""
+    """Step length, before what follows changes it."""
+    schedule: ScheduleName = static(default="constant")
+    """How it goes over the steps of the phase. linear: down to 0. cosine: down to 0 as
+    half a cosine. cyclic: up from 0 until the middle, and down to 0."""
+    warmup_epochs: float = static(default=0)
+    """Epochs of the phase, or parts of one, in which it grows from 0 to what it is."""
     milestones: tuple[int, ...] = static(default=())
-    """Epochs of the phase after which the learning rate is multiplied by `decay`."""
+    """Epochs of the phase after which it is multiplied by `decay`."""
     decay: float = 0.1
     """Factor at each milestone."""
     momentum: float = 0.9
@@ -71,6 +78,9 @@ class OptimizerConfig(Pytree):
     def __post_init__(self):
         if not is_reference(self.name):
             require_choice("optimizer.name", self.name, tuple(OPTIMIZERS))
+        require_choice("schedule", self.schedule, get_args(ScheduleName))
+        remedy = "it counts epochs of the phase; 0 switches it off"
+        require_in("warmup_epochs", self.warmup_epochs, "[0, inf)", remedy)
         for field in ("learning_rate", "decay"):
             require_in(field, getattr(self, field), "(0, inf)", "try 0.001")
         for field in ("momentum", "weight_decay"):
@@ -86,15 +96,36 @@ class OptimizerConfig(Pytree):
             "list each epoch once, in order",
         )
 
-    def learning_rate_at(self, epoch: int) -> float:
-        """Learning rate in an epoch of the phase, counted from 1."""
-        passed = sum(epoch > milestone for milestone in self.milestones)
-        return self.learning_rate * self.decay**passed
+    def learning_rates(self, epoch: int, epochs: int, num_batches: int) -> np.ndarray:
+        """Learning rate in each step of an epoch of the phase, `(num_batches,)`.
 
-    def at(self, epoch: int) -> "OptimizerConfig":
-        """These settings with the learning rate of an epoch, and no schedule."""
-        rate = self.learning_rate_at(epoch)
-        return dataclasses.replace(self, learning_rate=rate, milestones=(), decay=1.0)
+        A step has the rate of its middle, so that none is 0.
+
+        Args:
+            epoch: counted from 1.
+            epochs: of the phase.
+            num_batches: in an epoch.
+        """
+        done = epoch - 1 + (np.arange(num_batches) + 0.5) / num_batches
+        passed = sum(epoch > milestone for milestone in self.milestones)
+        rates = self.learning_rate * self.decay**passed * np.ones(num_batches)
+        if self.schedule != "constant":
+            rates *= RATE_SCHEDULES[self.schedule](done / epochs)
+        if self.warmup_epochs:
+            rates *= np.minimum(done / self.warmup_epochs, 1)
+        return rates
+
+    def at(self, epoch: int, epochs: int, num_batches: int) -> "OptimizerConfig":
+        """These settings with the rates of an epoch, see `learning_rates`."""
+        rates = self.learning_rates(epoch, epochs, num_batches)
+        return dataclasses.replace(self.unscheduled(), learning_rate=rates)
+
+    def unscheduled(self) -> "OptimizerConfig":
+        """These settings with the learning rate as it is given, in every step."""
+        plain = OptimizerConfig()
+        names = ("schedule", "warmup_epochs", "milestones", "decay")
+        changes = {name: getattr(plain, name) for name in names}
+        return dataclasses.replace(self, **changes)
 
     def build(self) -> optax.GradientTransformation:
         """The transformation.

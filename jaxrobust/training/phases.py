@@ -9,6 +9,9 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+import jax
+import numpy as np
+
 from jaxrobust.arguments import require, require_choice
 from jaxrobust.data import Augmentation, augmentation_of
 from jaxrobust.networks import ModelConfig
@@ -145,14 +148,21 @@ class Phase:
         Returns:
             Settings with arrays `(num_batches,)`.
         """
-        epsilon = self.epsilon(epoch)
+        radii = self.epsilon.radii(epoch, num_batches)
         bounds = (0.0, 1.0) if self.is_bounded else None
+        objective = as_pytree(self.objective)
         settings = (
-            THREATS[self.norm](epsilon, bounds),
-            settled(as_pytree(self.objective), epsilon),
-            self.optimizer.at(epoch),
+            THREATS[self.norm](radii, bounds),
+            settled(objective, float(radii[0])),
+            self.optimizer.at(epoch, self.epochs, num_batches),
         )
-        return Settings(*(as_arrays(each, num_batches) for each in settings))
+        found = Settings(*(as_arrays(each, num_batches) for each in settings))
+        if np.all(radii == radii[0]):
+            return found
+        each = [as_arrays(settled(objective, float(radius)), 1) for radius in radii]
+        return found._replace(
+            objective=jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+        )
 
 
 def standard(epochs: int, **settings) -> Phase:

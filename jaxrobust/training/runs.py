@@ -40,6 +40,7 @@ __all__ = [
     "Run",
     "RunError",
     "TrainedOn",
+    "as_today",
     "begin_run",
     "check_directory",
     "check_same_run",
@@ -169,7 +170,7 @@ def template_for(
     def like(progress: dict[str, Any]) -> TrainState:
         _check_progress(config, progress)
         index = min(progress["phase"], len(config.phases) - 1)
-        optimizer = config.phases[index].optimizer.at(1)
+        optimizer = config.phases[index].optimizer.unscheduled()
         return jax.eval_shape(trainer.init, jax.random.key(0), images, optimizer)
 
     return like
@@ -331,6 +332,23 @@ def _description(
     return json.loads(json.dumps(record))
 
 
+def as_today(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """The JSON of a run's configuration, as this version writes the same one.
+
+    Args:
+        path: of the file that has it.
+        record: what has the configuration.
+
+    Raises:
+        RunError: if it is none.
+    """
+    try:
+        found = config_from_json(TrainConfig, renewed(record["config"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+    return json.loads(json.dumps(config_to_json(found)))
+
+
 def check_same_run(
     directory: Path,
     config: TrainConfig,
@@ -347,6 +365,7 @@ def check_same_run(
     """
     now = _description(config, problem, trained_on, None)
     before = read_record(directory / CONFIG)
+    before["config"] = as_today(directory / CONFIG, before)
     # Data are what is in them. Older versions did not record it.
     for record in (before, now):
         data = record.get("data") if before.get("data") else None

@@ -1,12 +1,24 @@
-"""How the radius goes through the epochs of a phase."""
+"""How radius and learning rate go through a phase."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, get_args
+
+import numpy as np
 
 from jaxrobust.arguments import require, require_choice
 from jaxrobust.threat import require_radius
 
-__all__ = ["EpsilonSchedule"]
+__all__ = ["RATE_SCHEDULES", "EpsilonSchedule", "ScheduleName"]
+
+ScheduleName = Literal["constant", "linear", "cosine", "cyclic"]
+
+RATE_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "linear": lambda share: 1 - share,
+    "cosine": lambda share: (1 + np.cos(np.pi * share)) / 2,
+    "cyclic": lambda share: 1 - np.abs(2 * share - 1),
+}
+"""Factors of the learning rate, by the share of the phase that is done, in [0, 1]."""
 
 ScheduleKind = Literal["constant", "iterative", "linear", "exponential"]
 
@@ -33,9 +45,12 @@ class EpsilonSchedule:
     """Growth per epoch of the iterative schedule."""
     ramp_epochs: int = 50
     """Epochs from `start` to `end`, linear and exponential."""
+    every: Literal["epoch", "step"] = "epoch"
+    """Whether the radius stays the same for an epoch, or moves on in every step."""
 
     def __post_init__(self):
         require_choice("kind", self.kind, get_args(ScheduleKind))
+        require_choice("every", self.every, ("epoch", "step"))
         for field in ("end", "start"):
             require_radius(getattr(self, field), name=f"epsilon.{field}")
         require(self.increment > 0, "increment", "positive", self.increment, "try 0.01")
@@ -54,8 +69,15 @@ class EpsilonSchedule:
             "start at 0.01, say",
         )
 
-    def __call__(self, epoch: int) -> float:
-        """Radius in an epoch of the phase, counted from 1."""
+    def radii(self, epoch: int, num_batches: int) -> np.ndarray:
+        """Radius in each step of an epoch of the phase, counted from 1."""
+        if self.every == "epoch":
+            return np.full(num_batches, self(epoch))
+        steps = range(num_batches)
+        return np.asarray([self(epoch + step / num_batches) for step in steps])
+
+    def __call__(self, epoch: float) -> float:
+        """Radius in an epoch of the phase, counted from 1; or somewhere within it."""
         if self.kind == "constant":
             return self.end
         if self.kind == "iterative":

@@ -43,6 +43,7 @@ class Standing:
         self.phase = 0
         self.phase_epoch = 0
         self.records: list[dict[str, Any]] = []
+        self._settings: tuple[Any, Settings] | None = None
 
     def is_complete(self) -> bool:
         """Whether all phases are done."""
@@ -83,20 +84,27 @@ class Standing:
     def numbers(self) -> dict[str, Any]:
         """Names and numbers of the epoch under way, for its record."""
         phase, epoch = self.config.phases[self.phase], self.phase_epoch + 1
-        epsilon = phase.epsilon(epoch)
+        # Those of its last step, where they change within it.
+        epsilon = float(phase.epsilon.radii(epoch, self.num_batches)[-1])
+        count = self.num_batches
+        rates = phase.optimizer.learning_rates(epoch, phase.epochs, count)
         return {
             "phase": phase.name,
             "epoch": len(self.records) + 1,
             "phase_epoch": epoch,
             "epsilon": epsilon,
             **attack_numbers(phase.objective, epsilon),
-            "learning_rate": phase.optimizer.learning_rate_at(epoch),
+            "learning_rate": float(rates[-1]),
         }
 
     def settings(self) -> Settings:
         """What the steps of the epoch under way do, for the device."""
-        phase = self.config.phases[self.phase]
-        return phase.at(self.phase_epoch + 1, self.num_batches)
+        place = (self.phase, self.phase_epoch)
+        if self._settings is None or self._settings[0] != place:
+            phase = self.config.phases[self.phase]
+            settings = phase.at(self.phase_epoch + 1, self.num_batches)
+            self._settings = (place, settings)
+        return self._settings[1]
 
     def _phase_losses(self) -> list[float]:
         count = self.phase_epoch
@@ -184,7 +192,7 @@ def fresh_state(
     images = jnp.zeros((1, *problem.image_shape), jnp.float32)
     network = network_for(config.model, problem.num_classes, own)
     key = jax.random.key(config.seed)
-    state = _initializer(network)(key, images, phase.optimizer.at(1))
+    state = _initializer(network)(key, images, phase.optimizer.unscheduled())
     if phase.start_from is None:
         return state
     source = Path(phase.start_from)

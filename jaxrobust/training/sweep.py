@@ -33,6 +33,7 @@ from jaxrobust.training.runs import (
     CHECKPOINTS,
     Run,
     RunError,
+    as_today,
     claimed_together,
     is_free,
     load_run,
@@ -419,7 +420,10 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
                 f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
                 "resume it (--resume) or choose another directory."
             )
-        lines = settings_difference(read_record(path), table) if is_used else []
+        before = read_record(path) if is_used else table
+        for row in before["members"]:
+            row["config"] = as_today(path, row)
+        lines = settings_difference(before, table)
         if lines:
             raise RunError(
                 f"`run_dir` must hold the sweep that is asked for, got "

@@ -2,7 +2,10 @@ import json
 
 import jax
 import numpy as np
+import optax
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jaxrobust.attacks import PGD
 from jaxrobust.keeping import difference
@@ -52,10 +55,81 @@ def test_the_exponential_schedule_has_equal_ratios():
     np.testing.assert_allclose(found, [0.01, 0.02, 0.04, 0.08, 0.16, 0.16])
 
 
+def rates(epochs, num_batches, **settings):
+    config = OptimizerConfig(learning_rate=0.1, **settings)
+    each = [
+        config.learning_rates(epoch, epochs, num_batches)
+        for epoch in range(1, epochs + 1)
+    ]
+    return np.concatenate(each)
+
+
 def test_learning_rate_falls_after_each_milestone():
-    config = OptimizerConfig(learning_rate=0.1, milestones=(50, 100))
-    found = [config.learning_rate_at(epoch) for epoch in (1, 50, 51, 100, 101)]
-    np.testing.assert_allclose(found, [0.1, 0.1, 0.01, 0.01, 0.001])
+    found = rates(101, 1, milestones=(50, 100))
+    expected = np.repeat([0.1, 0.01, 0.001], [50, 50, 1])
+    np.testing.assert_allclose(found, expected)
+
+
+def test_the_cosine_schedule_is_optaxs_at_the_middle_of_each_step():
+    expected = optax.cosine_decay_schedule(0.1, 24)  # half steps
+    found = rates(3, 4, schedule="cosine")
+    np.testing.assert_allclose(
+        found, [expected(2 * step + 1) for step in range(12)], rtol=1e-5
+    )
+
+
+def test_the_cyclic_schedule_rises_to_the_middle_and_falls():
+    found = rates(2, 3, schedule="cyclic")
+    np.testing.assert_allclose(found, 0.1 * np.array([1, 3, 5, 5, 3, 1]) / 6)
+    found = rates(1, 4, schedule="linear")
+    np.testing.assert_allclose(found, 0.1 * np.array([7, 5, 3, 1]) / 8)
+
+
+def test_a_warm_up_grows_evenly_into_whatever_schedule():
+    found = rates(2, 4, warmup_epochs=1, milestones=(1,))
+    first = 0.1 * np.array([1, 3, 5, 7]) / 8
+    np.testing.assert_allclose(found, [*first, *(0.01,) * 4])
+
+
+@given(
+    st.sampled_from(["constant", "linear", "cosine", "cyclic"]),
+    st.integers(1, 5),
+    st.integers(1, 7),
+    st.floats(0, 3),
+)
+def test_no_step_has_a_rate_of_zero_or_above_the_given_one(
+    schedule, epochs, num_batches, warmup
+):
+    found = rates(epochs, num_batches, schedule=schedule, warmup_epochs=warmup)
+    assert found.shape == (epochs * num_batches,)
+    assert np.all(found > 0) and np.all(found <= 0.1)
+
+
+def test_a_radius_may_move_on_in_every_step():
+    schedule = EpsilonSchedule(
+        kind="linear", start=0.1, end=0.3, ramp_epochs=3, every="step"
+    )
+    phase = Phase(
+        name="ramp",
+        epochs=4,
+        epsilon=schedule,
+        objective=Adversarial(attack=PGD(step_size=0.1)),
+    )
+    found = [phase.at(epoch, 2) for epoch in (1, 2, 3, 4)]
+    radii = np.concatenate([each.threat.epsilon for each in found])
+    expected = [0.1, 0.15, 0.2, 0.25, 0.3, 0.3, 0.3, 0.3]
+    np.testing.assert_allclose(radii, expected, rtol=1e-6)
+    steps = np.concatenate([each.objective.attack.num_steps for each in found])
+    np.testing.assert_array_equal(steps, [2, 3, 5, 6, 7, 7, 7, 7])
+    # The same program as one whose radius stays.
+    other = adversarial(0.3, 4, attack=PGD(step_size=0.1)).at(1, 2)
+    assert jax.tree.structure(other) == jax.tree.structure(found[0])
+    assert all(
+        one.dtype == two.dtype and one.shape == two.shape
+        for one, two in zip(
+            jax.tree.leaves(other), jax.tree.leaves(found[0]), strict=True
+        )
+    )
 
 
 def test_attack_steps_follow_the_radius_unless_given():
@@ -168,6 +242,12 @@ class TestJumpRule:
             lambda: OptimizerConfig(weight_decay=float("nan")),
             r"`weight_decay` must be in \[0, inf\), got nan",
         ),
+        (
+            lambda: OptimizerConfig(schedule="step"),
+            "`schedule` must be one of constant",
+        ),
+        (lambda: OptimizerConfig(warmup_epochs=-1), r"`warmup_epochs` must be in \[0"),
+        (lambda: EpsilonSchedule(every="batch"), "`every` must be one of epoch, step"),
         (lambda: OptimizerConfig(momentum=-1), r"`momentum` must be in \[0, inf\)"),
         (lambda: OptimizerConfig(clip_norm=0), r"`clip_norm` must be in \(0, inf\)"),
         (
