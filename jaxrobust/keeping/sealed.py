@@ -60,12 +60,24 @@ def seal(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**rest, CHECKSUM: mark(rest)}
 
 
+def _is_sealed_by_another_name(record: dict[str, Any]) -> bool:
+    """Whether the last entry is the checksum of the rest, under a damaged name."""
+    if not record:
+        return False
+    rest = dict(record)
+    _, last = rest.popitem()
+    return last == mark(rest)
+
+
 def _opened(path: Path, record: Any, *, must_be_sealed: bool, remedy: str) -> Any:
     """The record without its seal, which must fit."""
     if not isinstance(record, dict):
         raise DamagedFileError(path, "it holds no JSON object", remedy)
     found = record.pop(CHECKSUM, None)
     if found is None and not must_be_sealed:
+        if _is_sealed_by_another_name(record):
+            what = f"the name of its {CHECKSUM} is damaged"
+            raise DamagedFileError(path, what, remedy)
         return record
     if found != mark(record):
         what = "it has no checksum" if found is None else "its checksum does not fit"

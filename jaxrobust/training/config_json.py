@@ -51,7 +51,9 @@ def _encode(kind: Any, value: Any) -> Any:
 
 
 def _label(value: Any) -> str:
-    return repr(value) if dataclasses.is_dataclass(value) else name_of(type(value))
+    """What tells a value that was handed over from others; it cannot be made of it."""
+    told = repr(value) if dataclasses.is_dataclass(value) else name_of(type(value))
+    return f"given: {told}"
 
 
 def _objective_from_json(record: dict[str, Any]) -> Any:

@@ -59,6 +59,8 @@ def test_ours_are_the_same_by_name_and_as_a_value(digits, tmp_path):
         config_of(PadCropFlip(1)), by_value.directory, dataset=digits, resume=True
     )
     chex.assert_trees_all_equal(again.weights, by_value.weights)
+    loaded = load_run(by_value.directory)
+    assert loaded.config.augmentation == "given: PadCropFlip(padding=1, flip=True)"
     with pytest.raises(ValueError, match="augmentation"):
         train(
             config_of(PadCropFlip(2)), by_value.directory, dataset=digits, resume=True

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset, load_arrays
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
-    AttackConfig,
     RunError,
     TrainConfig,
     adversarial,
@@ -32,7 +32,7 @@ def negative(images):
 
 @pytest.fixture
 def config():
-    phase = adversarial(0.05, 1, attack=AttackConfig(step_size=0.05))
+    phase = adversarial(0.05, 1, attack=PGD(step_size=0.05))
     return TrainConfig(model=ModelConfig(name="linear"), batch_size=32, phases=(phase,))
 
 

@@ -147,8 +147,9 @@ def test_errors_of_work_that_may_end_at_once_pass():
 RUN = """
 import sys
 from jaxrobust.networks import ModelConfig
+from jaxrobust.attacks import PGD
 from jaxrobust.training import (
-    PGD, Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
+    Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
 )
 from jaxrobust.training.signals import stop_on_signals
 config = TrainConfig(
