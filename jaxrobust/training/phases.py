@@ -7,7 +7,7 @@ are made, so that a wrong one is refused before anything is compiled.
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import jax
 import numpy as np
@@ -152,7 +152,7 @@ class Phase:
         bounds = (0.0, 1.0) if self.is_bounded else None
         objective = as_pytree(self.objective)
         settings = (
-            THREATS[self.norm](radii, bounds),
+            THREATS[self.norm](cast(Any, radii), bounds),
             settled(objective, float(radii[0])),
             self.optimizer.at(epoch, self.epochs, num_batches),
         )
