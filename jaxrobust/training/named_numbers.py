@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-from jaxrobust.arguments import require
+from jaxrobust.arguments import require, require_choice
 from jaxrobust.pytrees import Pytree
 
 __all__ = ["as_arrays", "names_of", "with_number", "words_of"]
@@ -69,9 +69,7 @@ def with_number(settings: T, name: str, value: float) -> T:
     Raises:
         ValueError: if there is no number of that name, or the value is refused.
     """
-    known = names_of(settings)
-    rule = f"the name of a number: {', '.join(known)}"
-    require(name in known, "sweep", rule, name, "choose one of these")
+    require_choice("number", name, names_of(settings))
     return _replaced(settings, name, name.split("."), value)
 
 

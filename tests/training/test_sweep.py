@@ -133,9 +133,13 @@ class TestDefinition:
     @pytest.mark.parametrize(
         ("name", "value", "message"),
         [
-            ("optimizer.rate", 1.0, r"name of a number: objective\..*'optimizer.rate'"),
-            ("optimizer.name", 1.0, "name of a number"),  # a word
-            ("epochs", 1.0, "name of a number"),
+            (
+                "optimizer.rate",
+                1.0,
+                r"`number` must be one of objective\..*'optimizer.rate'",
+            ),
+            ("optimizer.name", 1.0, "`number` must be one of objective"),  # a word
+            ("epochs", 1.0, "`number` must be one of objective"),
             ("objective.attack.num_steps", 1.5, "must be a whole number, got 1.5"),
             ("optimizer.learning_rate", -1.0, r"must be in \(0, inf\), got -1.0"),
         ],
