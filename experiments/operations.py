@@ -51,6 +51,7 @@ ATTACKS = (
 
 EXPERIMENT = """
 from experiments.runner import Setting, main
+from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.evaluation import EvaluationConfig, evaluate
 from jaxrobust.networks import ModelConfig
