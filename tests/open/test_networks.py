@@ -42,7 +42,10 @@ from jaxrobust.training import programs as programs_module
 from jaxrobust.training.runs import trainer_for
 
 HERE = Path(__file__).parent
-NAMES = ("linen", "nnx", "equinox", "pair")
+OTHERS = [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("nnx", "equinox", "pair")
+]
+NAMES = ["linen", *OTHERS]
 ATTACK = PGD(step_size=0.05)
 # Not Adam, which makes steps of the same length of gradients that are but roundings.
 RULE = OptimizerConfig(name="sgd", learning_rate=0.05)
@@ -103,7 +106,7 @@ def test_it_learns_and_its_state_moves(name, trained):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param("linen", marks=pytest.mark.exact), *NAMES[1:]]
+    "name", [pytest.param("linen", marks=pytest.mark.exact), *OTHERS]
 )
 def test_stopped_and_resumed_it_is_the_same_to_the_bit(
     name, trained, digits, tmp_path, monkeypatch
@@ -145,7 +148,13 @@ def test_loaded_evaluated_and_exported_it_says_the_same(
 
 @pytest.mark.parametrize(
     ("name", "mapping"),
-    [("linen", "vmap"), ("nnx", "vmap"), ("equinox", "vmap"), ("nnx", "loop")],
+    [
+        ("linen", "vmap"),
+        *(
+            pytest.param(*pair, marks=pytest.mark.slow)
+            for pair in (("nnx", "vmap"), ("equinox", "vmap"), ("nnx", "loop"))
+        ),
+    ],
 )
 def test_a_sweep_trains_its_members_as_if_alone(
     name, mapping, trained, digits, tmp_path, monkeypatch

@@ -165,7 +165,7 @@ def main(directory: str) -> None:
             alone, np.stack([flat(s.weights.variables) for s in start(kind, 4)])
         )
         # Each is compiled, the network with batch normalization for a long time.
-        meshes = {"linear": [(2, 1), (4, 2), (1, 8)], "resnet": [(1, 8), (2, 4)]}[kind]
+        meshes = {"linear": [(2, 1), (4, 2), (1, 8)], "resnet": [(2, 4)]}[kind]
         for member, data in meshes:
             name = f"{kind} {member}x{data}"
             mesh = trained(kind, member, data)

@@ -40,6 +40,7 @@ def phase_of(objective):
     return Phase(name="any", epochs=1, epsilon=epsilon, objective=objective)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_it_trains_in_a_loop_mapped_over_members(name):
     trained_in_a_loop(short(name))
