@@ -7,11 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from jaxrobust.arguments import require_in
-from jaxrobust.attacks import PGD, AttackResult
+from jaxrobust.attacks import AttackResult
 from jaxrobust.losses import cross_entropy
-from jaxrobust.threat import ThreatModel
 from jaxrobust.training.model import Model
-from jaxrobust.training.objectives.attacking import Attacking
+from jaxrobust.training.objectives.adversarial import Adversarial
 from jaxrobust.training.objectives.base import Seen, seen
 from jaxrobust.training.objectives.divergence import divergence
 from jaxrobust.types import Images, Labels, Logits, PerExample, PRNGKey
@@ -30,7 +29,7 @@ def _of_rival(logits: Logits, labels: Labels) -> PerExample:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mart(Attacking):
+class Mart(Adversarial):
     r"""Boosted cross-entropy under attack, and steadier answers where they are wrong.
 
     With probabilities :math:`p` on clean and :math:`p'` on attacked images, the mean of
@@ -49,25 +48,12 @@ class Mart(Attacking):
         misclassified examples", ICLR.
     """
 
-    attack: PGD = PGD()
-    """What finds the attacked images."""
     beta: float = 5.0
     """Weight of the divergence."""
 
     def __post_init__(self):
         super().__post_init__()
         require_in("beta", self.beta, "[0, inf)", "5 is that of the paper")
-
-    def search(
-        self,
-        key: PRNGKey,
-        model: Model,
-        threat: ThreatModel,
-        images: Images,
-        labels: Labels,
-    ) -> AttackResult:
-        """The images that PGD ends at."""
-        return self.attack(threat)(key, self.seen_by_attack(key, model), images, labels)
 
     def loss(
         self,
