@@ -53,7 +53,7 @@ from jaxrobust.training import (
     sweep,
     train,
 )
-from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.recipe.config_json import config_to_json
 
 __all__ = [
     "Options",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The processes of one job on this machine: local.sh NUM_PROCESSES COMMAND [ARGUMENT...]
 #
-# Each runs COMMAND with the variables of jaxrobust/hosts.py. SIGTERM and SIGINT are
+# Each runs COMMAND with the variables of jaxrobust/hosts/clusters.py. SIGTERM and SIGINT are
 # passed on as SIGTERM. When one fails, the others are told to stop, and after
 # JAXROBUST_GRACE_SECONDS (60) killed. The exit code is that of the first that failed.
 set -euo pipefail

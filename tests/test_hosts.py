@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jaxrobust import hosts
-from jaxrobust.hosts import Cluster, HostOptions, cluster_from
+from jaxrobust.hosts import Cluster, HostOptions, cluster_from, watch
 
 EXPLICIT = {
     "JAXROBUST_COORDINATOR": "node1:1234",
@@ -205,7 +205,7 @@ def test_incomplete_and_wrong_settings_are_refused(environment, message):
 
 
 def test_one_process_is_left_alone(monkeypatch):
-    monkeypatch.setattr(hosts._State, "hosts", None)
+    monkeypatch.setattr(watch._State, "hosts", None)
     handler = signal.getsignal(signal.SIGABRT)
     assert hosts.initialize(environment={}) == hosts.Hosts(0, 1, "single")
     assert hosts.is_primary()
@@ -215,7 +215,7 @@ def test_one_process_is_left_alone(monkeypatch):
 
 
 def test_periods_must_be_positive(monkeypatch):
-    monkeypatch.setattr(hosts._State, "hosts", None)
+    monkeypatch.setattr(watch._State, "hosts", None)
     variables = EXPLICIT | {"JAXROBUST_HEARTBEAT_SECONDS": "0"}
     with pytest.raises(ValueError, match="`JAXROBUST_HEARTBEAT_SECONDS` must be at"):
         hosts.initialize(environment=variables)
@@ -237,9 +237,9 @@ def test_periods_must_be_positive(monkeypatch):
 )  # fmt: skip
 def test_errors_of_a_lost_peer_get_a_name(text, cause, monkeypatch):
     for name in ("is_lost", "exit_code"):
-        monkeypatch.setattr(hosts._State, name, getattr(hosts._State, name))
-    monkeypatch.setattr(hosts._State, "is_reported", hosts.threading.Event())
-    monkeypatch.setattr(hosts._State, "hosts", hosts.Hosts(1, 4, "explicit"))
+        monkeypatch.setattr(watch._State, name, getattr(watch._State, name))
+    monkeypatch.setattr(watch._State, "is_reported", watch.threading.Event())
+    monkeypatch.setattr(watch._State, "hosts", hosts.Hosts(1, 4, "explicit"))
     with (
         pytest.raises(
             hosts.HostLostError, match="the last checkpoint is kept"

@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(("evaluation", "plots"), 4),
     "training": 3,
     **dict.fromkeys(("attacks", "concentration"), 2),
-    **dict.fromkeys(("losses", "threat", "networks", "data", "theory"), 1),
+    **dict.fromkeys(("losses", "threat", "networks", "data", "theory", "hosts"), 1),
     **dict.fromkeys(
         (
             "arguments",
@@ -27,20 +27,21 @@ LAYERS = {
             "references",
             "keeping",
             "compilation",
-            "hosts",
         ),
         0,
     ),
 }
+ROOMS = ("recipe", "step", "course")
+"""Of training, from the bottom up."""
 FENCES = {
     "flax": ("networks",),
     "equinox": ("networks/equinox.py",),
-    "orbax": ("training/checkpoints.py",),
+    "orbax": ("training/course/checkpoints.py",),
     "tensorflow_datasets": ("data",),
     "array_record": ("data",),
     "sklearn": ("data",),
     "matplotlib": ("plots",),
-    "rich": ("training/progress.py",),
+    "rich": ("training/course/reporters.py",),
     "tyro": ("cli",),
     "jinja2": ("launching",),
     "torch": ("interop",),
@@ -78,6 +79,18 @@ def test_imports_point_down(path):
             continue
         assert LAYERS[rest[0]] < LAYERS[own], f"{own} -> {name}"
         assert FORBIDDEN.get(own) != rest[0]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_of_training_look_down(room):
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    paths = [*(ROOT / "training" / room).rglob("*.py")]
+    assert paths
+    for path in paths:
+        for name in imports(path):
+            package, _, rest = name.partition("training.")
+            if package == "jaxrobust.":
+                assert rest.split(".")[0] in allowed, f"{path} -> {name}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))

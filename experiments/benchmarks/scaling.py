@@ -74,7 +74,7 @@ def measure(config: Config, member: int, data: int, weights: str) -> dict[str, A
         adversarial,
         make_trainer,
     )
-    from jaxrobust.training.members import MemberProgram
+    from jaxrobust.training.step.members import MemberProgram
 
     placement = Placement(MeshConfig(member=member, data=data))
     model = ModelConfig(name="lenet", widen_factor=config.widen_factor)

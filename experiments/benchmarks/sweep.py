@@ -38,8 +38,8 @@ from jaxrobust.training import (
     linspace,
     make_trainer,
 )
-from jaxrobust.training import members as members_module
-from jaxrobust.training.members import MemberProgram, mapping_for, model_for
+from jaxrobust.training.step import members as members_module
+from jaxrobust.training.step.members import MemberProgram, mapping_for, model_for
 
 STEP_SIZE = 0.05
 TARGETS = {"cpu": 1.0, "gpu": 3.0, "tpu": 3.0}

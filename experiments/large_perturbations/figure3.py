@@ -47,7 +47,7 @@ from jaxrobust.training import (
     chain,
     standard,
 )
-from jaxrobust.training.standing import fresh_state
+from jaxrobust.training.course.position import fresh_state
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

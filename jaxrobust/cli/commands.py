@@ -76,7 +76,7 @@ from jaxrobust.training import (
     with_attack,
     with_number,
 )
-from jaxrobust.training.signals import stop_on_signals
+from jaxrobust.training.course.signals import stop_on_signals
 
 __all__ = [
     "DataList",

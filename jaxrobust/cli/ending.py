@@ -17,7 +17,7 @@ from jaxrobust import hosts
 from jaxrobust.keeping import InUseError, describe_failure
 from jaxrobust.references import MODULES
 from jaxrobust.training import CheckpointError, Interrupted, NonFiniteLossError
-from jaxrobust.training.signals import AtOnce, interrupt_on_signals
+from jaxrobust.training.course.signals import AtOnce, interrupt_on_signals
 
 __all__ = ["FAILED", "INTERRUPTED", "WRONG_USAGE", "execute"]
 

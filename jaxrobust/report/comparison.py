@@ -31,7 +31,7 @@ from jaxrobust.report.subjects import (
     subjects,
 )
 from jaxrobust.training import Run
-from jaxrobust.training.config_json import config_to_json
+from jaxrobust.training.recipe.config_json import config_to_json
 
 __all__ = ["command_line", "write_report"]
 

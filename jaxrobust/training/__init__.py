@@ -1,22 +1,34 @@
 """Training: a state machine of phases over one compiled program."""
 
-from jaxrobust.training.checkpoints import (
+from jaxrobust.training.course.checkpoints import (
     CheckpointError,
     Checkpoints,
     CheckpointWarning,
 )
-from jaxrobust.training.config_json import resolved_objective
-from jaxrobust.training.examples import (
+from jaxrobust.training.course.directory import RunError, read_run
+from jaxrobust.training.course.examples import (
     check_data,
     data_of,
     load_run_data,
     load_training_data,
 )
-from jaxrobust.training.loop import NonFiniteLossError, train
-from jaxrobust.training.mesh import MeshConfig, Placement
-from jaxrobust.training.model import Model, Precision, applied, bind
-from jaxrobust.training.named_numbers import with_number
-from jaxrobust.training.objectives import (
+from jaxrobust.training.course.reporters import (
+    LineReporter,
+    NullReporter,
+    Reporter,
+    TerminalReporter,
+    reporter_for,
+)
+from jaxrobust.training.course.runs import Run, load_run, trusted
+from jaxrobust.training.course.signals import Interrupted
+from jaxrobust.training.course.storage import StorageError
+from jaxrobust.training.course.sweep import SweepResult, sweep
+from jaxrobust.training.course.train import NonFiniteLossError, train
+from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.config_json import resolved_objective
+from jaxrobust.training.recipe.model import Model, Precision, applied, bind
+from jaxrobust.training.recipe.named_numbers import with_number
+from jaxrobust.training.recipe.objectives import (
     OBJECTIVES,
     Adversarial,
     Objective,
@@ -30,49 +42,30 @@ from jaxrobust.training.objectives import (
     unresolved,
     with_attack,
 )
-from jaxrobust.training.optimizers import OPTIMIZERS, OptimizerConfig
-from jaxrobust.training.own import CodeWarning
-from jaxrobust.training.phases import (
+from jaxrobust.training.recipe.optimizers import OPTIMIZERS, OptimizerConfig
+from jaxrobust.training.recipe.own import CodeWarning
+from jaxrobust.training.recipe.phases import (
     Carry,
     JumpRule,
     Phase,
     Settings,
-    TrainConfig,
     adversarial,
     chain,
     extended,
     iterative,
     standard,
 )
-from jaxrobust.training.progress import (
-    LineReporter,
-    NullReporter,
-    Reporter,
-    TerminalReporter,
-    reporter_for,
-)
-from jaxrobust.training.runs import (
-    Problem,
-    Run,
-    RunError,
-    TrainedOn,
-    load_run,
-    read_run,
-    trusted,
-)
-from jaxrobust.training.schedules import EpsilonSchedule
-from jaxrobust.training.signals import Interrupted
-from jaxrobust.training.storage import StorageError
-from jaxrobust.training.sweep import (
+from jaxrobust.training.recipe.problem import Problem, TrainedOn
+from jaxrobust.training.recipe.schedules import EpsilonSchedule
+from jaxrobust.training.recipe.sweeps import (
     Member,
     SweepConfig,
-    SweepResult,
     WarmStart,
     linspace,
     parse_part,
-    sweep,
 )
-from jaxrobust.training.trainer import (
+from jaxrobust.training.step.mesh import MeshConfig, Placement
+from jaxrobust.training.step.trainer import (
     Metrics,
     Trainer,
     TrainState,

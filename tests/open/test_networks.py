@@ -33,13 +33,13 @@ from jaxrobust.training import (
     bind,
     extended,
     load_run,
-    loop,
     sweep,
     train,
 )
-from jaxrobust.training import members as members_module
-from jaxrobust.training import programs as programs_module
-from jaxrobust.training.runs import trainer_for
+from jaxrobust.training.course import group
+from jaxrobust.training.step import members as members_module
+from jaxrobust.training.step import programs as programs_module
+from jaxrobust.training.step.trainer import trainer_for
 
 HERE = Path(__file__).parent
 OTHERS = [
@@ -112,7 +112,7 @@ def test_stopped_and_resumed_it_is_the_same_to_the_bit(
     name, trained, digits, tmp_path, monkeypatch
 ):
     run, value = trained(name)
-    monkeypatch.setattr(loop, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(group, "SLICE_SECONDS", 0.0)
     settings = {"network": value, "dataset": digits}
     with pytest.raises(Interrupted):
         train(CONFIG, tmp_path / "run", **settings, reporter=Stopper())

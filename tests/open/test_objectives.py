@@ -31,8 +31,8 @@ from jaxrobust.training import (
     train,
     unresolved,
 )
-from jaxrobust.training import programs as programs_module
-from jaxrobust.training.objectives import AWP
+from jaxrobust.training.recipe.objectives import AWP
+from jaxrobust.training.step import programs as programs_module
 
 HERE = Path(__file__).parent
 OBJECTIVES, OPTIMIZER = HERE / "own_objective.py", HERE / "own_optimizer.py"

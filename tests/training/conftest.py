@@ -12,10 +12,10 @@ from jaxrobust.training import (
     TrainConfig,
     adversarial,
     extended,
-    loop,
     standard,
     train,
 )
+from jaxrobust.training.course import group
 
 ATTACK = PGD(step_size=0.05)
 
@@ -48,7 +48,7 @@ def trained(tiny, digits, tmp_path_factory):
 @pytest.fixture
 def small_slices(monkeypatch):
     """One batch a slice, so that a signal can come after any of them."""
-    monkeypatch.setattr(loop, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(group, "SLICE_SECONDS", 0.0)
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from jaxrobust.training import (
     make_trainer,
     sweep,
 )
-from jaxrobust.training.members import MemberProgram
+from jaxrobust.training.step.members import MemberProgram
 
 BATCH = 16
 rng = np.random.default_rng(0)

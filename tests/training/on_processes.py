@@ -26,12 +26,11 @@ def main(
         TrainConfig,
         WarmStart,
         adversarial,
-        examples,
-        loop,
         sweep,
     )
+    from jaxrobust.training.course import examples, group
 
-    loop.SLICE_SECONDS = 0.0  # every batch is a slice
+    group.SLICE_SECONDS = 0.0  # every batch is a slice
     if when == "data" and not hosts.is_primary():
         load = examples.load_arrays
 
@@ -41,7 +40,7 @@ def main(
 
         examples.load_arrays = disturbed
     elif int(number) and not hosts.is_primary():
-        run, count = loop._Group.slice, 0
+        run, count = group.Group.slice, 0
 
         def counted(*arguments):
             nonlocal count
@@ -50,7 +49,7 @@ def main(
                 os.kill(os.getpid(), int(number))
             return run(*arguments)
 
-        loop._Group.slice = counted
+        group.Group.slice = counted
     base = TrainConfig(
         train_size=96,
         model=ModelConfig(name="linear"),

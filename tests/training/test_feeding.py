@@ -8,10 +8,10 @@ import pytest
 
 from jaxrobust.data import DataError, load_arrays
 from jaxrobust.training import SweepConfig, feeding, sweep, train
-from jaxrobust.training.examples import problem_of
-from jaxrobust.training.feeding import Resident, Stream, feed_for
-from jaxrobust.training.mesh import Placement
-from jaxrobust.training.programs import Programs
+from jaxrobust.training.course.examples import problem_of
+from jaxrobust.training.step.feeding import Resident, Stream, feed_for
+from jaxrobust.training.step.mesh import Placement
+from jaxrobust.training.step.programs import Programs
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from jaxrobust.training import (
     standard,
     train,
 )
-from jaxrobust.training import programs as programs_module
+from jaxrobust.training.step import programs as programs_module
 
 
 def same_state(one, other):

@@ -10,8 +10,8 @@ import pytest
 
 from jaxrobust.attacks import PGD
 from jaxrobust.training import Adversarial, RunError, Standard, TrainConfig, train
-from jaxrobust.training.config_json import config_from_json, config_to_json
-from jaxrobust.training.older import renewed
+from jaxrobust.training.recipe.config_json import config_from_json, config_to_json
+from jaxrobust.training.recipe.older import renewed
 
 # Written by version 0.1 for `chain((0.0, 0.3), (2, 3))` in l_2, the first one standard.
 ATTACK = {

@@ -24,7 +24,7 @@ from jaxrobust.training import (
     iterative,
     standard,
 )
-from jaxrobust.training.config_json import config_from_json, config_to_json
+from jaxrobust.training.recipe.config_json import config_from_json, config_to_json
 
 
 def test_iat_grows_by_a_hundredth_an_epoch_and_starts_above_zero():

@@ -31,7 +31,7 @@ def clock(monkeypatch):
     """Seconds that the reporter sees, one for each time it looks."""
     times = []
     monkeypatch.setattr(
-        "jaxrobust.training.progress.time.time", lambda: times.pop(0) + 100.0
+        "jaxrobust.training.course.reporters.time.time", lambda: times.pop(0) + 100.0
     )
     return times
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from jaxrobust.training import load_run
-from jaxrobust.training.signals import (
+from jaxrobust.training.course.signals import (
     StopRequest,
     interrupt_on_signals,
     stop_on_signals,
@@ -58,7 +58,7 @@ def test_an_interruptible_work_ends_as_by_ctrl_c(number):
 COMPILE = """
 import os, signal, sys, threading
 import jax
-from jaxrobust.training.signals import interrupt_on_signals, stop_on_signals
+from jaxrobust.training.course.signals import interrupt_on_signals, stop_on_signals
 
 def several(x):  # takes XLA some seconds
     for seed in range(60):
@@ -151,7 +151,7 @@ from jaxrobust.attacks import PGD
 from jaxrobust.training import (
     Interrupted, SweepConfig, TrainConfig, adversarial, sweep, train
 )
-from jaxrobust.training.signals import stop_on_signals
+from jaxrobust.training.course.signals import stop_on_signals
 config = TrainConfig(
     train_size=1000, batch_size=50, model=ModelConfig(name="lenet-small"),
     phases=(adversarial(0.1, 200, attack=PGD(step_size=0.01)),),

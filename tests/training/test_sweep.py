@@ -29,16 +29,16 @@ from jaxrobust.training import (
     adversarial,
     linspace,
     load_run,
-    loop,
     make_trainer,
     sweep,
     train,
 )
-from jaxrobust.training import members as members_module
-from jaxrobust.training import programs as programs_module
-from jaxrobust.training.examples import problem_of
-from jaxrobust.training.members import MemberProgram, mapping_for, model_for
-from jaxrobust.training.sweep import Member, part_of, waves
+from jaxrobust.training.course import group
+from jaxrobust.training.course.examples import problem_of
+from jaxrobust.training.recipe.sweeps import Member, part_of, waves
+from jaxrobust.training.step import members as members_module
+from jaxrobust.training.step import programs as programs_module
+from jaxrobust.training.step.members import MemberProgram, mapping_for, model_for
 
 ATTACK = PGD(step_size=0.05)
 BASE = TrainConfig(
@@ -293,7 +293,7 @@ class Stopper(NullReporter):
 def test_resuming_a_sweep_equals_never_having_stopped(
     swept, digits, tmp_path, update, monkeypatch
 ):
-    monkeypatch.setattr(loop, "SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(group, "SLICE_SECONDS", 0.0)
     directory = tmp_path / "sweep"
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM .*--resume"):
         sweep(CHAIN, directory, dataset=digits, reporter=Stopper(update))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.networks import Network, Variables
-from jaxrobust.training.model import Model
+from jaxrobust.training.recipe.model import Model
 
 COUNT, SHAPE, CLASSES = 6, (3, 3, 1), 4
 KEY = jax.random.key(7)

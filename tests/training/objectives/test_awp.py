@@ -9,7 +9,7 @@ import pytest
 
 from jaxrobust.attacks import PGD
 from jaxrobust.threat import LinfBall
-from jaxrobust.training.objectives import AWP, Adversarial, Standard
+from jaxrobust.training.recipe.objectives import AWP, Adversarial, Standard
 from tests.training.objectives import linear
 
 ADVERSARIAL = Adversarial(attack=PGD(num_steps=3, step_size=0.05))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.threat import LinfBall
-from jaxrobust.training.objectives import Fast, Standard
+from jaxrobust.training.recipe.objectives import Fast, Standard
 from tests.training.objectives import linear
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.threat import LinfBall
-from jaxrobust.training.objectives import Fast, GradAlign, Standard
+from jaxrobust.training.recipe.objectives import Fast, GradAlign, Standard
 from tests.training.objectives import linear
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jaxrobust.attacks import PGD
 from jaxrobust.threat import LinfBall
-from jaxrobust.training.objectives import (
+from jaxrobust.training.recipe.objectives import (
     AWP,
     Adversarial,
     LabelSmoothing,

@@ -8,7 +8,7 @@ import pytest
 
 from jaxrobust.attacks import PGD
 from jaxrobust.threat import LinfBall
-from jaxrobust.training.objectives import Adversarial, Mart
+from jaxrobust.training.recipe.objectives import Adversarial, Mart
 from tests.training.objectives import linear
 
 ATTACK = PGD(num_steps=3, step_size=0.05)

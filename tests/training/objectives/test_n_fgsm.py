@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxrobust.threat import L2Ball, LinfBall
-from jaxrobust.training.objectives import NFGSM, Standard
+from jaxrobust.training.recipe.objectives import NFGSM, Standard
 from tests.training.objectives import linear
 
 

@@ -13,8 +13,8 @@ from jaxrobust.attacks import PGD
 from jaxrobust.networks import Network
 from jaxrobust.threat import LinfBall
 from jaxrobust.training import Phase, make_trainer
-from jaxrobust.training.config_json import config_from_json, config_to_json
-from jaxrobust.training.objectives import (
+from jaxrobust.training.recipe.config_json import config_from_json, config_to_json
+from jaxrobust.training.recipe.objectives import (
     OBJECTIVES,
     Attacking,
     Fast,
@@ -24,7 +24,7 @@ from jaxrobust.training.objectives import (
     objective_name,
     with_attack,
 )
-from jaxrobust.training.schedules import EpsilonSchedule
+from jaxrobust.training.recipe.schedules import EpsilonSchedule
 from tests.training.objectives import linear
 
 TRANSFORMS = ["grad_align", "awp", "label_smoothing"]

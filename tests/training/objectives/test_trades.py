@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from jaxrobust.attacks import PGD
 from jaxrobust.threat import L2Ball, LinfBall
-from jaxrobust.training.objectives import Standard, Trades
+from jaxrobust.training.recipe.objectives import Standard, Trades
 from tests.training.objectives import linear
 
 

@@ -1,0 +1,1 @@
+"""The host side of training: run directories, checkpoints, epochs, signals."""

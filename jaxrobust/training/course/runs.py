@@ -1,0 +1,207 @@
+"""A trained, or half-trained, run and how it is loaded; nothing here trains."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxrobust.networks import GIVEN, ModelConfig, Network, Variables
+from jaxrobust.references import Reference, is_reference, resolve
+from jaxrobust.training.course.checkpoints import CheckpointError, Checkpoints
+from jaxrobust.training.course.directory import (
+    CHECKPOINTS,
+    RunError,
+    check_network,
+    read_description,
+)
+from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.model import bind
+from jaxrobust.training.recipe.own import network_for, own_network
+from jaxrobust.training.recipe.problem import Problem, TrainedOn
+from jaxrobust.training.step.trainer import TrainState, trainer_for
+from jaxrobust.types import LogitsFn
+
+__all__ = [
+    "Run",
+    "load_run",
+    "refuse_own_optimizer",
+    "template_for",
+    "trusted",
+]
+
+
+class Run(NamedTuple):
+    """A trained (or half-trained) model and how it came about.
+
+    Attributes:
+        directory: of the run.
+        config: what was asked for.
+        problem: the data's shape.
+        network: the trained one.
+        state: newest state.
+        records: one for each epoch, as in `metrics.jsonl`.
+        is_complete: whether all phases are done.
+        trained_on: its examples; None for runs of versions that did not record them.
+    """
+
+    directory: Path
+    config: TrainConfig
+    problem: Problem
+    network: Network
+    state: TrainState
+    records: list[dict[str, Any]]
+    is_complete: bool
+    trained_on: TrainedOn | None = None
+
+    @property
+    def weights(self) -> Variables:
+        """What the network computes with: parameters and other state."""
+        return self.state.weights.variables
+
+    @property
+    def logits_fn(self) -> LogitsFn:
+        """The model in evaluation mode."""
+        return bind(self.network, self.weights)
+
+
+def _check_progress(config: TrainConfig, progress: dict[str, Any]) -> None:
+    """Refuse the record of a checkpoint that cannot be one of this run."""
+    phase, epoch = progress["phase"], progress["phase_epoch"]
+    count, records = len(config.phases), progress["records"]
+    length = config.phases[phase].epochs if phase in range(count) else 1
+    before = sum(each.epochs for each in config.phases[:phase])
+    epochs = [record["epoch"] for record in records]
+    if (
+        phase not in range(count + 1)
+        or epoch not in range(length)
+        or progress["is_complete"] != (phase == count)
+        or epochs != [*range(1, len(records) + 1)]
+        or not phase + epoch <= len(records) <= before + epoch
+    ):
+        raise ValueError(
+            f"its record of phase {phase!r}, epoch {epoch!r} and {len(epochs)} epochs "
+            "is none of this run"
+        )
+
+
+def template_for(
+    config: TrainConfig, problem: Problem, network: Network
+) -> Callable[[dict[str, Any]], TrainState]:
+    """The form of a run's state at a given progress, as arrays without values."""
+    images = jax.ShapeDtypeStruct((1, *problem.image_shape), jnp.float32)
+    trainer = trainer_for(config, network)
+
+    def like(progress: dict[str, Any]) -> TrainState:
+        _check_progress(config, progress)
+        index = min(progress["phase"], len(config.phases) - 1)
+        optimizer = config.phases[index].optimizer.unscheduled()
+        return jax.eval_shape(trainer.init, jax.random.key(0), images, optimizer)
+
+    return like
+
+
+def trusted(
+    directory: Path, model: ModelConfig, network: Any, trust_code: bool
+) -> Reference | None:
+    """What the caller lets stand for the network of a run; None for the catalogue's.
+
+    Args:
+        directory: of the run.
+        model: that its configuration names.
+        network: handed over, or its name as text; None for what the run names.
+        trust_code: whether what the run names may be imported.
+
+    Raises:
+        RunError: if the run names code, and the caller has not asked for it.
+        ValueError: for a name of nothing.
+    """
+    if isinstance(network, str):
+        return resolve(network, what="model")
+    if network is not None:
+        return Reference(GIVEN, network, None)
+    if model.is_known:
+        return None
+    if model.name == GIVEN:
+        raise RunError(
+            f"`network` must be given for the run in {str(directory)!r}, whose network "
+            "was handed over from Python, got none; hand it over again (network=..., "
+            "or --model path/to/file.py:NAME)."
+        )
+    if not trust_code:
+        raise RunError(
+            f"`network` must be given for the run in {str(directory)!r}, whose network "
+            f"is code outside jaxrobust, {model.name!r}, got none; hand it over "
+            "(network=..., or --model path/to/file.py:NAME), or say that what the run "
+            "names may be run (trust_code=True, or --trust-code)."
+        )
+    return resolve(model.name, what="model")
+
+
+def refuse_own_optimizer(
+    directory: Path, config: TrainConfig, known: Collection[str] = ()
+) -> None:
+    """Refuse to import an optimizer only since a run names it.
+
+    Its code is needed for the form of its state.
+
+    Args:
+        directory: of the run.
+        config: of the run.
+        known: names of optimizers that the caller has asked for.
+
+    Raises:
+        RunError: if it names another one that is code outside jaxrobust.
+    """
+    for phase in config.phases:
+        name = phase.optimizer.name
+        if is_reference(name) and name not in known:
+            raise RunError(
+                f"`trust_code` must be on for the run in {str(directory)!r}, whose "
+                f"optimizer is code outside jaxrobust, {name!r}; say that what the run "
+                "names may be run (trust_code=True, or --trust-code)."
+            )
+
+
+def load_run(
+    directory: Path | str, *, network: Any = None, trust_code: bool = False
+) -> Run:
+    """A run with its newest undamaged checkpoint; also while it is being trained.
+
+    Args:
+        directory: of the run.
+        network: the network of a run that is not of the catalogue, as a value (see
+            `as_network`), or named `path/to/file.py:NAME` or `package.module:NAME`.
+        trust_code: import what the run names as its network and its optimizer. Say so
+            only of runs whose origin is known: importing runs the code.
+
+    Raises:
+        RunError: if there is no such run, or no checkpoint of it can be used; if its
+            network is not of the catalogue, and was not given; if it is another one.
+        StorageError: if a checkpoint cannot be read.
+    """
+    directory = Path(directory)
+    config, problem, trained_on, recorded = read_description(directory)
+    source = trusted(directory, config.model, network, trust_code)
+    if not trust_code:
+        refuse_own_optimizer(directory, config)
+    own = own_network(source, problem.image_shape, problem.num_classes)
+    check_network(directory, recorded, own)
+    network = network_for(config.model, problem.num_classes, own)
+    try:
+        with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
+            like = template_for(config, problem, network)
+            state, progress = checkpoints.restore_newest(like)
+    except CheckpointError as error:
+        raise RunError(str(error)) from error
+    return Run(
+        directory,
+        config,
+        problem,
+        network,
+        state,
+        progress["records"],
+        progress["is_complete"],
+        trained_on,
+    )

@@ -1,0 +1,67 @@
+"""Everything that decides the numbers of a run."""
+
+import dataclasses
+from typing import get_args
+
+from jaxrobust.arguments import require, require_choice
+from jaxrobust.data import Augmentation, augmentation_of
+from jaxrobust.networks import ModelConfig
+from jaxrobust.training.recipe.model import Precision
+from jaxrobust.training.recipe.phases import Phase
+
+__all__ = ["TrainConfig"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides the numbers of a run."""
+
+    dataset: str = "digits"
+    """Name of a data set, or a directory of arrays."""
+    variant: str = "original"
+    """Transform of the data set, such as "binary"."""
+    train_size: int | None = None
+    """Use only that many training examples; None for all."""
+    model: ModelConfig = ModelConfig(name="lenet-small")
+    """Network."""
+    phases: tuple[Phase, ...] = (Phase(name="adversarial", epochs=1),)
+    """What is done, in order."""
+    batch_size: int = 128
+    """Images per step; the remainder of an epoch's shuffle is dropped."""
+    augmentation: str | Augmentation | None = None
+    """Random changes of the pixels, anew in each step: by name, such as "crop-flip" or
+    "rotate(15)+crop-flip", or a function `(key, pixels) -> pixels`; None for none."""
+    precision: Precision = "float32"
+    """Of the forward pass and the gradients through it; bfloat16 keeps parameters,
+    optimizer and projection in float32."""
+    seed: int = 0
+    """Of initial weights, shuffling, augmentation and random starts; below 2**32, as
+    JAX takes no more bits of it."""
+
+    def __post_init__(self):
+        require(
+            self.batch_size >= 1, "batch_size", "at least 1", self.batch_size, "try 128"
+        )
+        require(
+            len(self.phases) > 0, "phases", "a non-empty list", self.phases, "add one"
+        )
+        require_choice("precision", self.precision, get_args(Precision))
+        if isinstance(self.augmentation, str) and ":" not in self.augmentation:
+            # Names of ours; nothing of a user's own is imported here.
+            augmentation_of(self.augmentation)
+        # Beyond, numbers become other ones without a word, or a bare OverflowError.
+        require(
+            isinstance(self.seed, int) and -(2**31) <= self.seed < 2**32,
+            "seed",
+            "a whole number in [-2**31, 2**32)",
+            self.seed,
+            "choose a smaller one",
+        )
+        later = [phase.start_from for phase in self.phases[1:] if phase.start_from]
+        require(
+            not later,
+            "start_from",
+            "given for the first phase only",
+            later,
+            "split the run in two",
+        )

@@ -1,0 +1,259 @@
+"""What a run is: a list of phases, each with its attack, radius and optimizer.
+
+Configurations are frozen, hold plain Python values only, and check themselves when they
+are made, so that a wrong one is refused before anything is compiled.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import jax
+import numpy as np
+
+from jaxrobust.arguments import require, require_choice
+from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
+from jaxrobust.training.recipe.named_numbers import as_arrays
+from jaxrobust.training.recipe.objectives import (
+    Adversarial,
+    Objective,
+    Standard,
+    as_pytree,
+    settled,
+)
+from jaxrobust.training.recipe.optimizers import OptimizerConfig
+from jaxrobust.training.recipe.schedules import EpsilonSchedule
+
+__all__ = [
+    "Carry",
+    "JumpRule",
+    "Phase",
+    "Settings",
+    "adversarial",
+    "chain",
+    "extended",
+    "iterative",
+    "standard",
+]
+
+Norm = Literal["linf", "l2"]
+Carry = Literal["weights", "optimizer"]
+
+
+class Settings(NamedTuple):
+    """What a step of training does, as a pytree: numbers are leaves, words structure.
+
+    Programs are compiled for the structure. The numbers are traced; each has a value
+    for every batch of an epoch, `(num_batches,)`.
+
+    Attributes:
+        threat: the ball, with its radius in units of [0, 1] pixels.
+        objective: what is minimized.
+        optimizer: by what.
+    """
+
+    threat: ThreatModel
+    objective: Any
+    optimizer: OptimizerConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JumpRule:
+    """When a phase stops itself: a sudden jump of the training adversarial loss.
+
+    LP-X2 stops IAT "at a sudden jump" (LP-F7) without a number. Here epoch e is a jump
+    if its mean loss exceeds `ratio` times the largest of the `window` epochs before it
+    (once there are that many) and lies at least `rise` nats above it. The weights from
+    before that epoch are kept, and the phase ends.
+    """
+
+    ratio: float = 1.5
+    """Loss over the largest loss of the window; above 1."""
+    rise: float = 0.2
+    """Least increase, in nats, lest noise round a tiny loss count as a jump."""
+    window: int = 3
+    """Number of epochs compared with."""
+
+    def __post_init__(self):
+        require(self.ratio > 1, "ratio", "above 1", self.ratio, "try 1.5")
+        require(self.rise >= 0, "rise", "at least 0", self.rise, "try 0.2")
+        require(self.window >= 1, "window", "at least 1", self.window, "try 3")
+
+    def is_jump(self, losses: Sequence[float]) -> bool:
+        """Whether the last of the epoch losses, in nats, is a jump."""
+        if len(losses) <= self.window:
+            return False
+        before = max(losses[-1 - self.window : -1])
+        return losses[-1] > self.ratio * before and losses[-1] >= before + self.rise
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One stretch of training under one attack, radius schedule and optimizer."""
+
+    name: str
+    """standard, adversarial, extended or iterative; or any name of your own."""
+    epochs: int
+    """Length; a `stop_at_jump` may end the phase sooner."""
+    epsilon: EpsilonSchedule = EpsilonSchedule()
+    """Radius in each epoch."""
+    norm: Norm = "linf"
+    """Norm of the ball."""
+    is_bounded: bool = True
+    """Keep pixels in [0, 1]."""
+    objective: Objective = Adversarial()
+    """What is minimized in each step; it owns the attack."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Optimizer."""
+    carry: Carry = "weights"
+    """What is taken over from the phase, or run, before: the weights with fresh
+    optimizer state, or the optimizer state too (LP-X1 on MNIST)."""
+    start_from: str | None = None
+    """Directory of a run whose last checkpoint this phase starts from."""
+    stop_at_jump: JumpRule | None = None
+    """End the phase at a sudden jump of the training loss."""
+
+    def __post_init__(self):
+        require_choice("carry", self.carry, get_args(Carry))
+        require_choice("norm", self.norm, get_args(Norm))
+        require(self.epochs >= 1, "epochs", "at least 1", self.epochs, "train for one")
+        self.require_radii()
+
+    def require_radii(self, num_pixels: int | None = None) -> None:
+        """Refuse radii in another unit than the images, as evaluations do.
+
+        Args:
+            num_pixels: values in an image, with its channels; None if not known yet.
+
+        Raises:
+            ValueError: for a radius beyond any image.
+        """
+        for field in ("end", "start"):
+            radius = getattr(self.epsilon, field)
+            name = f"epsilon.{field}"
+            require_epsilon(self.norm, radius, num_pixels, name=name)
+
+    def at(self, epoch: int, num_batches: int) -> Settings:
+        """What the steps of an epoch of the phase do.
+
+        Args:
+            epoch: counted from 1.
+            num_batches: in an epoch.
+
+        Returns:
+            Settings with arrays `(num_batches,)`.
+        """
+        radii = self.epsilon.radii(epoch, num_batches)
+        bounds = (0.0, 1.0) if self.is_bounded else None
+        objective = as_pytree(self.objective)
+        settings = (
+            THREATS[self.norm](cast(Any, radii), bounds),
+            settled(objective, float(radii[0])),
+            self.optimizer.at(epoch, self.epochs, num_batches),
+        )
+        found = Settings(*(as_arrays(each, num_batches) for each in settings))
+        if np.all(radii == radii[0]):
+            return found
+        each = [as_arrays(settled(objective, float(radius)), 1) for radius in radii]
+        return found._replace(
+            objective=jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+        )
+
+
+def standard(epochs: int, **settings) -> Phase:
+    """Training on clean images."""
+    fields = {"objective": Standard(), "epsilon": EpsilonSchedule(end=0.0)}
+    return Phase(name="standard", epochs=epochs, **(fields | settings))
+
+
+def _with_attack(settings: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a phase, with `attack=` as short for the objective that has it."""
+    attack = settings.pop("attack", None)
+    if attack is None:
+        return settings
+    require(
+        "objective" not in settings,
+        "attack",
+        "left out where there is an objective, which owns its attack",
+        attack,
+        "give the objective this attack",
+    )
+    return settings | {"objective": Adversarial(attack=attack)}
+
+
+def adversarial(epsilon: float, epochs: int, **settings) -> Phase:
+    """Training at one radius, adversarial (Madry et al., 2018) if not said otherwise.
+
+    Args:
+        epsilon: radius, in units of [0, 1] pixels.
+        epochs: length.
+        **settings: fields of `Phase`, and `attack` for that of adversarial training.
+    """
+    schedule = EpsilonSchedule(end=epsilon)
+    settings = _with_attack(settings)
+    return Phase(name="adversarial", epochs=epochs, epsilon=schedule, **settings)
+
+
+def extended(
+    epsilon: float, epochs: int = 5, *, carry: Carry = "optimizer", **settings
+) -> Phase:
+    """Extended adversarial training: go on at a larger radius (LP-X1).
+
+    `carry="optimizer"` keeps the moments of Adam, as the authors do on MNIST; on
+    CIFAR-10 they start a fresh SGD: `carry="weights"`.
+    """
+    schedule = EpsilonSchedule(end=epsilon)
+    settings = _with_attack(settings)
+    return Phase(
+        name="extended", epochs=epochs, epsilon=schedule, carry=carry, **settings
+    )
+
+
+def iterative(
+    epsilon: float,
+    *,
+    increment: float = 0.01,
+    hold_epochs: int = 0,
+    stop_at_jump: JumpRule | None = JumpRule(),
+    **settings,
+) -> Phase:
+    """Iterative adversarial training: the radius grows every epoch (LP-X2).
+
+    Args:
+        epsilon: radius at the end.
+        increment: growth per epoch; .01 in the paper.
+        hold_epochs: further epochs at the last radius; none in the paper.
+        stop_at_jump: when to give up growing.
+        **settings: fields of `Phase`.
+    """
+    schedule = EpsilonSchedule(kind="iterative", end=epsilon, increment=increment)
+    epochs = math.ceil(round(epsilon / increment, 9)) + hold_epochs
+    settings = _with_attack(settings)
+    return Phase(
+        name="iterative",
+        epochs=epochs,
+        epsilon=schedule,
+        stop_at_jump=stop_at_jump,
+        **settings,
+    )
+
+
+def chain(
+    epsilons: Sequence[float], epochs: Sequence[int], **settings
+) -> tuple[Phase, ...]:
+    """Adversarial training at the first radius, extended to each of the others.
+
+    Raises:
+        ValueError: if the two lists differ in length.
+    """
+    require(
+        len(epsilons) == len(epochs) and len(epochs) > 0,
+        "epochs",
+        f"as many numbers as there are radii ({len(epsilons)})",
+        tuple(epochs),
+        "give one number of epochs for each radius",
+    )
+    first = adversarial(epsilons[0], epochs[0], **settings)
+    rest = zip(epsilons[1:], epochs[1:], strict=True)
+    return (first, *(extended(radius, count, **settings) for radius, count in rest))

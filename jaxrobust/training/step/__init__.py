@@ -1,0 +1,1 @@
+"""The compiled side of training: states, steps, members, devices, memory."""

@@ -1,0 +1,316 @@
+"""Several members in one compiled program: a trainer mapped over a leading axis.
+
+All members have the same network, data, batch size and kinds of attack and optimizer;
+every number may differ (`Settings`). A member that is done, or whose loss is no longer
+finite, does not move while the others do.
+
+On accelerators the members are mapped by `vmap`: convolutions become batched matrix
+products, an attack with fewer steps is masked. On a CPU, where a batched product is
+slower than the products one after another, the same program runs through the members in
+turn (`lax.map`), so that none waits for another's steps.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jaxrobust.networks import ModelConfig
+from jaxrobust.training.recipe.phases import Settings
+from jaxrobust.training.step.mesh import MEMBER, Placement
+from jaxrobust.training.step.trainer import Trainer, TrainState, from_arrays, to_arrays
+
+__all__ = [
+    "Mapping",
+    "MemberProgram",
+    "Summary",
+    "mapping_for",
+    "model_for",
+]
+
+Mapping = Literal["one", "loop", "vmap"]
+
+
+class Summary(NamedTuple):
+    """What the host has to know of the members, arrays `(members,)`."""
+
+    step: Any
+    epoch: Any
+    batch: Any
+    loss: Any
+    num_correct: Any
+    num_bad_gradients: Any
+    num_examples: Any
+
+
+def mapping_for(members_per_device: int) -> Mapping:
+    """How a device takes its members."""
+    if members_per_device == 1:
+        return "one"
+    return "loop" if jax.default_backend() == "cpu" else "vmap"
+
+
+def model_for(model: ModelConfig, mapping: Mapping) -> ModelConfig:
+    """The network in the formulation that suits the mapping.
+
+    `vmap` makes of a direct convolution a grouped one, which is slow everywhere; of
+    patches times a matrix, a batched product. A network of one's own stays as it is.
+    """
+    if model.is_known and model.formulation == "auto" and mapping == "vmap":
+        return dataclasses.replace(model, formulation="patches")
+    return model
+
+
+def _where(is_chosen: jax.Array, chosen: Any, otherwise: Any) -> Any:
+    return jax.tree.map(
+        lambda one, other: jnp.where(is_chosen, one, other), chosen, otherwise
+    )
+
+
+class MemberProgram:
+    """The compiled functions of members that train together.
+
+    States are stacked: every array has a leading member axis, laid along the mesh.
+
+    Args:
+        trainer: of one member.
+        count: number of members, a multiple of the mesh's member axis.
+        placement: on which devices.
+    """
+
+    def __init__(self, trainer: Trainer, count: int, placement: Placement):
+        self.trainer = trainer
+        self.count = count
+        self.placement = placement
+        self.mapping = mapping_for(count // placement.config.member)
+        member = placement.sharding(is_member_axis=True)
+        everywhere = placement.sharding(is_member_axis=False)
+
+        def compiled(function: Callable[..., Any], out: Any, **options: Any) -> Any:
+            if out is not None:
+                options["out_shardings"] = out
+            return jax.jit(function, **options)
+
+        self._begin_epoch = compiled(self._begin, member, donate_argnums=0)
+        end = None if member is None else (member, everywhere)
+        self._end_epoch = compiled(self._end, end, donate_argnums=0)
+        self._summary = compiled(self._summarize, everywhere)
+        self._one = compiled(self._take, everywhere)
+        self._own = compiled(self._copied, member)
+        self._run = jax.jit(self._sharded(self._members), donate_argnums=0)
+        self._stretch = jax.jit(self._sharded(self._stretches), donate_argnums=0)
+        self._executables: dict[Any, Any] = {}
+
+    # The pure functions, over all members at once.
+
+    def _begin(self, states: TrainState, is_due: Any) -> TrainState:
+        def one(state: TrainState, is_due: Any) -> TrainState:
+            return _where(is_due, self.trainer.begin_epoch(state), state)
+
+        return jax.vmap(one)(states, is_due)
+
+    def _end(self, states: TrainState, is_due: Any) -> tuple[TrainState, Any]:
+        def one(state: TrainState, is_due: Any) -> tuple[TrainState, Any]:
+            ended, distance = self.trainer.end_epoch(state)
+            return _where(is_due, ended, state), distance
+
+        return jax.vmap(one)(states, is_due)
+
+    def _summarize(self, states: TrainState) -> Summary:
+        return Summary(states.step, states.epoch, states.batch, *states.metrics)
+
+    def _copied(self, arrays: Any) -> TrainState:
+        # Owned by the device, never a view of host memory: the first step is given it.
+        return from_arrays(jax.tree.map(jnp.copy, arrays))
+
+    def _take(self, states: TrainState, index: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
+
+    def _mapped(self, run: Callable[..., TrainState], members: tuple[Any, ...]) -> Any:
+        if self.mapping == "vmap":
+            return jax.vmap(run)(*members)
+        if self.mapping == "loop":
+            return lax.map(lambda each: run(*each), members)
+        moved = run(*jax.tree.map(lambda leaf: leaf[0], members))
+        return jax.tree.map(lambda leaf: leaf[None], moved)
+
+    def _members(self, states, settings, stop_batches, images, labels) -> TrainState:
+        def run(state: TrainState, settings: Settings, stop_batch: Any) -> TrainState:
+            return self.trainer.run(state, settings, images, labels, stop_batch)
+
+        return self._mapped(run, (states, settings, stop_batches))
+
+    def _stretches(
+        self, states, settings, stop_batches, images, labels, first_batches
+    ) -> TrainState:
+        def run(state, settings, stop_batch, images, labels, first_batch) -> TrainState:
+            data = (images, labels, stop_batch, first_batch)
+            return self.trainer.run(state, settings, *data)
+
+        members = (states, settings, stop_batches, images, labels, first_batches)
+        return self._mapped(run, members)
+
+    def _sharded(self, function: Callable[..., TrainState]) -> Callable[..., Any]:
+        """Each device of the member axis takes its members; no data crosses it.
+
+        Along the data axis the compiler divides what `Placement.share` lays out there.
+        """
+        mesh = self.placement.mesh
+        if mesh is None:
+            return function
+        member, everywhere = self.placement.spec(True), self.placement.spec(False)
+        data = everywhere if function == self._members else member
+        specs = [member, member, member, data, data]
+        if function != self._members:
+            specs.append(member)
+        return jax.shard_map(
+            function,
+            mesh=mesh,
+            in_specs=tuple(specs),
+            out_specs=member,
+            axis_names={MEMBER},
+            check_vma=False,
+        )
+
+    # What the host calls.
+
+    def put(self, states: Sequence[TrainState]) -> TrainState:
+        """States of single members, stacked on the devices."""
+        arrays = [jax.tree.map(np.asarray, to_arrays(state)) for state in states]
+        stacked = jax.tree.map(lambda *each: np.stack(each), *arrays)
+        return self._own(self.placement.put(stacked, is_member_axis=True))
+
+    def take(self, states: TrainState, index: int) -> TrainState:
+        """The state of one member, on the host; every process must call this."""
+        if self.count == 1 and self.placement.mesh is None:
+            # Without a program, which would be one more to compile.
+            # A copy, since the next step is given the buffers.
+            arrays = jax.tree.map(
+                lambda leaf: np.array(np.asarray(leaf)[0]), to_arrays(states)
+            )
+        else:
+            arrays = self._one(states, np.int32(index))
+        return from_arrays(jax.tree.map(np.asarray, arrays))
+
+    def replace(
+        self, states: TrainState, exchanged: dict[int, TrainState]
+    ) -> TrainState:
+        """The stacked states with some members' exchanged, by index."""
+        if not exchanged:
+            return states
+        everyone = [
+            exchanged[index] if index in exchanged else self.take(states, index)
+            for index in range(self.count)
+        ]
+        return self.put(everyone)
+
+    def begin_epoch(self, states: TrainState, is_due: Sequence[bool]) -> TrainState:
+        """The states with an epoch begun for the members that are due."""
+        due = self.placement.put(np.asarray(is_due), is_member_axis=True)
+        return self._begin_epoch(states, due)
+
+    def end_epoch(
+        self, states: TrainState, is_due: Sequence[bool]
+    ) -> tuple[TrainState, np.ndarray]:
+        """The states with the epoch ended, and how far the weights moved in it."""
+        due = self.placement.put(np.asarray(is_due), is_member_axis=True)
+        states, distances = self._end_epoch(states, due)
+        return states, np.asarray(distances)
+
+    def summary(self, states: TrainState) -> Summary:
+        """Counters and sums, on the host."""
+        return jax.tree.map(np.asarray, self._summary(states))
+
+    def arguments(self, settings: Sequence[Settings], stops: Sequence[int]) -> Any:
+        """The numbers of a call of `run`, on the devices."""
+        stacked = jax.tree.map(lambda *each: np.stack(each), *settings)
+        numbers = (stacked, np.asarray(stops, np.int32))
+        return self.placement.put(numbers, is_member_axis=True)
+
+    def compile(self, states: Any, settings: Any, stops: Any, *data: Any) -> Any:
+        """The executable for arguments of this form, or shapes of them."""
+        arguments = (states, settings, stops, *data)
+        leaves, structure = jax.tree.flatten(arguments)
+        key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if key not in self._executables:
+            jitted = self._run if len(data) == 2 else self._stretch
+            self._executables[key] = jitted.lower(*arguments).compile()
+        return self._executables[key]
+
+    def run(self, states: TrainState, settings: Any, stops: Any, *data: Any) -> Any:
+        """Every member up to its stop batch, or until its loss is not finite.
+
+        Args:
+            states: stacked; donated.
+            settings: stacked.
+            stops: for each member the batch to stop at.
+            *data: images and labels that all members share; or each member's stretch
+                of its epoch, with the batch that it begins with.
+        """
+        return self.compile(states, settings, stops, *data)(
+            states, settings, stops, *data
+        )
+
+    def shapes(
+        self,
+        settings: Settings,
+        image_shape: Sequence[int],
+        num_examples: int,
+        dtype: Any,
+        *,
+        is_stretch: bool = False,
+    ) -> Any:
+        """The form of the arguments of `run`, without any values.
+
+        Args:
+            settings: of any member.
+            image_shape: of one image.
+            num_examples: that all members share, or of each member's stretch.
+            dtype: of the pixels.
+            is_stretch: whether each member has a stretch of its own.
+        """
+        member = self.placement.sharding(is_member_axis=True)
+        everywhere = self.placement.sharding(is_member_axis=False)
+
+        def stacked(leaf: Any) -> jax.ShapeDtypeStruct:
+            shape = (self.count, *leaf.shape)
+            return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=member)
+
+        images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+        key = jax.random.key(0)
+        state = jax.eval_shape(self.trainer.init, key, images, settings.optimizer)
+        stop = jnp.int32(0)
+        members = jax.tree.map(stacked, (state, settings, stop))
+        pixels = jax.ShapeDtypeStruct((num_examples, *image_shape), dtype)
+        labels = jax.ShapeDtypeStruct((num_examples,), jnp.int32)
+        if is_stretch:
+            return (*members, stacked(pixels), stacked(labels), stacked(stop))
+        shared = jax.tree.map(
+            lambda leaf: leaf.update(sharding=everywhere), (pixels, labels)
+        )
+        return (*members, *shared)
+
+    def memory(self, shapes: Any) -> tuple[int, int] | None:
+        """Bytes that a device needs: for all its members, and shared by them.
+
+        From the compiled program's own analysis; None where it has none.
+        """
+        analysis = self.compile(*shapes).memory_analysis()
+        if analysis is None:
+            return None
+        shared = 0
+        if len(shapes) == 5:  # examples that all members share
+            shared = sum(
+                int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in shapes[-2:]
+            )
+        total = (
+            analysis.argument_size_in_bytes
+            + analysis.output_size_in_bytes
+            - analysis.alias_size_in_bytes
+            + analysis.temp_size_in_bytes
+        )
+        return max(total - shared, 0), shared
