@@ -9,7 +9,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 __all__ = [
     "MODULES",
     "Reference",
+    "function_of",
     "importable_from",
     "is_reference",
     "name_of",
+    "require_function",
     "resolve",
     "run",
 ]
@@ -96,9 +98,58 @@ def resolve(name: str, *, what: str) -> Reference:
 def name_of(value: Any) -> str:
     """The reference by which a class or function was resolved; or its module and name.
 
-    The latter resolves where the module can be imported and the name is at its top.
+    The latter resolves where the module can be imported and the name is at its top. A
+    name is its own.
     """
-    return _names.get(value, f"{value.__module__}:{value.__qualname__}")
+    if isinstance(value, str):
+        return value
+    module = getattr(value, "__module__", None)
+    name = getattr(value, "__qualname__", type(value).__name__)
+    return _names.get(value, f"{module}:{name}")
+
+
+def require_function(value: Any, table: Mapping[str, Any], *, what: str) -> None:
+    """Refuse what `function_of` cannot find again, without running anything.
+
+    Args:
+        value: a name in the table, a reference, or a function that has a name at the
+            top of its module: a run that is resumed finds it by this name.
+        table: functions of ours, by name.
+        what: it is, as the user calls it, such as `optimizer.name`.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, str):
+        if value in table or is_reference(value):
+            return
+        close = difflib.get_close_matches(value, table, n=1)
+        raise ValueError(
+            f"`{what}` must be one of {', '.join(table)}, got {value!r}; "
+            + (f"did you mean {close[0]!r}?" if close else "use one of these")
+            + ", or name your own as path/to/file.py:NAME."
+        )
+    if not callable(value) or not is_reference(name_of(value)):
+        raise ValueError(
+            f"`{what}` must be a name, or a function at the top of a module, by which "
+            f"a run that is resumed finds it again, got {value!r}; define it by `def` "
+            "outside of other functions."
+        )
+
+
+def function_of(
+    value: Any, table: Mapping[str, Callable[..., Any]], *, what: str
+) -> Callable[..., Any]:
+    """The function that is meant: the value itself, that of the table, or one's own.
+
+    A reference runs the code that it names.
+
+    Raises:
+        ValueError: if a reference names nothing.
+    """
+    if callable(value):
+        return value
+    return table[value] if value in table else resolve(value, what=what).value
 
 
 def run(path: Path, *, what: str) -> ModuleType:

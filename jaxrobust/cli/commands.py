@@ -13,8 +13,8 @@ import tyro
 
 from jaxrobust import data, hosts, launching
 from jaxrobust.attacks import PGD
+from jaxrobust.cli.loading import RunLoading
 from jaxrobust.cli.numbers import exact
-from jaxrobust.cli.own import OwnNetwork
 from jaxrobust.cli.places import quoted
 from jaxrobust.cli.streams import require_printed
 from jaxrobust.evaluation import (
@@ -40,6 +40,7 @@ from jaxrobust.report import (
 )
 from jaxrobust.training import (
     Adversarial,
+    Averaging,
     Carry,
     Interrupted,
     JumpRule,
@@ -52,6 +53,7 @@ from jaxrobust.training import (
     Standard,
     SweepConfig,
     TrainConfig,
+    Validation,
     WarmStart,
     adversarial,
     applied,
@@ -185,8 +187,18 @@ class Common:
     """Optimizer."""
     set: tyro.conf.UseAppendAction[tuple[tuple[str, str], ...]] = ()
     """A number of the phases, by name, such as objective.beta 6; may be repeated."""
+    averaging: Literal["none", "ema", "swa"] = "none"
+    """An average of the weights beside them, over each phase: ema (--set
+    averaging.decay 0.995) or swa (--set averaging.start_epoch 1)."""
     batch_size: int = 128
     """Images per step."""
+    validation: float | None = None
+    """Share of the training examples, such as 0.1, that is held out: accuracy on it is
+    logged, and the best checkpoint by it kept (evaluate --checkpoint best)."""
+    validation_every: int = 1
+    """Epochs between two looks at what is held out."""
+    micro_batches: int = 1
+    """Parts of a batch that are computed one after another, to save memory."""
     augmentation: str | None = None
     """Random changes of the pixels in each step: crop-flip (padding 4), crop-flip(2),
     rotate(15), color-jitter, random-resized-crop, several joined by +, or one of your
@@ -202,11 +214,14 @@ class Common:
         # An attack that an objective does not have is refused, if it was asked for.
         is_asked = takes_attack(name) or self.attack != PGD()
         attack = self.attack if is_asked and objective is None else None
+        is_averaged = self.averaging != "none"
+        averaging = Averaging(name=self.averaging) if is_averaged else None
         return {
             "objective": named_objective(name, attack=attack),
             "norm": self.norm,
             "is_bounded": self.is_bounded,
             "optimizer": self.optimizer,
+            "averaging": averaging,
         }
 
     def config_of(self, phases: Sequence[Phase], seed: int) -> TrainConfig:
@@ -214,6 +229,10 @@ class Common:
         for name, text in self.set:
             (value,) = _numbers("--set", (text,))
             phases = [with_number(phase, name, value) for phase in phases]
+        validation = None
+        if self.validation is not None:
+            every = self.validation_every
+            validation = Validation(share=self.validation, every=every)
         model = self.model or default_model(self.dataset)
         return TrainConfig(
             dataset=self.dataset,
@@ -222,6 +241,8 @@ class Common:
             model=ModelConfig(name=model, widen_factor=self.widen_factor),
             phases=tuple(phases),
             batch_size=self.batch_size,
+            micro_batches=self.micro_batches,
+            validation=validation,
             augmentation=self.augmentation,
             precision=self.precision,
             seed=seed,
@@ -411,7 +432,7 @@ class Extend:
     """Random changes of the pixels, see train; the paper extends without."""
     seed: int | None = None
     """By default that of the source."""
-    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
+    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     def changed(self, attack: PGD) -> PGD:
@@ -424,7 +445,7 @@ class Extend:
         if isinstance(phase.objective, Standard):
             return Adversarial()
         missing = unresolved(phase.objective)
-        if missing is not None and not self.own.trust_code:
+        if missing is not None and not self.loading.trust_code:
             raise ValueError(
                 f"`run` must have an objective of jaxrobust, got {missing.name!r}, "
                 "which is code; say --trust-code to run it."
@@ -434,8 +455,8 @@ class Extend:
     def run(self) -> int:
         """Train."""
         source, _ = read_run(self.source)
-        network = self.own.named(self.source)
-        trusted(self.source, source.model, network, self.own.trust_code)
+        network = self.loading.named(self.source)
+        trusted(self.source, source.model, network, self.loading.trust_code)
         last = source.phases[-1]
         objective = with_attack(self.objective_of(last), self.changed)
         rate = self.learning_rate
@@ -452,6 +473,8 @@ class Extend:
             self.epochs,
             carry=self.carry,
             start_from=str(self.source),
+            start_checkpoint=self.loading.checkpoint,
+            averaging=last.averaging,
             norm=last.norm,
             is_bounded=last.is_bounded,
             objective=objective,
@@ -524,7 +547,7 @@ class Evaluate:
     """standard: squares that Square tries; by default 5000."""
     stages: tuple[str, ...] | None = None
     """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
-    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
+    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
 
     def config(self) -> EvaluationConfig | EnsembleConfig:
         """The evaluation that the flags ask for.
@@ -567,9 +590,9 @@ class Evaluate:
         """The runs, those together that one program can evaluate."""
         groups: dict[Any, list[Run]] = {}
         for directory in dict.fromkeys(self.runs):
-            run = self.own.load(directory)
+            run = self.loading.load(directory)
             if not run.is_complete:
-                print(f"note: {directory} is not finished; this is its newest state")
+                print(f"note: {directory} is not finished; this is its state by now")
             config = run.config
             kind = (repr(config.model), run.problem, data_of(run), config.variant)
             groups.setdefault((run.network, repr(kind)), []).append(run)
@@ -580,7 +603,7 @@ class Evaluate:
         where: dict[str, Any] = {
             "name": self.dataset,
             "data_dir": self.data_dir,
-            "trust_code": self.own.trust_code,
+            "trust_code": self.loading.trust_code,
         }
         dataset = load_run_data(alike[0], self.split, **where)
         for run in alike[1:]:
@@ -656,6 +679,7 @@ class Evaluate:
         record = {
             "split": self.split,
             "num_images": self.num_images,
+            "checkpoint": self.loading.checkpoint,
             "attack": self.attack,
             "config": dataclasses.asdict(config),
             "versions": versions(),
@@ -780,7 +804,7 @@ class Report:
     their configurations. For data that have moved, or were arrays of the caller."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
-    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
+    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
     config: Annotated[ReportConfig, tyro.conf.arg(name="")] = ReportConfig()
 
     def run(self) -> int:
@@ -788,11 +812,11 @@ class Report:
         _require_runs(self.runs)
         try:
             path = write_report(
-                [self.own.load(directory) for directory in dict.fromkeys(self.runs)],
+                [self.loading.load(each) for each in dict.fromkeys(self.runs)],
                 self.output,
                 self.config,
                 dataset=self.dataset,
-                trust_code=self.own.trust_code,
+                trust_code=self.loading.trust_code,
                 data_dir=self.data_dir,
                 say=partial(print, flush=True),
             )
@@ -818,13 +842,13 @@ class Export:
     """New file."""
     platforms: tuple[str, ...] = ("cpu", "cuda", "tpu")
     """Where it shall run: cpu, cuda, rocm, tpu."""
-    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
+    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
 
     def run(self) -> int:
         """Export."""
-        run = self.own.load(self.source)
+        run = self.loading.load(self.source)
         if not run.is_complete:
-            print(f"note: {self.source} is not finished; this is its newest state")
+            print(f"note: {self.source} is not finished; this is its state by now")
         header = export_model(
             run,
             self.output,

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import plots
-from jaxrobust.cli.own import OwnNetwork
+from jaxrobust.cli.loading import RunLoading
 from jaxrobust.concentration import (
     Estimate,
     Rule,
@@ -179,12 +179,15 @@ class _Written:
 
 def _flags(command: Any) -> dict[str, Any]:
     """The flags of a command, as plain values."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(command).items()
-        # Where the network comes from is no setting of what is measured.
-        if not isinstance(value, OwnNetwork)
-    }
+    flags = {}
+    for name, value in vars(command).items():
+        if not isinstance(value, RunLoading):
+            flags[name] = str(value) if isinstance(value, Path) else value
+        elif value.checkpoint != "newest":
+            # Which weights are measured is a setting; where the network comes from is
+            # none.
+            flags["checkpoint"] = value.checkpoint
+    return flags
 
 
 def _written(formula: type) -> type:
@@ -535,16 +538,16 @@ class Compare:
     output: Path = Path("limits")
     """Directory for results.json, the figure and what is kept on the way; it must hold
     no other results."""
-    own: Annotated[OwnNetwork, tyro.conf.arg(name="")] = OwnNetwork()
+    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
 
     def run(self) -> int:
         """Evaluate, estimate, print and write."""
         _require_new(self.output)
-        run = self.own.load(self.source)
+        run = self.loading.load(self.source)
         where: dict[str, Any] = {
             "name": self.dataset,
             "data_dir": self.data_dir,
-            "trust_code": self.own.trust_code,
+            "trust_code": self.loading.trust_code,
         }
         train = load_run_data(run, "train", **where)
         test = load_run_data(run, "test", **where)

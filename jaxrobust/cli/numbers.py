@@ -1,5 +1,7 @@
-"""Numbers on the command line: decimals, or fractions such as 8/255."""
+"""Flags: numbers as decimals or fractions such as 8/255, functions by their names."""
 
+import typing
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -41,10 +43,28 @@ def number(text: str) -> float:
 
 
 NUMBERS = ConstructorRegistry()
-"""For `tyro.cli`: every flag that takes a float takes a fraction, too.
+"""For `tyro.cli`: every flag that takes a float takes a fraction, too, and every one
+that takes a function takes its name.
 
 One rule for all of them, so that none is forgotten.
 """
+
+
+@NUMBERS.primitive_rule
+def _name_rule(info: Any) -> PrimitiveConstructorSpec[str] | None:
+    """What may be a function in Python is named on the command line."""
+    kinds = typing.get_args(info.type)
+    if str not in kinds or not any(
+        typing.get_origin(kind) is Callable for kind in kinds
+    ):
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NAME",
+        instance_from_str=lambda texts: texts[0],
+        is_instance=lambda value: isinstance(value, str),
+        str_from_instance=lambda value: [value],
+    )
 
 
 @NUMBERS.primitive_rule

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
+from jaxrobust.arguments import require
 from jaxrobust.keeping import fingerprint
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Split",
     "as_float",
     "as_images",
+    "hold_out",
     "numbered",
     "of_classes",
     "part_of",
@@ -401,12 +403,45 @@ def subset(dataset: Dataset, size: int) -> Dataset:
             f"`size` must be in [1, {len(dataset)}], got {size!r} for "
             f"{dataset.title}; ask for no more examples than there are."
         )
-    # How far down its own class each example stands, in (0, 1).
+    return _taken(dataset, np.sort(_by_depth(dataset)[:size]))
+
+
+def hold_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """The data set without the last examples of every class, and these.
+
+    Deterministic; classes keep their proportions in both parts, see `subset`.
+
+    Args:
+        dataset: the data set to divide; its order is kept.
+        share: of its examples that are held out, in (0, 1).
+
+    Raises:
+        ValueError: if one of the parts would be empty.
+    """
+    num_kept = len(dataset) - round(share * len(dataset))
+    require(
+        0 < share < 1 and 0 < num_kept < len(dataset),
+        "share",
+        f"in (0, 1), such that neither part of {len(dataset)} examples is empty",
+        share,
+        "try 0.1",
+    )
+    order = _by_depth(dataset)
+    parts = (np.sort(order[:num_kept]), np.sort(order[num_kept:]))
+    kept, held = (_taken(dataset, chosen) for chosen in parts)
+    return kept, held
+
+
+def _by_depth(dataset: Dataset) -> np.ndarray:
+    """Indices by how far down its own class each example stands."""
     depth = np.empty(len(dataset))
     for label in np.unique(dataset.labels):
         members = np.flatnonzero(dataset.labels == label)
         depth[members] = (np.arange(len(members)) + 0.5) / len(members)
-    chosen = np.sort(np.argsort(depth, kind="stable")[:size])
+    return np.argsort(depth, kind="stable")
+
+
+def _taken(dataset: Dataset, chosen: np.ndarray) -> Dataset:
     return dataclasses.replace(
         dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]
     )

@@ -24,7 +24,7 @@ from jaxrobust.report.tables import (
     share_with_interval,
     stage_table,
 )
-from jaxrobust.report.training import training_table
+from jaxrobust.report.training import state_of, training_table
 
 __all__ = ["lead", "sections"]
 
@@ -59,8 +59,7 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
             ]
         line += [f"ε = {radius} ({NORMS[subject.norm]})"] + [subject.data] * several
         if config.has("training"):
-            state = "finished" if run.is_complete else "not finished"
-            line.append(f"{state}, epoch {run.records[-1]['epoch']}")
+            line.append(f"{state_of(run)}, epoch {run.records[-1]['epoch']}")
         cells.append(line)
         notes += _doubts(each)
     pieces = [table(cells)]

@@ -245,14 +245,16 @@ def _load(runs: Sequence[Run], config: ReportConfig, **where: Any) -> Dataset:
 
 def _base_of(run: Run) -> Run | None:
     """The run that this one started from, if it is still there and fits."""
-    started = [phase.start_from for phase in run.config.phases if phase.start_from]
+    started = [phase for phase in run.config.phases if phase.start_from]
     if not started:
         return None
+    source, checkpoint = started[-1].start_from, started[-1].start_checkpoint
+    assert source is not None
     # What the base names is not imported: if it is not of the catalogue, its network is
     # that of the run.
     network = None if run.config.model.is_known else run.network
     try:
-        base = load_run(started[-1], network=network)
+        base = load_run(source, network=network, checkpoint=checkpoint)
     except RunError:
         return None
     return base if base.problem[1:] == run.problem[1:] else None
@@ -362,6 +364,7 @@ def description(subject: Subject) -> dict[str, Any]:
     return {
         "name": subject.name,
         "directory": str(subject.run.directory),
+        "checkpoint": subject.run.checkpoint,
         "weights": fingerprint(subject.run.weights),
         "images": subject.dataset.fingerprint,
         "norm": subject.norm,

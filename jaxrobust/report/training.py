@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from jaxrobust.report.tables import percent
 from jaxrobust.training import Run
 
-__all__ = ["training_table"]
+__all__ = ["state_of", "training_table"]
+
+
+def state_of(run: Run) -> str:
+    """Whether a run is finished, and which of its weights are meant."""
+    state = "finished" if run.is_complete else "not finished"
+    return state if run.checkpoint == "newest" else f"{state}, {run.checkpoint} weights"
 
 
 def training_table(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]:
@@ -22,7 +28,7 @@ def training_table(runs: Sequence[Run], names: Sequence[str]) -> list[list[str]]
         cells.append(
             [
                 name,
-                "finished" if run.is_complete else "not finished",
+                state_of(run),
                 str(last["epoch"]),
                 f"{last['epsilon']:g}",
                 f"{last['loss']:.4f}",

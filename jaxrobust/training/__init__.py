@@ -24,6 +24,7 @@ from jaxrobust.training.course.signals import Interrupted
 from jaxrobust.training.course.storage import StorageError
 from jaxrobust.training.course.sweep import SweepResult, sweep
 from jaxrobust.training.course.train import NonFiniteLossError, train
+from jaxrobust.training.recipe.averaging import AVERAGES, Averaging
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.config_json import resolved_objective
 from jaxrobust.training.recipe.model import Model, Precision, applied, bind
@@ -46,6 +47,7 @@ from jaxrobust.training.recipe.optimizers import OPTIMIZERS, OptimizerConfig
 from jaxrobust.training.recipe.own import CodeWarning
 from jaxrobust.training.recipe.phases import (
     Carry,
+    Checkpoint,
     JumpRule,
     Phase,
     Settings,
@@ -56,7 +58,11 @@ from jaxrobust.training.recipe.phases import (
     standard,
 )
 from jaxrobust.training.recipe.problem import Problem, TrainedOn
-from jaxrobust.training.recipe.schedules import EpsilonSchedule
+from jaxrobust.training.recipe.schedules import (
+    RADIUS_SCHEDULES,
+    RATE_SCHEDULES,
+    EpsilonSchedule,
+)
 from jaxrobust.training.recipe.sweeps import (
     Member,
     SweepConfig,
@@ -64,6 +70,7 @@ from jaxrobust.training.recipe.sweeps import (
     linspace,
     parse_part,
 )
+from jaxrobust.training.recipe.validation import Validation
 from jaxrobust.training.step.mesh import MeshConfig, Placement
 from jaxrobust.training.step.trainer import (
     Metrics,
@@ -74,10 +81,15 @@ from jaxrobust.training.step.trainer import (
 )
 
 __all__ = [
+    "AVERAGES",
     "OBJECTIVES",
     "OPTIMIZERS",
+    "RADIUS_SCHEDULES",
+    "RATE_SCHEDULES",
     "Adversarial",
+    "Averaging",
     "Carry",
+    "Checkpoint",
     "CheckpointError",
     "CheckpointWarning",
     "Checkpoints",
@@ -113,6 +125,7 @@ __all__ = [
     "TrainedOn",
     "Trainer",
     "Unresolved",
+    "Validation",
     "WarmStart",
     "Weights",
     "adversarial",

@@ -260,6 +260,23 @@ def test_the_distance_of_an_epoch_is_that_of_its_parameters():
     assert int(ended.epoch) == 1 and int(ended.batch) == 0
 
 
+@pytest.mark.parametrize("parts", [2, 5])
+def test_micro_batches_have_the_gradient_of_the_whole(parts):
+    images, labels = data()
+    network = as_network(Linear(CLASSES), CLASSES)
+    divided = make_trainer(network, batch_size=NUM_IMAGES, micro_batches=parts)
+    one, other = (
+        train(trainer, first_of(trainer, images), steps(), images, labels)
+        for trainer in (trainer_of(), divided)
+    )
+    chex.assert_trees_all_close(
+        one.weights.params, other.weights.params, rtol=1e-5, atol=1e-7
+    )
+    np.testing.assert_allclose(one.metrics.loss, other.metrics.loss, rtol=1e-6)
+    assert one.metrics._replace(loss=0) == other.metrics._replace(loss=0)
+    assert one.metrics.num_examples == NUM_IMAGES
+
+
 class TestBatchNorm:
     network = ResNet(block_counts=(1,), is_bottleneck=False, widen_factor=0.0625)
 
@@ -283,6 +300,21 @@ class TestBatchNorm:
         chex.assert_trees_all_close(
             after.weights.state["batch_stats"], once["batch_stats"], atol=1e-5
         )
+
+    def test_micro_batches_move_the_statistics_one_after_another(self):
+        images, labels = data(count=4, shape=(6, 6, 3))
+        network = as_network(self.network, CLASSES)
+        trainer = make_trainer(network, batch_size=4, micro_batches=2)
+        before = first_of(trainer, images)
+        order = np.asarray(trainer.order(before, 4))
+        after = train(trainer, before, steps(), images, labels)
+        state = before.weights.state
+        for part in (order[0::2], order[1::2]):
+            variables = {"params": before.weights.params, **state}
+            _, state = self.network.apply(
+                variables, images[part], train=True, mutable=["batch_stats"]
+            )
+        chex.assert_trees_all_close(after.weights.state, dict(state), atol=1e-5)
 
     def test_attacking_in_training_mode_finds_other_images(self):
         changes = {"epsilon": 0.3, "num_steps": 3, "step_size": 0.2}

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 from jaxrobust.hosts import is_primary
 from jaxrobust.hosts.together import agree
 from jaxrobust.keeping import seal
-from jaxrobust.training.course.older_states import from_first_form, in_first_form
+from jaxrobust.training.course.older_states import FORM, from_form, in_form
 from jaxrobust.training.course.storage import StorageError, errno_of, failing_storage
 from jaxrobust.training.step.trainer import TrainState, from_arrays, to_arrays
 
@@ -46,10 +46,6 @@ class CheckpointError(RuntimeError):
 
 class CheckpointWarning(UserWarning):
     """A checkpoint was damaged; an older one is used."""
-
-
-FORM = 2
-"""Of the arrays in a checkpoint; those of form 1 did not write it down."""
 
 
 def _checksums(arrays: Any) -> dict[str, int]:
@@ -245,9 +241,7 @@ class Checkpoints:
     def _restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
         progress = self._progress(step)
         form = progress.pop("form", 1)
-        template = jax.eval_shape(to_arrays, like(progress))
-        if form == 1:
-            template = in_first_form(template)
+        template = in_form(form, jax.eval_shape(to_arrays, like(progress)))
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
         restored = self._manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -268,8 +262,7 @@ class Checkpoints:
             raise ValueError(f"checksum of {damaged[0]} does not match")
         if int(arrays.step) != step:
             raise ValueError(f"its state is that of step {int(arrays.step)}")
-        if form == 1:
-            arrays = from_first_form(arrays)
+        arrays = from_form(form, arrays)
         return from_arrays(jax.device_put(arrays)), progress
 
     def _has_moved_on(self) -> bool:

@@ -1,7 +1,8 @@
 """A run directory: what is in it, how it is begun, who may use it.
 
-`config.json` says what the run is, `metrics.jsonl` has a line for each epoch, and
-`checkpoints/` the states.
+`config.json` says what the run is, `metrics.jsonl` has a line for each epoch,
+`checkpoints/` the newest states, and `best/` that of the best epoch on held-out
+examples, if some are.
 """
 
 import json
@@ -27,6 +28,7 @@ from jaxrobust.training.recipe.own import CodeWarning, Own
 from jaxrobust.training.recipe.problem import Problem, TrainedOn
 
 __all__ = [
+    "BEST",
     "CHECKPOINTS",
     "CONFIG",
     "METRICS",
@@ -47,7 +49,8 @@ __all__ = [
 ]
 
 
-CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
+CONFIG, METRICS = "config.json", "metrics.jsonl"
+CHECKPOINTS, BEST = "checkpoints", "best"
 
 
 class RunError(ValueError):

@@ -13,6 +13,7 @@ from jaxrobust.data import (
     Dataset,
     Split,
     apply_variant,
+    hold_out,
     load_arrays,
     subset,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "data_of",
     "load_run_data",
     "load_training_data",
+    "parts_of",
     "problem_of",
     "trained_on",
 ]
@@ -48,6 +50,17 @@ def load_training_data(
     if config.train_size is not None:
         dataset = subset(dataset, config.train_size)
     return apply_variant(dataset, config.variant)
+
+
+def parts_of(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
+    """What is trained on, and what is held out to judge the weights by.
+
+    Raises:
+        ValueError: if one of them would be empty.
+    """
+    if config.validation is None:
+        return dataset, None
+    return hold_out(dataset, config.validation.share)
 
 
 def problem_of(dataset: Dataset) -> Problem:

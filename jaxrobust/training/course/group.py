@@ -14,11 +14,13 @@ from jaxrobust.hosts.together import agree
 from jaxrobust.training.course.directory import CHECKPOINTS
 from jaxrobust.training.course.open_run import OpenRun
 from jaxrobust.training.course.reporters import Reporter
+from jaxrobust.training.course.selection import CLEAN, ROBUST
 from jaxrobust.training.course.signals import Interrupted, StopRequest
 from jaxrobust.training.step.feeding import Feed
 from jaxrobust.training.step.members import MemberProgram, Summary
 from jaxrobust.training.step.programs import Programs
 from jaxrobust.training.step.trainer import TrainState
+from jaxrobust.training.step.validation import Judged, Validator
 
 __all__ = ["Group", "closing"]
 
@@ -40,12 +42,14 @@ class Group:
         feed: Feed,
         reporter: Reporter,
         checkpoint_every: int,
+        validator: Validator | None,
     ):
         self.members = members
         self.programs = programs
         self.feed = feed
         self.reporter = reporter
         self.checkpoint_every = checkpoint_every
+        self.validator = validator
         self.seconds_per_batch: float | None = None
 
     @property
@@ -155,11 +159,16 @@ class Group:
             return states, ended
         records = {index: self.values(index, summary) for index in ended}
         states, distances = program.end_epoch(states, self.flags(ended))
+        judged = self.validate(states, ended)
         exchanged = {}
         for index in ended:
             member, record = self.members[index], records[index]
             position = member.position
             record["weight_distance"] = float(distances[index])
+            position.compare(record)
+            if index in judged:
+                record |= {CLEAN: judged[index].clean, ROBUST: judged[index].robust}
+                member.save_if_best(program.take(states, index), record)
             changes = position.advance(record, self.reporter.message)
             if changes is not None:
                 taken = program.take(states, index)
@@ -171,6 +180,22 @@ class Group:
             self.reporter.epoch(shown)
             member.seconds, member.num_seen = 0.0, 0
         return program.replace(states, exchanged), ended
+
+    def validate(self, states: TrainState, ended: list[int]) -> dict[int, Judged]:
+        """Accuracies on held-out examples, of the members for whom they are due."""
+        due = [i for i in ended if self.members[i].position.is_validation_due()]
+        if self.validator is None or not due:
+            return {}
+        threats = [
+            jax.tree.map(lambda radii: radii[-1], member.position.settings().threat)
+            if member.is_active
+            else None
+            for member in self.members
+        ]
+        known = next(threat for threat in threats if threat is not None)
+        filled = self.padded([threat or known for threat in threats])
+        found = self.validator(states, filled, self.flags(due))
+        return {index: found[index] for index in due}
 
     def save(self, program: MemberProgram, states: TrainState, ended: list[int]):
         """Save the members whose checkpoint is due after the epoch they ended."""

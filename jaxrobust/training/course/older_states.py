@@ -1,5 +1,6 @@
 """States as older versions wrote them into checkpoints."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -7,11 +8,22 @@ import numpy as np
 
 from jaxrobust.training.step.trainer import TrainState, Weights
 
-__all__ = ["from_first_form", "in_first_form"]
+__all__ = ["FORM", "from_form", "in_form"]
+
+FORM = 3
+"""Of the arrays in a checkpoint; those of form 1 did not write it down."""
 
 
 WEIGHTS = ("weights", "epoch_weights")
 """What in a state has weights."""
+
+
+class _SecondWeights(NamedTuple):
+    """Weights of form 2, of which no average was kept."""
+
+    params: Any
+    state: Any
+    opt_state: Any
 
 
 class _FirstWeights(NamedTuple):
@@ -35,26 +47,46 @@ class _FirstState(NamedTuple):
     metrics: Any
 
 
-def in_first_form(state: Any) -> Any:
-    """The state as older versions wrote it."""
+def in_form(form: int, state: TrainState) -> Any:
+    """The state as it was written in a form.
 
-    def old(weights: Weights) -> _FirstWeights:
-        stats = weights.state.get("batch_stats", {})
-        return _FirstWeights(weights.params, stats, weights.opt_state)
+    Raises:
+        ValueError: for a form of a later version.
+    """
+    if form == FORM:
+        return state
+    if form == 2:
+        return _with_weights(state, lambda weights: _SecondWeights(*weights[:3]))
+    if form == 1:
 
-    radius = jax.ShapeDtypeStruct((), np.float32)
-    weights = {name: old(getattr(state, name)) for name in WEIGHTS}
-    return _FirstState(**state._asdict() | weights, epsilon=radius)
+        def first(weights: Weights) -> _FirstWeights:
+            stats = weights.state.get("batch_stats", {})
+            return _FirstWeights(weights.params, stats, weights.opt_state)
+
+        fields = _with_weights(state, first)._asdict()
+        radius = jax.ShapeDtypeStruct((), np.float32)
+        return _FirstState(**fields, epsilon=radius)
+    raise ValueError(
+        f"its form is {form!r}, which a later version of jaxrobust wrote; upgrade"
+    )
 
 
-def from_first_form(state: Any) -> Any:
-    """The inverse of `in_first_form`."""
+def from_form(form: int, state: Any) -> TrainState:
+    """The inverse of `in_form`."""
+    if form == FORM:
+        return state
+    if form == 2:
+        return _with_weights(state, lambda weights: Weights(*weights))
 
-    def new(weights: _FirstWeights) -> Weights:
+    def of_today(weights: _FirstWeights) -> Weights:
         stats = weights.batch_stats
         kept = {"batch_stats": stats} if stats else {}
         return Weights(weights.params, kept, weights.opt_state)
 
     fields: dict[str, Any] = {name: getattr(state, name) for name in TrainState._fields}
-    fields |= {name: new(fields[name]) for name in WEIGHTS}
-    return TrainState(**fields)
+    return _with_weights(TrainState(**fields), of_today)
+
+
+def _with_weights(state: TrainState, change: Callable[[Any], Any]) -> TrainState:
+    changed = {name: change(getattr(state, name)) for name in WEIGHTS}
+    return state._replace(**changed)

@@ -8,10 +8,11 @@ from jaxrobust.hosts import is_primary
 from jaxrobust.hosts.together import require_same
 from jaxrobust.keeping import write_whole
 from jaxrobust.training.course.checkpoints import Checkpoints
-from jaxrobust.training.course.directory import CHECKPOINTS, METRICS
+from jaxrobust.training.course.directory import BEST, CHECKPOINTS, METRICS
 from jaxrobust.training.course.position import Position, fresh_state
 from jaxrobust.training.course.reporters import Reporter
 from jaxrobust.training.course.runs import Run, template_for
+from jaxrobust.training.course.selection import ROBUST, best_epoch
 from jaxrobust.training.course.storage import failing_storage
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.own import Own, network_for
@@ -42,6 +43,7 @@ class OpenRun:
         self.failure: str | None = None
         self.writer: Any = None
         self.checkpoints: Checkpoints | None = None
+        self.best: Checkpoints | None = None
         self.num_seen = 0
         self.seconds = 0.0
 
@@ -53,6 +55,8 @@ class OpenRun:
     def open(self, state: TrainState | None, reporter: Reporter) -> TrainState:
         """Open the checkpoints; the newest state, or the given one, or a fresh one."""
         self.checkpoints = Checkpoints(self.directory / CHECKPOINTS)
+        if self.position.config.validation is not None:
+            self.best = Checkpoints(self.directory / BEST, max_to_keep=1)
         position = self.position
         steps = self.checkpoints.steps()
         require_same({"checkpoints": {self.directory.name: steps}})
@@ -80,6 +84,20 @@ class OpenRun:
         """Start saving a state."""
         assert self.checkpoints is not None
         self.checkpoints.save(state, self.position.progress())
+
+    def save_if_best(self, state: TrainState, record: dict[str, Any]) -> None:
+        """Save the state at the end of an epoch, if it is the best so far.
+
+        Returns when it is on disk: no newer checkpoint is there before it, so that a
+        run that is killed and resumed finds it, or finds it again.
+        """
+        if self.best is None or ROBUST not in record:
+            return
+        records = [*self.position.records, record]
+        if best_epoch(records) == record["epoch"]:
+            progress = self.position.progress() | {"best": record}
+            self.best.save(state, progress)
+            self.best.wait()
 
     def log(self, record: dict[str, Any]) -> None:
         """Write down an epoch that is done."""
@@ -111,5 +129,6 @@ class OpenRun:
         """Close its files, once all that is being saved is on disk."""
         if self.writer is not None:
             self.writer.close()
-        if self.checkpoints is not None:
-            self.checkpoints.close()
+        for checkpoints in (self.best, self.checkpoints):
+            if checkpoints is not None:
+                checkpoints.close()

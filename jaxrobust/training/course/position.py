@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxrobust.keeping import versions
 from jaxrobust.networks import Network
+from jaxrobust.references import name_of
 from jaxrobust.training.course.directory import RunError, read_run, shape_difference
 from jaxrobust.training.course.runs import load_run, refuse_own_optimizer
 from jaxrobust.training.recipe.config import TrainConfig
@@ -93,6 +94,14 @@ class Position:
             "learning_rate": float(rates[-1]),
         }
 
+    def is_validation_due(self) -> bool:
+        """Whether the weights are judged at the end of the epoch under way."""
+        validation = self.config.validation
+        if validation is None:
+            return False
+        is_last = self.phase_epoch + 1 == self.config.phases[self.phase].epochs
+        return is_last or (len(self.records) + 1) % validation.every == 0
+
     def settings(self) -> Settings:
         """What the steps of the epoch under way do, for the device."""
         place = (self.phase, self.phase_epoch)
@@ -106,24 +115,25 @@ class Position:
         count = self.phase_epoch
         return [record["loss"] for record in self.records[-count:]] if count else []
 
+    def compare(self, record: dict[str, Any]) -> None:
+        """Put `loss_change` and `is_jump` into the record of an epoch that is done."""
+        losses = self._phase_losses()
+        record["loss_change"] = record["loss"] - losses[-1] if losses else None
+        rule = self.config.phases[self.phase].stop_at_jump
+        record["is_jump"] = rule is not None and rule.is_jump([*losses, record["loss"]])
+
     def advance(
         self, record: dict[str, Any], tell: Callable[[str], None]
     ) -> Change | None:
         """Count an epoch that is done; enter the next phase if it was the last.
 
-        The record gets `loss_change` and `is_jump`.
-
         Returns:
             What to do to the state: nothing, unless a phase ended.
         """
         phase = self.config.phases[self.phase]
-        losses = self._phase_losses()
-        record["loss_change"] = record["loss"] - losses[-1] if losses else None
         self.records.append(record)
         self.phase_epoch += 1
-        rule = phase.stop_at_jump
-        is_jump = rule is not None and rule.is_jump(self._phase_losses())
-        record["is_jump"] = is_jump
+        is_jump = record["is_jump"]
         if is_jump:
             tell(
                 f"loss jumped to {record['loss']:.3f} at epsilon "
@@ -163,14 +173,16 @@ def enter_phase(phase: Phase, state: TrainState, source: Weights) -> TrainState:
         fresh = jax.eval_shape(begin, source.params)
         _refuse_difference("optimizer state", source.opt_state, fresh)
         kept = source.opt_state
-    weights = source._replace(opt_state=kept)
+    average = source.variables if phase.averaging is not None else None
+    weights = source._replace(opt_state=kept, average=average)
     return state._replace(weights=weights, epoch_weights=weights)
 
 
 @functools.lru_cache(maxsize=16)
 def _initializer(network: Network) -> Callable[..., TrainState]:
     """Compiled once for all members that differ in their seeds only."""
-    return jax.jit(make_trainer(network, batch_size=1).init)
+    init = make_trainer(network, batch_size=1).init
+    return jax.jit(init, static_argnames="is_averaged")
 
 
 def fresh_state(
@@ -188,21 +200,34 @@ def fresh_state(
     images = jnp.zeros((1, *problem.image_shape), jnp.float32)
     network = network_for(config.model, problem.num_classes, own)
     key = jax.random.key(config.seed)
-    state = _initializer(network)(key, images, phase.optimizer.unscheduled())
+    optimizer, is_averaged = phase.optimizer.unscheduled(), phase.averaging is not None
+    state = _initializer(network)(key, images, optimizer, is_averaged=is_averaged)
     if phase.start_from is None:
         return state
     source = Path(phase.start_from)
     described, _ = read_run(source)
-    names = [each.optimizer.name for each in config.phases]
+    names = [name_of(each.optimizer.name) for each in config.phases]
     refuse_own_optimizer(source, described, names)
     is_own = not described.model.is_known
-    run = load_run(source, network=network if is_own else None, trust_code=True)
-    if not run.is_complete:
+    checkpoint = phase.start_checkpoint
+    if checkpoint == "average" and phase.carry != "weights":
+        raise RunError(
+            "`carry` must be weights for a start from an average, which no optimizer "
+            f"has moved, got {phase.carry!r}; carry the weights only (--carry weights)."
+        )
+    run = load_run(
+        source,
+        network=network if is_own else None,
+        trust_code=True,
+        checkpoint=checkpoint,
+    )
+    if not run.is_complete and checkpoint == "newest":
         tell(
             f"note: {phase.start_from} is not finished; starting from its state "
             f"after {len(run.records)} epochs"
         )
-    weights = run.state.weights
+    params, others = run.weights
+    weights = run.state.weights._replace(params=params, state=others)
     _refuse_difference("parameters", weights.params, state.weights.params)
     _refuse_difference("state of the network", weights.state, state.weights.state)
     return enter_phase(phase, state, weights)

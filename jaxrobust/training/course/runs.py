@@ -1,16 +1,19 @@
 """A trained, or half-trained, run and how it is loaded; nothing here trains."""
 
 from collections.abc import Callable, Collection
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.arguments import require_choice
 from jaxrobust.networks import GIVEN, ModelConfig, Network, Variables
-from jaxrobust.references import Reference, is_reference, resolve
+from jaxrobust.references import Reference, is_reference, name_of, resolve
 from jaxrobust.training.course.checkpoints import CheckpointError, Checkpoints
 from jaxrobust.training.course.directory import (
+    BEST,
     CHECKPOINTS,
     RunError,
     check_network,
@@ -19,6 +22,7 @@ from jaxrobust.training.course.directory import (
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.model import bind
 from jaxrobust.training.recipe.own import network_for, own_network
+from jaxrobust.training.recipe.phases import Checkpoint
 from jaxrobust.training.recipe.problem import Problem, TrainedOn
 from jaxrobust.training.step.trainer import TrainState, trainer_for
 from jaxrobust.types import LogitsFn
@@ -44,6 +48,7 @@ class Run(NamedTuple):
         records: one for each epoch, as in `metrics.jsonl`.
         is_complete: whether all phases are done.
         trained_on: its examples; None for runs of versions that did not record them.
+        checkpoint: which weights are meant, see `load_run`.
     """
 
     directory: Path
@@ -54,11 +59,15 @@ class Run(NamedTuple):
     records: list[dict[str, Any]]
     is_complete: bool
     trained_on: TrainedOn | None = None
+    checkpoint: Checkpoint = "newest"
 
     @property
     def weights(self) -> Variables:
         """What the network computes with: parameters and other state."""
-        return self.state.weights.variables
+        kept = self.state.weights
+        if self.checkpoint == "newest" or kept.average is None:
+            return kept.variables
+        return kept.average
 
     @property
     def logits_fn(self) -> LogitsFn:
@@ -96,8 +105,10 @@ def template_for(
     def like(progress: dict[str, Any]) -> TrainState:
         _check_progress(config, progress)
         index = min(progress["phase"], len(config.phases) - 1)
-        optimizer = config.phases[index].optimizer.unscheduled()
-        return jax.eval_shape(trainer.init, jax.random.key(0), images, optimizer)
+        phase = config.phases[index]
+        init = partial(trainer.init, is_averaged=phase.averaging is not None)
+        key, optimizer = jax.random.key(0), phase.optimizer.unscheduled()
+        return jax.eval_shape(init, key, images, optimizer)
 
     return like
 
@@ -155,7 +166,7 @@ def refuse_own_optimizer(
         RunError: if it names another one that is code outside jaxrobust.
     """
     for phase in config.phases:
-        name = phase.optimizer.name
+        name = name_of(phase.optimizer.name)
         if is_reference(name) and name not in known:
             raise RunError(
                 f"`trust_code` must be on for the run in {str(directory)!r}, whose "
@@ -165,9 +176,13 @@ def refuse_own_optimizer(
 
 
 def load_run(
-    directory: Path | str, *, network: Any = None, trust_code: bool = False
+    directory: Path | str,
+    *,
+    network: Any = None,
+    trust_code: bool = False,
+    checkpoint: Checkpoint = "newest",
 ) -> Run:
-    """A run with its newest undamaged checkpoint; also while it is being trained.
+    """A run with an undamaged checkpoint; also while it is being trained.
 
     Args:
         directory: of the run.
@@ -176,11 +191,18 @@ def load_run(
         trust_code: import what the run names as its network and its optimizer. Say so
             only of runs whose origin is known: importing runs the code.
 
+        checkpoint: "newest" weights; the "average" of the weights, if the newest phase
+            keeps one; or the "best" on held-out examples, if some were: those, or their
+            average where one is kept, of the epoch that had the highest robust
+            accuracy.
+
     Raises:
-        RunError: if there is no such run, or no checkpoint of it can be used; if its
-            network is not of the catalogue, and was not given; if it is another one.
+        RunError: if there is no such run, or no checkpoint of it can be used, or not
+            of the kind that is asked for; if its network is not of the catalogue, and
+            was not given; if it is another one.
         StorageError: if a checkpoint cannot be read.
     """
+    require_choice("checkpoint", checkpoint, get_args(Checkpoint))
     directory = Path(directory)
     config, problem, trained_on, recorded = read_description(directory)
     source = trusted(directory, config.model, network, trust_code)
@@ -189,19 +211,40 @@ def load_run(
     own = own_network(source, problem.image_shape, problem.num_classes)
     check_network(directory, recorded, own)
     network = network_for(config.model, problem.num_classes, own)
-    try:
-        with Checkpoints(directory / CHECKPOINTS, is_read_only=True) as checkpoints:
-            like = template_for(config, problem, network)
-            state, progress = checkpoints.restore_newest(like)
-    except CheckpointError as error:
-        raise RunError(str(error)) from error
+    like = template_for(config, problem, network)
+
+    def restored(place: str) -> tuple[TrainState, dict[str, Any]]:
+        try:
+            with Checkpoints(directory / place, is_read_only=True) as checkpoints:
+                return checkpoints.restore_newest(like)
+        except CheckpointError as error:
+            raise RunError(str(error)) from error
+
+    state, progress = restored(CHECKPOINTS)
+    records, is_complete = progress["records"], progress["is_complete"]
+    if checkpoint == "average" and state.weights.average is None:
+        raise _missing(directory, checkpoint, "keep an average (--averaging ema)")
+    if checkpoint == "best":
+        if not (directory / BEST).is_dir():
+            raise _missing(directory, checkpoint, "hold examples out (--validation .1)")
+        state, progress = restored(BEST)
+        records = [*progress["records"], progress["best"]]
     return Run(
         directory,
         config,
         problem,
         network,
         state,
-        progress["records"],
-        progress["is_complete"],
+        records,
+        is_complete,
         trained_on,
+        checkpoint,
+    )
+
+
+def _missing(directory: Path, checkpoint: str, remedy: str) -> RunError:
+    return RunError(
+        f"`checkpoint` must be newest for the run in {str(directory)!r}, which has no "
+        f"other weights of this kind, got {checkpoint!r}; to have them, {remedy} when "
+        "training."
     )

@@ -29,6 +29,7 @@ from jaxrobust.training.course.directory import (
 )
 from jaxrobust.training.course.examples import (
     load_training_data,
+    parts_of,
     problem_of,
     trained_on,
 )
@@ -249,6 +250,8 @@ def sweep(
         widest = max(map(len, pending))
         if not widest:
             return SweepResult(runs, failures)
+        data = trained_on(dataset, is_given=is_given)
+        dataset, held_out = parts_of(configs[0], dataset)
         batch_size = configs[0].batch_size
         stretch = stretch_for(dataset, batch_size, stream=stream)
         with starting(stop):
@@ -262,7 +265,6 @@ def sweep(
             )
         if told:
             reporter.message(told)
-        data = trained_on(dataset, is_given=is_given)
         for wave in pending:
             ready = []
             for member in wave:
@@ -284,6 +286,7 @@ def sweep(
                             for member, its in zip(group, directories, strict=True)
                         ],
                         dataset,
+                        held_out,
                         data,
                         stop,
                         resume=True,

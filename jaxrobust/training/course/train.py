@@ -25,6 +25,7 @@ from jaxrobust.training.course.directory import (
 )
 from jaxrobust.training.course.examples import (
     load_training_data,
+    parts_of,
     problem_of,
     trained_on,
 )
@@ -95,6 +96,7 @@ def _tensorboard_writer() -> Any:
 def train_group(
     tasks: Sequence[tuple[TrainConfig, Path]],
     dataset: Dataset,
+    held_out: Dataset | None,
     trained_on: TrainedOn,
     stop: StopRequest,
     *,
@@ -115,6 +117,7 @@ def train_group(
         tasks: for each run its configuration and directory. They may differ in all that
             can be a number of `Settings`, in phases and seeds, and in nothing else.
         dataset: training examples of all of them.
+        held_out: examples to judge them by; None for none.
         trained_on: what their configurations record of the data set.
         stop: whether a signal asked to stop.
         resume: go on from their newest checkpoints.
@@ -190,7 +193,11 @@ def train_group(
         for (config, directory), is_begun in zip(tasks, begun, strict=True):
             if not is_begun and is_primary():
                 begin_run(directory, config, problem, trained_on, own)
-    group = Group(members, programs, feed, reporter, checkpoint_every)
+    validation = configs[0].validation
+    validator = None
+    if held_out is not None and validation is not None:
+        validator = programs.validator(held_out, validation)
+    group = Group(members, programs, feed, reporter, checkpoint_every, validator)
     with closing(group):
         states = [
             member.open(state, reporter)
@@ -293,11 +300,13 @@ def train(
                 with starting(stop):
                     dataset = load_training_data(config, data_dir=data_dir)
             problem = problem_of(dataset)
+            training, held_out = parts_of(config, dataset)
             own = own_network(source, problem.image_shape, problem.num_classes)
             programs = Programs([config], problem, placement or Placement(), 1, own)
             (found,) = train_group(
                 [(config, directory)],
-                dataset,
+                training,
+                held_out,
                 trained_on(dataset, is_given=is_given),
                 stop,
                 resume=resume,

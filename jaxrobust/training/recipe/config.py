@@ -8,6 +8,7 @@ from jaxrobust.data import Augmentation, augmentation_of
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training.recipe.model import Precision
 from jaxrobust.training.recipe.phases import Phase
+from jaxrobust.training.recipe.validation import Validation
 
 __all__ = ["TrainConfig"]
 
@@ -28,6 +29,12 @@ class TrainConfig:
     """What is done, in order."""
     batch_size: int = 128
     """Images per step; the remainder of an epoch's shuffle is dropped."""
+    micro_batches: int = 1
+    """Parts of each batch whose gradients are computed one after another and averaged,
+    which saves memory; batch normalization and the like see one part at a time."""
+    validation: Validation | None = None
+    """A part of the training set that is held out, to choose a checkpoint by; None to
+    train on all of it."""
     augmentation: str | Augmentation | None = None
     """Random changes of the pixels, anew in each step: by name, such as "crop-flip" or
     "rotate(15)+crop-flip", or a function `(key, pixels) -> pixels`; None for none."""
@@ -41,6 +48,13 @@ class TrainConfig:
     def __post_init__(self):
         require(
             self.batch_size >= 1, "batch_size", "at least 1", self.batch_size, "try 128"
+        )
+        require(
+            self.micro_batches >= 1 and self.batch_size % self.micro_batches == 0,
+            "micro_batches",
+            f"a divisor of the batch size ({self.batch_size})",
+            self.micro_batches,
+            "1 computes a batch at once",
         )
         require(
             len(self.phases) > 0, "phases", "a non-empty list", self.phases, "add one"

@@ -50,7 +50,7 @@ def names_of(settings: Any) -> list[str]:
 def words_of(settings: Any, name: str) -> dict[str, Any]:
     """What is compiled into the programs of settings, by name: all but the numbers."""
     if not isinstance(settings, Pytree):
-        return {}
+        return {name: jax.tree.structure(settings)}
     found: dict[str, Any] = {name: type(settings)}
     for field in dataclasses.fields(settings):  # type: ignore
         value, inner = getattr(settings, field.name), f"{name}.{field.name}"

@@ -6,15 +6,18 @@ is any `(learning_rate, weight_decay) -> optax.GradientTransformation`.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, get_args
 
 import numpy as np
 import optax
 
-from jaxrobust.arguments import require, require_choice, require_in
+from jaxrobust.arguments import require, require_in
 from jaxrobust.pytrees import Pytree, static
-from jaxrobust.references import is_reference, resolve
-from jaxrobust.training.recipe.schedules import RATE_SCHEDULES, ScheduleName
+from jaxrobust.references import function_of, name_of, require_function
+from jaxrobust.training.recipe.schedules import (
+    RATE_SCHEDULES,
+    RateSchedule,
+    rate_factors,
+)
 
 __all__ = ["OPTIMIZERS", "OptimizerConfig"]
 
@@ -52,15 +55,17 @@ class OptimizerConfig(Pytree):
         ValueError: for an unknown name or a number out of range.
     """
 
-    name: str = static(default="adam")
+    name: str | Callable[..., optax.GradientTransformation] = static(default="adam")
     """adam, adamw, or sgd with momentum; or one of your own, path.py:NAME or
-    package.module:NAME, a function of learning rate and weight decay that returns an
-    Optax transformation."""
+    package.module:NAME (in Python also a function at the top of a module), a function
+    of learning rate and weight decay that returns an Optax transformation."""
     learning_rate: float = 0.001
     """Step length, before what follows changes it."""
-    schedule: ScheduleName = static(default="constant")
+    schedule: str | RateSchedule = static(default="constant")
     """How it goes over the steps of the phase. linear: down to 0. cosine: down to 0 as
-    half a cosine. cyclic: up from 0 until the middle, and down to 0."""
+    half a cosine. cyclic: up from 0 until the middle, and down to 0. Or one of your
+    own, path.py:NAME or package.module:NAME (in Python also a function at the top of a
+    module), from an array of shares of the phase that are done to factors."""
     warmup_epochs: float = static(default=0)
     """Epochs of the phase, or parts of one, in which it grows from 0 to what it is."""
     milestones: tuple[int, ...] = static(default=())
@@ -76,9 +81,8 @@ class OptimizerConfig(Pytree):
     """Largest global norm of a gradient; None for no clipping."""
 
     def __post_init__(self):
-        if not is_reference(self.name):
-            require_choice("optimizer.name", self.name, tuple(OPTIMIZERS))
-        require_choice("schedule", self.schedule, get_args(ScheduleName))
+        require_function(self.name, OPTIMIZERS, what="optimizer.name")
+        require_function(self.schedule, RATE_SCHEDULES, what="schedule")
         remedy = "it counts epochs of the phase; 0 switches it off"
         require_in("warmup_epochs", self.warmup_epochs, "[0, inf)", remedy)
         for field in ("learning_rate", "decay"):
@@ -109,8 +113,7 @@ class OptimizerConfig(Pytree):
         done = epoch - 1 + (np.arange(num_batches) + 0.5) / num_batches
         passed = sum(epoch > milestone for milestone in self.milestones)
         rates = self.learning_rate * self.decay**passed * np.ones(num_batches)
-        if self.schedule != "constant":
-            rates *= RATE_SCHEDULES[self.schedule](done / epochs)
+        rates *= rate_factors(self.schedule, done / epochs)
         if self.warmup_epochs:
             rates *= np.minimum(done / self.warmup_epochs, 1)
         return rates
@@ -134,22 +137,20 @@ class OptimizerConfig(Pytree):
             ValueError: if an optimizer of the user's own cannot be found.
             TypeError: if it builds something else.
         """
-        if self.name in OPTIMIZERS:
-            steps = OPTIMIZERS[self.name](self)
-        else:
-            steps = (_own(self.name, self.learning_rate, self.weight_decay),)
         clip = optax.identity()
         if self.clip_norm is not None:
             clip = optax.clip_by_global_norm(self.clip_norm)
-        return optax.chain(clip, *steps)
+        if isinstance(self.name, str) and self.name in OPTIMIZERS:
+            return optax.chain(clip, *OPTIMIZERS[self.name](self))
+        return optax.chain(clip, self._own())
 
-
-def _own(name: str, *numbers: Any) -> optax.GradientTransformation:
-    rule = resolve(name, what="optimizer.name").value(*numbers)
-    if not isinstance(rule, optax.GradientTransformation):
-        raise TypeError(
-            f"`optimizer.name` must name a function of learning rate and weight decay "
-            f"that returns an optax.GradientTransformation, got {name!r}, which "
-            f"returns a {type(rule).__name__}."
-        )
-    return rule
+    def _own(self) -> optax.GradientTransformation:
+        maker = function_of(self.name, {}, what="optimizer.name")
+        rule = maker(self.learning_rate, self.weight_decay)
+        if not isinstance(rule, optax.GradientTransformation):
+            raise TypeError(
+                "`optimizer.name` must name a function of learning rate and weight "
+                f"decay that returns an optax.GradientTransformation, got "
+                f"{name_of(self.name)!r}, which returns a {type(rule).__name__}."
+            )
+        return rule

@@ -14,6 +14,7 @@ import numpy as np
 
 from jaxrobust.arguments import require, require_choice
 from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
+from jaxrobust.training.recipe.averaging import Averaging
 from jaxrobust.training.recipe.named_numbers import as_arrays
 from jaxrobust.training.recipe.objectives import (
     Adversarial,
@@ -27,6 +28,7 @@ from jaxrobust.training.recipe.schedules import EpsilonSchedule
 
 __all__ = [
     "Carry",
+    "Checkpoint",
     "JumpRule",
     "Phase",
     "Settings",
@@ -39,6 +41,9 @@ __all__ = [
 
 Norm = Literal["linf", "l2"]
 Carry = Literal["weights", "optimizer"]
+Checkpoint = Literal["newest", "best", "average"]
+"""Weights of a run: those of its newest checkpoint; those, or their average where one
+is kept, of the epoch that was best on held-out examples; or the newest average."""
 
 
 class Settings(NamedTuple):
@@ -51,11 +56,14 @@ class Settings(NamedTuple):
         threat: the ball, with its radius in units of [0, 1] pixels.
         objective: what is minimized.
         optimizer: by what.
+        average_share: of the weights after the step in their average; None for no
+            average.
     """
 
     threat: ThreatModel
     objective: Any
     optimizer: OptimizerConfig
+    average_share: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,16 +114,22 @@ class Phase:
     """What is minimized in each step; it owns the attack."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer."""
+    averaging: Averaging | None = None
+    """An average of the weights, kept beside them; None for none."""
     carry: Carry = "weights"
     """What is taken over from the phase, or run, before: the weights with fresh
     optimizer state, or the optimizer state too (LP-X1 on MNIST)."""
     start_from: str | None = None
-    """Directory of a run whose last checkpoint this phase starts from."""
+    """Directory of a run that this phase starts from."""
+    start_checkpoint: Checkpoint = "newest"
+    """Which of its weights: those of its newest checkpoint, those that were best on
+    what it held out, or their average."""
     stop_at_jump: JumpRule | None = None
     """End the phase at a sudden jump of the training loss."""
 
     def __post_init__(self):
         require_choice("carry", self.carry, get_args(Carry))
+        require_choice("start_checkpoint", self.start_checkpoint, get_args(Checkpoint))
         require_choice("norm", self.norm, get_args(Norm))
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs, "train for one")
         self.require_radii()
@@ -153,6 +167,9 @@ class Phase:
             self.optimizer.at(epoch, self.epochs, num_batches),
         )
         found = Settings(*(as_arrays(each, num_batches) for each in settings))
+        if self.averaging is not None:
+            share = self.averaging.shares(epoch, num_batches)
+            found = found._replace(average_share=share)
         if np.all(radii == radii[0]):
             return found
         each = [as_arrays(settled(objective, float(radius)), 1) for radius in radii]

@@ -2,25 +2,76 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
-from jaxrobust.arguments import require, require_choice
+from jaxrobust.arguments import require, require_choice, require_in
+from jaxrobust.references import function_of, require_function
 from jaxrobust.threat import require_radius
 
-__all__ = ["RATE_SCHEDULES", "EpsilonSchedule", "ScheduleName"]
+__all__ = [
+    "RADIUS_SCHEDULES",
+    "RATE_SCHEDULES",
+    "EpsilonSchedule",
+    "RateSchedule",
+    "rate_factors",
+]
 
-ScheduleName = Literal["constant", "linear", "cosine", "cyclic"]
+RateSchedule = Callable[[np.ndarray], np.ndarray]
+"""From the share of a phase that is done, in [0, 1], to factors of the learning rate.
 
-RATE_SCHEDULES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+Of arrays; at least 0 and finite.
+"""
+
+RATE_SCHEDULES: dict[str, RateSchedule] = {
+    "constant": np.ones_like,
     "linear": lambda share: 1 - share,
     "cosine": lambda share: (1 + np.cos(np.pi * share)) / 2,
     "cyclic": lambda share: 1 - np.abs(2 * share - 1),
 }
-"""Factors of the learning rate, by the share of the phase that is done, in [0, 1]."""
+"""Schedules by name."""
 
-ScheduleKind = Literal["constant", "iterative", "linear", "exponential"]
+
+def rate_factors(schedule: str | RateSchedule, done: np.ndarray) -> np.ndarray:
+    """Factors of the learning rate at shares of a phase that are done.
+
+    Args:
+        schedule: a name in `RATE_SCHEDULES`, a reference, or a function.
+        done: shares in [0, 1].
+
+    Raises:
+        ValueError: for results of another shape, negative or infinite ones.
+    """
+    factors = function_of(schedule, RATE_SCHEDULES, what="schedule")(done)
+    factors = np.asarray(factors, np.float64)
+    is_right = factors.shape == done.shape and bool(
+        np.all((factors >= 0) & np.isfinite(factors))
+    )
+    require(
+        is_right,
+        "schedule",
+        f"a function to {done.size} finite factors of at least 0",
+        factors.tolist()[:4] if factors.ndim else float(factors),
+        "it is given an array of shares in [0, 1], and gives as many factors",
+    )
+    return factors
+
+
+RADIUS_SCHEDULES: dict[str, Callable[["EpsilonSchedule", float], float]] = {
+    "constant": lambda schedule, _: schedule.end,
+    # Rounded, so that 0.01 * 35 is 0.35 and not 0.35000000000000003.
+    "iterative": lambda schedule, epoch: min(
+        round(schedule.increment * epoch, 10), schedule.end
+    ),
+    "linear": lambda schedule, epoch: (
+        schedule.start + schedule.ramp_share(epoch) * (schedule.end - schedule.start)
+    ),
+    "exponential": lambda schedule, epoch: (
+        schedule.start * (schedule.end / schedule.start) ** schedule.ramp_share(epoch)
+    ),
+}
+"""Radius at an epoch of the phase, counted from 1, or somewhere within it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,9 +84,11 @@ class EpsilonSchedule:
     * linear: from `start` to `end` in `ramp_epochs` equal steps, then `end` (Ding et
       al., 2019).
     * exponential: the same with equal ratios.
+    * one of your own, `path.py:NAME` or `package.module:NAME`, or a function at the top
+      of a module: `(schedule, epoch) -> radius`, at most `end`.
     """
 
-    kind: ScheduleKind = "constant"
+    kind: str | Callable[..., float] = "constant"
     """Form of the schedule."""
     end: float = 0.3
     """Radius that is reached."""
@@ -49,7 +102,7 @@ class EpsilonSchedule:
     """Whether the radius stays the same for an epoch, or moves on in every step."""
 
     def __post_init__(self):
-        require_choice("kind", self.kind, get_args(ScheduleKind))
+        require_function(self.kind, RADIUS_SCHEDULES, what="epsilon.kind")
         require_choice("every", self.every, ("epoch", "step"))
         for field in ("end", "start"):
             require_radius(getattr(self, field), name=f"epsilon.{field}")
@@ -78,14 +131,15 @@ class EpsilonSchedule:
 
     def __call__(self, epoch: float) -> float:
         """Radius in an epoch of the phase, counted from 1; or somewhere within it."""
-        if self.kind == "constant":
-            return self.end
-        if self.kind == "iterative":
-            # Rounded, so that 0.01 * 35 is 0.35 and not 0.35000000000000003.
-            return min(round(self.increment * epoch, 10), self.end)
+        found = function_of(self.kind, RADIUS_SCHEDULES, what="epsilon.kind")
+        radius = float(found(self, epoch))
+        if self.kind not in RADIUS_SCHEDULES:
+            # In the unit of `end`, which was checked.
+            require_in("epsilon.kind", radius, f"[0, {self.end}]", "raise epsilon.end")
+        return radius
+
+    def ramp_share(self, epoch: float) -> float:
+        """How much of the ramp is done at an epoch, in [0, 1]."""
         if epoch >= self.ramp_epochs:
-            return self.end
-        share = (epoch - 1) / (self.ramp_epochs - 1)
-        if self.kind == "linear":
-            return self.start + share * (self.end - self.start)
-        return self.start * (self.end / self.start) ** share
+            return 1.0
+        return (epoch - 1) / (self.ramp_epochs - 1)

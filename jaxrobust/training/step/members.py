@@ -12,6 +12,7 @@ turn (`lax.map`), so that none waits for another's steps.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -101,8 +102,10 @@ class MemberProgram:
         self._summary = compiled(self._summarize, everywhere)
         self._one = compiled(self._take, everywhere)
         self._own = compiled(self._copied, member)
-        self._run = jax.jit(self._sharded(self._members), donate_argnums=0)
-        self._stretch = jax.jit(self._sharded(self._stretches), donate_argnums=0)
+        run = self.over_members(self._members, 3, 2)
+        stretch = self.over_members(self._stretches, 6, 0)
+        self._run = jax.jit(run, donate_argnums=0)
+        self._stretch = jax.jit(stretch, donate_argnums=0)
         self._executables: dict[Any, Any] = {}
 
     # The pure functions, over all members at once.
@@ -130,7 +133,8 @@ class MemberProgram:
     def _take(self, states: TrainState, index: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf[index], to_arrays(states))
 
-    def _mapped(self, run: Callable[..., TrainState], members: tuple[Any, ...]) -> Any:
+    def mapped(self, run: Callable[..., Any], members: tuple[Any, ...]) -> Any:
+        """A function of one member, over stacked arguments of members."""
         if self.mapping == "vmap":
             return jax.vmap(run)(*members)
         if self.mapping == "loop":
@@ -142,7 +146,7 @@ class MemberProgram:
         def run(state: TrainState, settings: Settings, stop_batch: Any) -> TrainState:
             return self.trainer.run(state, settings, images, labels, stop_batch)
 
-        return self._mapped(run, (states, settings, stop_batches))
+        return self.mapped(run, (states, settings, stop_batches))
 
     def _stretches(
         self, states, settings, stop_batches, images, labels, first_batches
@@ -152,25 +156,29 @@ class MemberProgram:
             return self.trainer.run(state, settings, *data)
 
         members = (states, settings, stop_batches, images, labels, first_batches)
-        return self._mapped(run, members)
+        return self.mapped(run, members)
 
-    def _sharded(self, function: Callable[..., TrainState]) -> Callable[..., Any]:
+    def over_members(
+        self, function: Callable[..., Any], num_stacked: int, num_shared: int
+    ) -> Callable[..., Any]:
         """Each device of the member axis takes its members; no data crosses it.
 
         Along the data axis the compiler divides what `Placement.share` lays out there.
+
+        Args:
+            function: of stacked arguments of members, and then of arguments that they
+                share; its results are stacked.
+            num_stacked: number of the former.
+            num_shared: number of the latter.
         """
         mesh = self.placement.mesh
         if mesh is None:
             return function
         member, everywhere = self.placement.spec(True), self.placement.spec(False)
-        data = everywhere if function == self._members else member
-        specs = [member, member, member, data, data]
-        if function != self._members:
-            specs.append(member)
         return jax.shard_map(
             function,
             mesh=mesh,
-            in_specs=tuple(specs),
+            in_specs=(member,) * num_stacked + (everywhere,) * num_shared,
             out_specs=member,
             axis_names={MEMBER},
             check_vma=False,
@@ -282,7 +290,9 @@ class MemberProgram:
 
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
         key = jax.random.key(0)
-        state = jax.eval_shape(self.trainer.init, key, images, settings.optimizer)
+        is_averaged = settings.average_share is not None
+        init = partial(self.trainer.init, is_averaged=is_averaged)
+        state = jax.eval_shape(init, key, images, settings.optimizer)
         stop = jnp.int32(0)
         members = jax.tree.map(stacked, (state, settings, stop))
         pixels = jax.ShapeDtypeStruct((num_examples, *image_shape), dtype)

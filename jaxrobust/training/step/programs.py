@@ -8,7 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxrobust.data import augmentation_of
+from jaxrobust.data import Dataset, augmentation_of
+from jaxrobust.networks import Network
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.model import Model
 from jaxrobust.training.recipe.named_numbers import words_of
@@ -16,6 +17,7 @@ from jaxrobust.training.recipe.objectives import OBJECTIVES, require_objective
 from jaxrobust.training.recipe.own import Own, network_for
 from jaxrobust.training.recipe.phases import Phase, Settings
 from jaxrobust.training.recipe.problem import Problem
+from jaxrobust.training.recipe.validation import Validation
 from jaxrobust.training.step.members import (
     MemberProgram,
     mapping_for,
@@ -24,6 +26,7 @@ from jaxrobust.training.step.members import (
 from jaxrobust.training.step.memory import device_memory
 from jaxrobust.training.step.mesh import Placement
 from jaxrobust.training.step.trainer import trainer_for
+from jaxrobust.training.step.validation import Validator
 
 __all__ = ["Programs"]
 
@@ -72,7 +75,9 @@ class Programs:
         self.problem = problem
         self.placement = placement
         self.check(configs)
-        placement.config.check_batch_size(self.config.batch_size)
+        placement.config.check_batch_size(
+            self.config.batch_size // self.config.micro_batches
+        )
         augmentation = self.config.augmentation
         if isinstance(augmentation, str):
             augmentation = augmentation_of(augmentation)
@@ -125,22 +130,31 @@ class Programs:
                 key: Any, variables: Any, settings: Settings, images: Any, labels: Any
             ) -> Any:
                 model = Model(network, variables, self.config.precision)
-                threat, objective, _ = settings
-                return objective(key, model, threat, images, labels)
+                return settings.objective(key, model, settings.threat, images, labels)
 
             variables = jax.eval_shape(network.init, key, images)
             now = jax.tree.map(lambda values: values[0], phase.at(1, 1))
             require_objective(loss_of, (key, variables, now, images, labels))
 
     @cached_property
-    def program(self) -> MemberProgram:
-        """The program; what differs in words is compiled for each of them."""
+    def network(self) -> Network:
+        """The network, in the formulation that suits the members."""
         mesh = self.placement.config
         model = model_for(self.config.model, mapping_for(self.count // mesh.member))
-        network = network_for(model, self.problem.num_classes, self.own)
+        return network_for(model, self.problem.num_classes, self.own)
+
+    def validator(self, held_out: Dataset, validation: Validation) -> Validator:
+        """What judges the members on held-out examples."""
+        size = self.config.batch_size
+        steps = validation.num_steps
+        return Validator(self.program, self.network, held_out, size, steps)
+
+    @cached_property
+    def program(self) -> MemberProgram:
+        """The program; what differs in words is compiled for each of them."""
         trainer = trainer_for(
             self.config,
-            network,
+            self.network,
             augmentation=self.augmentation,
             share=self.placement.share,
         )

@@ -27,7 +27,7 @@ from jaxrobust.training.recipe.model import Model, Precision
 from jaxrobust.training.recipe.objectives import Seen
 from jaxrobust.training.recipe.optimizers import OptimizerConfig
 from jaxrobust.training.recipe.phases import Settings
-from jaxrobust.types import Labels, PRNGKey
+from jaxrobust.types import Images, Labels, PRNGKey
 
 __all__ = ["Metrics", "TrainState", "Trainer", "Weights", "make_trainer"]
 
@@ -65,11 +65,14 @@ class Weights(NamedTuple):
         params: parameters of the network.
         state: what else the network holds, such as running batch-norm statistics.
         opt_state: state of the optimizer.
+        average: of parameters and other state over steps, `Variables`; None where none
+            is kept.
     """
 
     params: Any
     state: Any
     opt_state: Any
+    average: Variables | None = None
 
     @property
     def variables(self) -> Variables:
@@ -104,8 +107,8 @@ class Trainer(NamedTuple):
     """Pure functions that make and move a `TrainState`.
 
     Attributes:
-        init: `(key, images, optimizer) -> state`, with fresh weights; `images` lend
-            their shape.
+        init: `(key, images, optimizer, is_averaged=False) -> state`, with fresh
+            weights; `images` lend their shape.
         begin_epoch: `(state) -> state`, with sums at zero.
         run: `(state, settings, images, labels, stop_batch, first_batch=None) -> state`,
             up to a batch of the epoch, or sooner where a loss or gradient is not
@@ -116,7 +119,7 @@ class Trainer(NamedTuple):
             the parameters moved in the epoch (LP-F10).
     """
 
-    init: Callable[[PRNGKey, Array, OptimizerConfig], TrainState]
+    init: Callable[..., TrainState]
     begin_epoch: Callable[[TrainState], TrainState]
     run: Callable[..., TrainState]
     order: Callable[[TrainState, int], Array]
@@ -128,10 +131,24 @@ def _copy(tree: Any) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
+def _averaged(average: Any, new: Variables, share: Any) -> Any:
+    """The average with a share of new weights in it; counters are the new ones."""
+    if average is None:
+        return None
+
+    def mixed(old: Array, new: Array) -> Array:
+        if not jnp.issubdtype(new.dtype, jnp.inexact):
+            return new
+        return ((1 - share) * old + share * new).astype(new.dtype)
+
+    return jax.tree.map(mixed, average, new)
+
+
 def make_trainer(
     network: Network,
     *,
     batch_size: int,
+    micro_batches: int = 1,
     augmentation: Augmentation | None = None,
     precision: Precision = "float32",
     share: Callable[[Any], Any] = lambda batch: batch,
@@ -141,6 +158,7 @@ def make_trainer(
     Args:
         network: to be trained.
         batch_size: examples of a step.
+        micro_batches: parts of a batch that are computed one after another.
         augmentation: of the pixels, in every step; None for none.
         precision: of the forward pass and of the gradients through it. Parameters,
             their gradients' sums, the optimizer and the projection stay float32.
@@ -152,10 +170,13 @@ def make_trainer(
         key: PRNGKey,
         images: Shaped[Array, "_ height width channels"],
         optimizer: OptimizerConfig,
+        is_averaged: bool = False,
     ) -> TrainState:
         init_key, run_key = jax.random.split(key)
         params, others = network.init(init_key, as_float(images[:1]))
-        weights = Weights(params, others, optimizer.build().init(params))
+        opt_state = optimizer.build().init(params)
+        average = _copy(Variables(params, others)) if is_averaged else None
+        weights = Weights(params, others, opt_state, average)
         count = jnp.int32(0)
         return TrainState(
             step=count,
@@ -183,11 +204,56 @@ def make_trainer(
         state = state._replace(epoch=state.epoch + 1, batch=jnp.int32(0))
         return state, optax.tree.norm(moved)
 
+    def gradient_of_part(
+        key: PRNGKey,
+        settings: Settings,
+        variables: Variables,
+        images: Images,
+        labels: Labels,
+    ) -> tuple[Array, Seen, Any]:
+        def loss_of(params: Any) -> tuple[Array, Seen]:
+            model = Model(network, Variables(params, variables.state), precision)
+            return settings.objective(key, model, settings.threat, images, labels)
+
+        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
+        (loss, seen), gradient = value_and_grad(variables.params)
+        return loss, seen._replace(logits=None), gradient
+
+    def gradient_of(
+        key: PRNGKey,
+        settings: Settings,
+        variables: Variables,
+        images: Images,
+        labels: Labels,
+    ) -> tuple[Array, Seen, Any]:
+        if micro_batches == 1:
+            return gradient_of_part(key, settings, variables, images, labels)
+
+        def parts_of(batch: Array) -> Array:
+            # Every so many-th example: each device has its share of every part.
+            shape = (-1, micro_batches, *batch.shape[1:])
+            return jnp.moveaxis(batch.reshape(shape), 1, 0)
+
+        def add(sums: Any, part: Any) -> tuple[Any, Any]:
+            part_key, *batch = part
+            state, *before = sums
+            loss, seen, gradient = gradient_of_part(
+                part_key, settings, variables._replace(state=state), *share(batch)
+            )
+            now = jax.tree.map(jnp.add, before, [loss, gradient])
+            return [seen.state, *now], seen._replace(state=None)
+
+        zeros = [jnp.float32(0), jax.tree.map(jnp.zeros_like, variables.params)]
+        keys = jax.random.split(key, micro_batches)
+        parts = (keys, parts_of(images), parts_of(labels))
+        (state, *sums), seen = lax.scan(add, [variables.state, *zeros], parts)
+        loss, gradient = jax.tree.map(lambda total: total / micro_batches, sums)
+        return loss, seen._replace(state=state), gradient
+
     def step(
         state: TrainState, settings: Settings, pixels: Pixels, labels: Labels
     ) -> TrainState:
-        threat, objective, optimizer = settings
-        weights = state.weights
+        optimizer, weights = settings.optimizer, state.weights
         # The key of a step depends on the step alone, so resuming repeats it exactly.
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, objective_key = jax.random.split(step_key)
@@ -195,15 +261,15 @@ def make_trainer(
             pixels = augmentation(augment_key, pixels)
         images = as_float(pixels)
 
-        def loss_of(params: Any) -> tuple[Array, Seen]:
-            model = Model(network, Variables(params, weights.state), precision)
-            return objective(objective_key, model, threat, images, labels)
-
-        value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
-        (loss, seen), gradient = value_and_grad(weights.params)
+        loss, seen, gradient = gradient_of(
+            objective_key, settings, weights.variables, images, labels
+        )
         rule = optimizer.build()
         updates, opt_state = rule.update(gradient, weights.opt_state, weights.params)
         params = optax.apply_updates(weights.params, updates)
+        average = _averaged(
+            weights.average, Variables(params, seen.state), settings.average_share
+        )
         # A gradient that is not finite ruins the weights, though this loss may still be
         # fine: it poisons the sum, which stops the loop.
         loss = loss + 0 * optax.tree.norm(gradient)
@@ -216,7 +282,7 @@ def make_trainer(
         return state._replace(
             step=state.step + 1,
             batch=state.batch + 1,
-            weights=Weights(params, seen.state, opt_state),
+            weights=Weights(params, seen.state, opt_state, average),
             metrics=state.metrics.merge(metrics),
         )
 
@@ -266,6 +332,7 @@ def trainer_for(config: TrainConfig, network: Network, **options: Any) -> Traine
     return make_trainer(
         network,
         batch_size=config.batch_size,
+        micro_batches=config.micro_batches,
         precision=config.precision,
         **options,
     )
