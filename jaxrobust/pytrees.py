@@ -8,11 +8,11 @@ what is compared, and no subclass can forget it.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["Pytree", "static"]
+__all__ = ["Pytree", "outline", "static"]
 
 
 def static(**options: Any) -> Any:
@@ -69,3 +69,14 @@ class Pytree:
         jax.tree_util.register_pytree_with_keys(
             cls, flatten_with_keys, unflatten, flatten
         )
+
+
+def outline(value: NamedTuple) -> str:
+    """A named tuple in one line, with type and shape in place of its arrays."""
+    fields = [f"{name}={_form(item)}" for name, item in value._asdict().items()]
+    return f"{type(value).__name__}({', '.join(fields)})"
+
+
+def _form(item: Any) -> str:
+    shape = getattr(item, "shape", ())
+    return f"{item.dtype.name}{list(shape)}" if shape else repr(item)

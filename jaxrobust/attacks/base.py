@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jaxrobust.losses import as_classes, as_labels, require_classes_below
+from jaxrobust.pytrees import outline
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import (
     Images,
@@ -93,6 +94,9 @@ class AttackResult(NamedTuple):
     loss: PerExample
     is_adversarial: PerExampleFlag
     is_gradient_finite: PerExampleFlag
+
+    def __repr__(self) -> str:
+        return outline(self)
 
 
 Attack = Callable[[PRNGKey, LogitsFn, Images, Labels], AttackResult]

@@ -47,6 +47,13 @@ class Checklist:
 
     checks: tuple[Check, ...]
 
+    def __repr__(self) -> str:
+        names: dict[str, list[str]] = {}
+        for check in self.checks:
+            names.setdefault(check.verdict, []).append(check.name)
+        parts = [f"{verdict}: {', '.join(each)}" for verdict, each in names.items()]
+        return f"Checklist({self.verdict!r}; {'; '.join(parts)})"
+
     def __getitem__(self, name: str) -> Check:
         """The check of a name such as "brute_force", or of a source such as "LP-C8"."""
         for check in self.checks:

@@ -100,7 +100,7 @@ class EnsembleConfig:
             require_epsilon(self.norm, epsilon)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class EnsembleEvaluation(Evaluation):
     """Which examples withstand all stages, and which stage broke the others.
 

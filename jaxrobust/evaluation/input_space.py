@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxrobust.attacks import Attack
 from jaxrobust.losses import LOSSES, LossName
+from jaxrobust.pytrees import outline
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, PerExample, PRNGKey
 
 __all__ = [
@@ -48,6 +49,9 @@ class Surface(NamedTuple):
     losses: Float[Array, "points points"]
     predictions: Int[Array, "points points"]
 
+    def __repr__(self) -> str:
+        return outline(self)
+
 
 class Saliency(NamedTuple):
     """Gradients of the loss, and the images at which they were taken.
@@ -61,6 +65,9 @@ class Saliency(NamedTuple):
     images: Images
     perturbations: Images
     gradients: Images
+
+    def __repr__(self) -> str:
+        return outline(self)
 
 
 class Interpolation(NamedTuple):
@@ -77,6 +84,9 @@ class Interpolation(NamedTuple):
     losses: Float[Array, "batch points"]
     logits: Float[Array, "batch points classes"]
     predictions: Int[Array, "batch points"]
+
+    def __repr__(self) -> str:
+        return outline(self)
 
 
 def _loss_fn(loss: Loss) -> Callable[[Logits, Labels], PerExample]:

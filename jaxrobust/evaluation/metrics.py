@@ -105,6 +105,11 @@ class MinimalEpsilons:
 
     epsilons: np.ndarray
 
+    def __repr__(self) -> str:
+        num_left = int(np.sum(np.isinf(self.epsilons)))
+        text = f"{len(self.epsilons):,} examples: median {self.median:.4g}"
+        return f"MinimalEpsilons({text}, {num_left:,} not broken)"
+
     @property
     def median(self) -> float:
         """Over all examples, also those lost on the clean image; may be inf."""

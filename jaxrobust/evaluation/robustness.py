@@ -108,6 +108,14 @@ class Evaluation:
     is_robust: dict[float, np.ndarray]
     num_bad_gradients: int = 0
 
+    def __repr__(self) -> str:
+        accuracies = [f"clean {self.clean_accuracy:.2%}"]
+        accuracies += [f"{key:g}: {at:.2%}" for key, at in self.robust_accuracy.items()]
+        text = f"{self.num_examples:,} examples: {', '.join(accuracies)}"
+        if self.num_bad_gradients:
+            text += f"; {self.num_bad_gradients:,} attacks with bad gradients"
+        return f"{type(self).__name__}({text})"
+
     @property
     def num_examples(self) -> int:
         """Number of examples, each counted once."""

@@ -26,6 +26,7 @@ from jaxtyping import Float
 from jaxrobust.attacks import Attack, judge
 from jaxrobust.evaluation.sharing import Reference, shared_program
 from jaxrobust.losses import LOSSES, LossName
+from jaxrobust.pytrees import outline
 from jaxrobust.types import (
     Images,
     Labels,
@@ -74,6 +75,9 @@ class Path(NamedTuple):
 
     points: tuple[Params, ...]
 
+    def __repr__(self) -> str:
+        return f"Path({len(self.points)} points)"
+
     def at(self, share: Scalar) -> Params:
         """Weights at a share of the way, in [0, 1]; may be traced."""
         degree = len(self.points) - 1
@@ -110,6 +114,9 @@ class PathLoss(NamedTuple):
     accuracies: Float[np.ndarray, "radii points"]
     batch_norm: BatchNorm
 
+    def __repr__(self) -> str:
+        return outline(self)
+
 
 class PlaneLoss(NamedTuple):
     """Mean loss of the models on a plane through weight space.
@@ -129,6 +136,9 @@ class PlaneLoss(NamedTuple):
     epsilon: float
     batch_norm: BatchNorm
 
+    def __repr__(self) -> str:
+        return outline(self)
+
 
 class Connection(NamedTuple):
     """A curve that was trained to have a low loss.
@@ -140,6 +150,9 @@ class Connection(NamedTuple):
 
     path: Path
     losses: np.ndarray
+
+    def __repr__(self) -> str:
+        return outline(self)
 
 
 def _loss_fn(loss: Loss) -> Callable[[Logits, Labels], PerExample]:

@@ -1,6 +1,6 @@
 """A trained, or half-trained, run and how it is loaded; nothing here trains."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -22,7 +22,7 @@ from jaxrobust.training.course.directory import (
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.model import bind
 from jaxrobust.training.recipe.own import network_for, own_network
-from jaxrobust.training.recipe.phases import Checkpoint
+from jaxrobust.training.recipe.phases import Checkpoint, Phase
 from jaxrobust.training.recipe.problem import Problem, TrainedOn
 from jaxrobust.training.step.trainer import TrainState, trainer_for
 from jaxrobust.types import LogitsFn
@@ -61,6 +61,23 @@ class Run(NamedTuple):
     trained_on: TrainedOn | None = None
     checkpoint: Checkpoint = "newest"
 
+    def __repr__(self) -> str:
+        name = self.config.model.name
+        total = sum(phase.epochs for phase in self.config.phases)
+        parts = [
+            f"{'own network' if name == GIVEN else name} on {self.problem.title}",
+            _in_short(self.config.phases),
+            f"epoch {len(self.records)} of {total}",
+        ]
+        if self.records:
+            last = self.records[-1]
+            parts.append(f"loss {last['loss']:.4f}")
+            parts.append(f"adv acc {last['adversarial_accuracy']:.2%}")
+        parts.append("complete" if self.is_complete else "not complete")
+        if self.checkpoint != "newest":
+            parts.append(f"{self.checkpoint} weights")
+        return f"Run({str(self.directory)!r}: {', '.join(parts)})"
+
     @property
     def weights(self) -> Variables:
         """What the network computes with: parameters and other state."""
@@ -73,6 +90,17 @@ class Run(NamedTuple):
     def logits_fn(self) -> LogitsFn:
         """The model in evaluation mode."""
         return bind(self.network, self.weights)
+
+
+def _in_short(phases: Sequence[Phase]) -> str:
+    """Names and radii; of many phases the first two and the last."""
+    names = [
+        f"{phase.name} {phase.epsilon.end:g}" if phase.epsilon.end else phase.name
+        for phase in phases
+    ]
+    if len(names) > 4:
+        names[2:-1] = [f"{len(names) - 3} more"]
+    return " -> ".join(names)
 
 
 def _check_progress(config: TrainConfig, progress: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ others wait for them; those that need not wait train together.
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,20 @@ class SweepResult(NamedTuple):
 
     runs: dict[str, Run]
     failures: dict[str, str]
+
+    def __repr__(self) -> str:
+        text = f"{len(self.runs)} runs: {_listed(self.runs)}"
+        if self.failures:
+            text += f"; {len(self.failures)} failed: {_listed(self.failures)}"
+        return f"SweepResult({text})"
+
+
+def _listed(names: Collection[str]) -> str:
+    """Names of members; of many the first few and the last."""
+    shown = list(names)
+    if len(shown) > 5:
+        shown[3:-1] = ["..."]
+    return ", ".join(shown) or "none"
 
 
 def _of_model(member: Member, model: ModelConfig) -> Member:
