@@ -14,6 +14,7 @@ from jaxrobust.training.course.examples import (
 )
 from jaxrobust.training.course.reporters import (
     LineReporter,
+    NotebookReporter,
     NullReporter,
     Reporter,
     TerminalReporter,
@@ -103,6 +104,7 @@ __all__ = [
     "Metrics",
     "Model",
     "NonFiniteLossError",
+    "NotebookReporter",
     "NullReporter",
     "Objective",
     "OptimizerConfig",

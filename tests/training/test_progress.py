@@ -1,9 +1,17 @@
+import contextlib
 import io
+import sys
+import types
 
 import pytest
 from rich.console import Console
 
-from jaxrobust.training import LineReporter, TerminalReporter, reporter_for
+from jaxrobust.training import (
+    LineReporter,
+    NotebookReporter,
+    TerminalReporter,
+    reporter_for,
+)
 
 RECORD = {
     "phase": "extended",
@@ -94,3 +102,92 @@ def test_the_bar_fits_and_has_everything(width):
     for part in ("3/12", "eps 0.400", "loss 1.250", "adv acc 62.5%", "1,234 images/s"):
         assert part in shown
     assert "50%" in shown and "told once" in shown
+
+
+class Notebook:
+    """What a notebook shows: outputs in order, some of which are updated."""
+
+    def __init__(self, monkeypatch):
+        self.outputs = []
+        self.shell = types.SimpleNamespace(kernel=object())
+        ipython = types.ModuleType("IPython")
+        ipython.get_ipython = lambda: self.shell
+        ipython.display = types.ModuleType("IPython.display")
+        ipython.display.display = self.display
+        monkeypatch.setitem(sys.modules, "IPython", ipython)
+        monkeypatch.setitem(sys.modules, "IPython.display", ipython.display)
+
+    def isatty(self):
+        return False
+
+    def flush(self):
+        pass
+
+    def write(self, text):
+        self.outputs += [text] if text.strip() else []
+
+    def display(self, data, *, raw, display_id):
+        assert raw and display_id is True
+        self.outputs.append(data["text/plain"])
+        return self.Handle(self.outputs, len(self.outputs) - 1)
+
+    class Handle:
+        def __init__(self, outputs, place):
+            self.outputs, self.place = outputs, place
+
+        def update(self, data, *, raw):
+            assert raw
+            self.outputs[self.place] = data["text/plain"]
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    return Notebook(monkeypatch)
+
+
+def reporter_of(notebook):
+    with contextlib.redirect_stdout(notebook):
+        return reporter_for()
+
+
+def test_a_notebook_gets_a_line_that_is_updated(notebook, clock):
+    reporter = reporter_of(notebook)
+    assert isinstance(reporter, NotebookReporter)
+    # Updates that show something look twice.
+    clock += [0.0, 0.1, 1.0, 1.0, 2.0, 2.0, 2.5, 2.6, 2.7]
+    reporter.start(num_batches=40, num_done=0)
+    reporter.update(4, RECORD)
+    reporter.update(5, RECORD)  # too soon
+    assert len(notebook.outputs) == 1
+    reporter.update(8, RECORD)
+    line = notebook.outputs[1]
+    for part in ("20.0%", "epoch 3/12", "eps 0.400", "loss 1.2500", "adv acc 62.50%"):
+        assert part in line
+    # 4 batches took a second, 32 are left.
+    assert line.endswith("1,234 images/s  0:08 left")
+    reporter.update(12, RECORD | {"loss": 1.0})
+    reporter.epoch(RECORD)
+    first, line, last = notebook.outputs
+    assert first == "compiling; 40 batches to go" and "loss 1.0000" in line
+    assert last.startswith("epoch   3  extended")
+    # It is left as training left it.
+    reporter.update(40, RECORD | {"epoch": 12})
+    reporter.stop()
+    assert len(notebook.outputs) == 3
+    assert notebook.outputs[1].startswith("100.0%  epoch 12/12")
+
+
+def test_a_run_that_is_complete_shows_nothing_in_a_notebook(notebook):
+    reporter = reporter_of(notebook)
+    reporter.message("told once")
+    reporter.stop()
+    assert notebook.outputs == ["told once"]
+
+
+def test_only_a_kernel_is_a_notebook(notebook):
+    assert isinstance(reporter_for(io.StringIO()), LineReporter)  # as asked for
+    assert not isinstance(reporter_for(io.StringIO()), NotebookReporter)
+    notebook.shell = types.SimpleNamespace()  # IPython in a terminal
+    assert not isinstance(reporter_for(), NotebookReporter)
+    notebook.shell = None  # IPython that was only imported
+    assert not isinstance(reporter_for(), NotebookReporter)

@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar in a terminal, lines elsewhere."""
+"""What a person sees while a run trains: in a terminal, in a notebook, elsewhere."""
 
 import sys
 import time
@@ -9,6 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 __all__ = [
     "LineReporter",
+    "NotebookReporter",
     "NullReporter",
     "Reporter",
     "TerminalReporter",
@@ -81,9 +82,14 @@ def _duration(seconds: float) -> str:
 QUIET_SECONDS = 60.0
 """How long a log goes without a line, once training has begun."""
 
+NOTEBOOK_SECONDS = 0.5
+"""How long the line of a notebook stays as it is."""
+
 
 class LineReporter(NullReporter):
     """One line an epoch, and one a minute in longer ones, for logs and pipes."""
+
+    _quiet_seconds = QUIET_SECONDS
 
     def __init__(self, stream: TextIO | None = None):
         self._stream = stream or sys.stdout
@@ -105,22 +111,27 @@ class LineReporter(NullReporter):
         if self._first is None:
             self._first, self._began, self._told = num_done, now, now
         self._num_done = num_done
-        if now - self._told >= QUIET_SECONDS:
+        if now - self._told >= self._quiet_seconds:
             self._told = now
-            share = num_done / max(self._num_batches, 1)
-            self.message(f"{share:6.1%} of all  {_describe(values)}")
+            self._show(values)
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Print one line."""
-        self._told = now = time.time()
+    def _show(self, values: dict[str, Any]) -> None:
+        share = self._num_done / max(self._num_batches, 1)
+        self.message(f"{share:6.1%} of all  {_describe(values)}")
+
+    def _pace(self, values: dict[str, Any], now: float) -> str:
+        """How fast it goes, and what is left."""
         first = self._num_done if self._first is None else self._first
         began = now if self._first is None else self._began
         rate = (now - began) / max(self._num_done - first, 1)
         left = rate * (self._num_batches - self._num_done)
-        self.message(
-            f"epoch {record['epoch']:>3}  {_describe(record)}  "
-            f"{record['images_per_second']:,.0f} images/s  {_duration(left)} left"
-        )
+        return f"{values['images_per_second']:,.0f} images/s  {_duration(left)} left"
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """Print one line."""
+        self._told = now = time.time()
+        pace = self._pace(record, now)
+        self.message(f"epoch {record['epoch']:>3}  {_describe(record)}  {pace}")
 
 
 class TerminalReporter(NullReporter):
@@ -161,8 +172,67 @@ class TerminalReporter(NullReporter):
         self._progress.stop()
 
 
+class NotebookReporter(LineReporter):
+    """A line that is updated, and below it one line an epoch, in a Jupyter notebook.
+
+    It needs no widgets: IPython, which every notebook has, updates what it displayed.
+    """
+
+    _quiet_seconds = NOTEBOOK_SECONDS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._displayed: Any = None
+        self._values: dict[str, Any] = {}
+
+    def start(self, num_batches: int, num_done: int) -> None:
+        """Say that training begins, since compiling may take minutes."""
+        super().start(num_batches, num_done)
+        self._displayed = None  # each group of a sweep has a line of its own
+
+    def update(self, num_done: int, values: dict[str, Any]) -> None:
+        """Update the line, if it has not been for a moment."""
+        self._values = values
+        super().update(num_done, values)
+
+    def _show(self, values: dict[str, Any]) -> None:
+        from IPython.display import display  # type: ignore
+
+        share = self._num_done / max(self._num_batches, 1)
+        text = (
+            f"{share:6.1%}  epoch {values['epoch']}/{values['num_epochs']}  "
+            f"{_describe(values)}  {self._pace(values, time.time())}"
+        )
+        if self._displayed is None:
+            self._displayed = display({"text/plain": text}, raw=True, display_id=True)
+        else:
+            self._displayed.update({"text/plain": text}, raw=True)
+
+    def stop(self) -> None:
+        """Leave the last state of the line."""
+        if self._displayed is not None:
+            self._show(self._values)
+
+
+def _is_notebook() -> bool:
+    """Whether this is a kernel of Jupyter or of something like it."""
+    ipython = sys.modules.get("IPython")  # imported there before anything else
+    shell = None if ipython is None else ipython.get_ipython()
+    return getattr(shell, "kernel", None) is not None
+
+
 def reporter_for(stream: TextIO | None = None) -> Reporter:
-    """A bar if `stream` (standard output) is a terminal, lines otherwise."""
+    """What suits where progress is shown.
+
+    Args:
+        stream: None for standard output, or what a notebook displays.
+
+    Returns:
+        A `TerminalReporter` for a terminal, a `NotebookReporter` in a notebook, a
+        `LineReporter` for all else.
+    """
+    if stream is None and _is_notebook():
+        return NotebookReporter()
     out = stream or sys.stdout
     if out.isatty():
         return TerminalReporter(Console(file=out))
