@@ -159,7 +159,7 @@ def check_directory(directory: Path, *, resume: bool) -> bool:
     if not resume:
         raise RunError(
             f"`run_dir` must be new, got {str(directory)!r}, which holds a run; "
-            "resume it (--resume) or choose another directory."
+            "resume it (--resume, or resume=True) or choose another directory."
         )
     return True
 

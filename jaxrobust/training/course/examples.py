@@ -137,7 +137,16 @@ def load_run_data(
         DataError: if the data set cannot be loaded.
     """
     _require_trust(run, name, trust_code)
-    found = load_arrays(name or run.config.dataset, split, data_dir=data_dir)
+    try:
+        found = load_arrays(name or run.config.dataset, split, data_dir=data_dir)
+    except DataError as error:
+        known = run.trained_on
+        if name is not None or known is None or not known.is_given:
+            raise
+        raise RunError(
+            f"`dataset` must be named for the run in {str(run.directory)!r}, which was "
+            f"trained on arrays of the caller, {known.name!r}; {_remedy(run)}."
+        ) from error
     found = apply_variant(found, run.config.variant)
     check_data(run, found, name=name, data_dir=data_dir, trust_code=trust_code)
     return found

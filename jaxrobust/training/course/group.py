@@ -238,7 +238,8 @@ class Group:
             )
             raise Interrupted(
                 f"stopped by {stop.signal_name or 'a signal'} at step {step}, saved in "
-                f"{where}; run the same command with --resume to go on"
+                f"{where}; run the same command with --resume to go on, or the same "
+                "call with resume=True"
             )
         return program, states
 

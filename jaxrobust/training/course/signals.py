@@ -242,5 +242,6 @@ def _check(stop: StopRequest) -> None:
     if agree(float(bool(stop)))[0]:
         raise Interrupted(
             f"stopped by {stop.signal_name or 'a signal'} before training, so that "
-            "nothing is lost; run the same command with --resume to go on"
+            "nothing is lost; run the same command with --resume to go on, or the same "
+            "call with resume=True"
         )

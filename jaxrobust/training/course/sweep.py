@@ -122,7 +122,7 @@ def _begin(directory: Path, members: Sequence[Member], *, resume: bool) -> None:
         if is_used and not resume:
             raise RunError(
                 f"`run_dir` must be new, got {str(directory)!r}, which holds a sweep; "
-                "resume it (--resume) or choose another directory."
+                "resume it (--resume, or resume=True) or choose another directory."
             )
         before = read_record(path) if is_used else table
         for row in before["members"]:
