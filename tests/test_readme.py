@@ -47,7 +47,9 @@ def test_own_networks_and_objectives_train(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names = {}
     exec(compile(network, "README.md", "exec"), names)
-    said = capsys.readouterr().out.removeprefix("accuracy under attack ")
+    *progress, said = capsys.readouterr().out.splitlines()
+    said = said.removeprefix("accuracy under attack ")
+    assert len(progress) == 6
     assert 0.2 < float(said) < 0.95
     # Goes on from there.
     exec(compile(objective, "README.md", "exec"), names)
