@@ -34,7 +34,9 @@ from jaxrobust.data.variants import (
     Scale,
     Smooth,
     apply_variant,
+    levels_of,
     variant_of,
+    with_level,
 )
 
 __all__ = [
@@ -63,6 +65,7 @@ __all__ = [
     "augmentation_of",
     "compose",
     "hold_out",
+    "levels_of",
     "load_arrays",
     "of_classes",
     "pad_crop_flip",
@@ -71,4 +74,5 @@ __all__ = [
     "status",
     "subset",
     "variant_of",
+    "with_level",
 ]

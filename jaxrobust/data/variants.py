@@ -18,8 +18,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxrobust.arguments import require_choice
 from jaxrobust.data.arrays import Dataset, Pixels, as_float, as_images
-from jaxrobust.data.naming import as_change, change_of, require_number
+from jaxrobust.data.naming import Given, as_change, change_of, require_number
 from jaxrobust.pytrees import Pytree
 from jaxrobust.types import Scalar
 
@@ -32,7 +33,9 @@ __all__ = [
     "Scale",
     "Smooth",
     "apply_variant",
+    "levels_of",
     "variant_of",
+    "with_level",
 ]
 
 
@@ -243,6 +246,39 @@ def variant_of(name: str) -> Callable[[Pixels], Pixels]:
         TypeError: if a reference leads to something that cannot be called.
     """
     return change_of(name, VARIANTS, what="variant")
+
+
+def levels_of(text: str) -> dict[str, float]:
+    """The numbers of the variant that a text names, by name; none for a function."""
+    variant = variant_of(text)
+    if not isinstance(variant, Pytree) or isinstance(variant, Given):
+        return {}
+    return {
+        field.name: getattr(variant, field.name)
+        for field in dataclasses.fields(variant)  # type: ignore
+        if not field.metadata.get("static", False)
+    }
+
+
+def with_level(text: str, level: str, value: float) -> str:
+    """The text of the same variant with another number.
+
+    Args:
+        text: as `variant_of` reads it.
+        level: name of the number, such as `p` of "saturate(2)".
+        value: in its place.
+
+    Raises:
+        ValueError: if there is no such number, or the variant refuses the value.
+    """
+    levels = levels_of(text)
+    require_choice("number", f"variant.{level}", [f"variant.{name}" for name in levels])
+    levels[level] = int(value) if float(value).is_integer() else float(value)
+    name = text.partition("(")[0].strip()
+    inside = ", ".join(f"{key}={each}" for key, each in levels.items())
+    changed = f"{name}({inside if len(levels) > 1 else levels[level]})"
+    variant_of(changed)
+    return changed
 
 
 def apply_variant(

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxrobust.data import DataError, load_arrays
-from jaxrobust.training import SweepConfig, feeding, sweep, train
+from jaxrobust.training import SweepConfig, sweep, train
 from jaxrobust.training.course.examples import problem_of
+from jaxrobust.training.step import feeding
 from jaxrobust.training.step.feeding import Resident, Stream, feed_for
 from jaxrobust.training.step.mesh import Placement
 from jaxrobust.training.step.programs import Programs

@@ -150,8 +150,8 @@ def test_the_settings_of_a_step_are_numbers_for_every_batch():
     attack = PGD(step_size=0.01)
     rule = OptimizerConfig(learning_rate=0.1, milestones=(1,), weight_decay=0.5)
     phase = iterative(0.4, attack=attack, optimizer=rule)
-    threat, objective, optimizer, average_share = phase.at(18, 3)
-    assert average_share is None
+    threat, objective, optimizer, average_share, variant = phase.at(18, 3)
+    assert average_share is None and variant is None
     np.testing.assert_array_equal(threat.epsilon, np.full(3, 0.18, np.float32))
     # 2.5 * .18 / .01, which is 44.999... in floats.
     np.testing.assert_array_equal(objective.attack.num_steps, np.full(3, 45))

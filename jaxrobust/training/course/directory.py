@@ -231,8 +231,8 @@ def as_today(path: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same_run(
-    directory: Path,
     config: TrainConfig,
+    directory: Path,
     problem: Problem,
     trained_on: TrainedOn,
     own: Own | None = None,
@@ -285,8 +285,8 @@ def check_network(
 
 
 def begin_run(
-    directory: Path,
     config: TrainConfig,
+    directory: Path,
     problem: Problem,
     trained_on: TrainedOn,
     own: Own | None = None,

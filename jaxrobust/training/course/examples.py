@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
@@ -25,22 +27,32 @@ from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.problem import Problem, TrainedOn
 
 __all__ = [
+    "Task",
     "check_data",
     "data_of",
     "load_run_data",
     "load_training_data",
     "parts_of",
     "problem_of",
+    "tasks_of",
     "trained_on",
 ]
 
 
 def load_training_data(
-    config: TrainConfig, *, data_dir: Path | str | None = None
+    config: TrainConfig,
+    *,
+    data_dir: Path | str | None = None,
+    has_variant: bool = True,
 ) -> Dataset:
     """The training examples that a configuration asks for.
 
     In a job of several processes each reads its share, and they exchange the shares.
+
+    Args:
+        config: names them.
+        data_dir: where prepared data sets lie.
+        has_variant: whether to make the variant of the configuration of them.
     """
     share = (jax.process_index(), jax.process_count())
     with failing_together():
@@ -49,7 +61,53 @@ def load_training_data(
     dataset = dataclasses.replace(dataset, images=images, labels=labels)
     if config.train_size is not None:
         dataset = subset(dataset, config.train_size)
-    return apply_variant(dataset, config.variant)
+    return apply_variant(dataset, config.variant) if has_variant else dataset
+
+
+class Task(NamedTuple):
+    """A run to be trained.
+
+    Attributes:
+        config: what to do.
+        directory: of the run.
+        problem: what networks have to know of its data.
+        trained_on: what the run records of them.
+    """
+
+    config: TrainConfig
+    directory: Path
+    problem: Problem
+    trained_on: TrainedOn
+
+
+def tasks_of(
+    configs: Sequence[tuple[TrainConfig, Path]],
+    dataset: Dataset,
+    *,
+    is_given: bool,
+    has_variant: bool = False,
+) -> list[Task]:
+    """The runs with what each records of its data.
+
+    Args:
+        configs: of the runs, with their directories.
+        dataset: training examples, after a subset was taken.
+        is_given: whether the caller handed them over, rather than their name.
+        has_variant: whether each run makes its own variant of them; else they are of
+            the variant already.
+
+    Raises:
+        DataError: if a variant makes something else than images.
+    """
+    known: dict[str, tuple[Problem, TrainedOn]] = {}
+    for config, _ in configs:
+        if config.variant not in known:
+            its = apply_variant(dataset, config.variant) if has_variant else dataset
+            known[config.variant] = (
+                problem_of(its),
+                trained_on(its, is_given=is_given),
+            )
+    return [Task(config, place, *known[config.variant]) for config, place in configs]
 
 
 def parts_of(config: TrainConfig, dataset: Dataset) -> tuple[Dataset, Dataset | None]:

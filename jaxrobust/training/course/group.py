@@ -186,15 +186,12 @@ class Group:
         due = [i for i in ended if self.members[i].position.is_validation_due()]
         if self.validator is None or not due:
             return {}
-        threats = [
-            jax.tree.map(lambda radii: radii[-1], member.position.settings().threat)
-            if member.is_active
-            else None
-            for member in self.members
+        now = {index: self.members[index].position.settings() for index in due}
+        settings = [
+            jax.tree.map(lambda values: values[-1], now.get(index, now[due[0]]))
+            for index in range(len(self.members))
         ]
-        known = next(threat for threat in threats if threat is not None)
-        filled = self.padded([threat or known for threat in threats])
-        found = self.validator(states, filled, self.flags(due))
+        found = self.validator(states, self.padded(settings), self.flags(due))
         return {index: found[index] for index in due}
 
     def save(self, program: MemberProgram, states: TrainState, ended: list[int]):

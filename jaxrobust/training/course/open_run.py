@@ -33,13 +33,15 @@ class OpenRun:
         trained_on: TrainedOn,
         num_batches: int,
         own: Own | None,
+        *,
+        has_variant: bool = False,
     ):
         self.directory = directory
         self.problem = problem
         self.trained_on = trained_on
         self.own = own
         self.network = network_for(config.model, problem.num_classes, own)
-        self.position = Position(config, num_batches)
+        self.position = Position(config, num_batches, has_variant=has_variant)
         self.failure: str | None = None
         self.writer: Any = None
         self.checkpoints: Checkpoints | None = None

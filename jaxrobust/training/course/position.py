@@ -13,7 +13,7 @@ from jaxrobust.networks import Network
 from jaxrobust.references import name_of
 from jaxrobust.training.course.directory import RunError, read_run, shape_difference
 from jaxrobust.training.course.runs import load_run, refuse_own_optimizer
-from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.config import TrainConfig, settings_of
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import attack_numbers
 from jaxrobust.training.recipe.own import Own, network_for
@@ -32,10 +32,14 @@ class Position:
     Args:
         config: of the run.
         num_batches: in an epoch.
+        has_variant: whether steps make the variant of the data.
     """
 
-    def __init__(self, config: TrainConfig, num_batches: int):
+    def __init__(
+        self, config: TrainConfig, num_batches: int, *, has_variant: bool = False
+    ):
         self.config = config
+        self.has_variant = has_variant
         self.num_batches = num_batches
         self.phase = 0
         self.phase_epoch = 0
@@ -106,8 +110,13 @@ class Position:
         """What the steps of the epoch under way do, for the device."""
         place = (self.phase, self.phase_epoch)
         if self._settings is None or self._settings[0] != place:
-            phase = self.config.phases[self.phase]
-            settings = phase.at(self.phase_epoch + 1, self.num_batches)
+            settings = settings_of(
+                self.config,
+                self.phase,
+                self.phase_epoch + 1,
+                self.num_batches,
+                has_variant=self.has_variant,
+            )
             self._settings = (place, settings)
         return self._settings[1]
 

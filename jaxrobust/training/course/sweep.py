@@ -31,13 +31,13 @@ from jaxrobust.training.course.examples import (
     load_training_data,
     parts_of,
     problem_of,
-    trained_on,
+    tasks_of,
 )
 from jaxrobust.training.course.reporters import NullReporter, Reporter
 from jaxrobust.training.course.runs import Run, load_run
 from jaxrobust.training.course.signals import starting, stop_on_signals
 from jaxrobust.training.course.train import require_same_job, train_group
-from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.config import TrainConfig, differ_in_level
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.own import Own, handed_over, own_network
 from jaxrobust.training.recipe.sweeps import Member, SweepConfig, part_of, waves
@@ -179,7 +179,8 @@ def sweep(
         config: the members, or how to make them.
         directory: of the sweep; each member has its own below.
         network: of all members, see `train`.
-        dataset: training examples; None loads those of the configuration.
+        dataset: training examples; None loads those of the configuration. Where members
+            differ in the level of a variant, examples before the variant.
         data_dir: where prepared data sets lie.
         resume: go on from the newest checkpoints. Finished members are left alone.
         checkpoint_every: epochs between checkpoints.
@@ -231,9 +232,12 @@ def sweep(
         if part is None:
             until_the_end.enter_context(claimed_together([directory]))
         is_given = dataset is not None
+        has_variant = differ_in_level(configs)
         if dataset is None:
             with starting(stop):
-                dataset = load_training_data(members[0].config, data_dir=data_dir)
+                dataset = load_training_data(
+                    configs[0], data_dir=data_dir, has_variant=not has_variant
+                )
         problem = problem_of(dataset)
         own = own_network(source, problem.image_shape, problem.num_classes)
         # Refuses members that do not go together.
@@ -264,8 +268,8 @@ def sweep(
         widest = max(map(len, pending))
         if not widest:
             return SweepResult(runs, failures)
-        data = trained_on(dataset, is_given=is_given)
-        dataset, held_out = parts_of(configs[0], dataset)
+        whole = dataset
+        dataset, held_out = parts_of(configs[0], whole)
         batch_size = configs[0].batch_size
         stretch = stretch_for(dataset, batch_size, stream=stream)
         with starting(stop):
@@ -295,13 +299,17 @@ def sweep(
                 directories = [directory / member.name for member in group]
                 with claimed_together(directories):
                     results = train_group(
-                        [
-                            (_located(member, directory), its)
-                            for member, its in zip(group, directories, strict=True)
-                        ],
+                        tasks_of(
+                            [
+                                (_located(member, directory), its)
+                                for member, its in zip(group, directories, strict=True)
+                            ],
+                            whole,
+                            is_given=is_given,
+                            has_variant=has_variant,
+                        ),
                         dataset,
                         held_out,
-                        data,
                         stop,
                         resume=True,
                         checkpoint_every=checkpoint_every,

@@ -24,10 +24,11 @@ from jaxrobust.training.course.directory import (
     claimed_together,
 )
 from jaxrobust.training.course.examples import (
+    Task,
     load_training_data,
     parts_of,
     problem_of,
-    trained_on,
+    tasks_of,
 )
 from jaxrobust.training.course.group import Group, closing
 from jaxrobust.training.course.open_run import OpenRun
@@ -38,7 +39,6 @@ from jaxrobust.training.course.signals import StopRequest, starting, stop_on_sig
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.own import handed_over, own_network
-from jaxrobust.training.recipe.problem import TrainedOn
 from jaxrobust.training.step.feeding import feed_for
 from jaxrobust.training.step.mesh import Placement
 from jaxrobust.training.step.programs import Programs
@@ -94,10 +94,9 @@ def _tensorboard_writer() -> Any:
 
 
 def train_group(
-    tasks: Sequence[tuple[TrainConfig, Path]],
+    tasks: Sequence[Task],
     dataset: Dataset,
     held_out: Dataset | None,
-    trained_on: TrainedOn,
     stop: StopRequest,
     *,
     resume: bool,
@@ -114,11 +113,10 @@ def train_group(
     the job do the same work.
 
     Args:
-        tasks: for each run its configuration and directory. They may differ in all that
-            can be a number of `Settings`, in phases and seeds, and in nothing else.
+        tasks: what is asked for. Their configurations may differ in all that can be a
+            number of `Settings`, in phases and seeds, and in nothing else.
         dataset: training examples of all of them.
         held_out: examples to judge them by; None for none.
-        trained_on: what their configurations record of the data set.
         stop: whether a signal asked to stop.
         resume: go on from their newest checkpoints.
         checkpoint_every: epochs between checkpoints; the last epoch always has one.
@@ -151,21 +149,21 @@ def train_group(
     require_learnable(dataset)
     # What can go wrong does so before anything is computed or written.
     with failing_together():
-        begun = [check_directory(directory, resume=resume) for _, directory in tasks]
-    problem, own = problem_of(dataset), programs.own
+        begun = [check_directory(task.directory, resume=resume) for task in tasks]
+    own = programs.own
     require_same(
         {
-            "data": trained_on._asdict(),
+            "data": [task.trained_on._asdict() for task in tasks],
             "is_begun": begun,
             "network": own and own.record,
             "checkpoint_every": checkpoint_every,
             "stream": stream,
         }
     )
-    configs = [config for config, _ in tasks]
-    for config in configs:
-        for phase in config.phases:
-            phase.require_radii(math.prod(problem.image_shape))
+    configs = [task.config for task in tasks]
+    for task in tasks:
+        for phase in task.config.phases:
+            phase.require_radii(math.prod(task.problem.image_shape))
     programs.check(configs)
     programs.require_objectives()
     num_batches = len(dataset.labels) // configs[0].batch_size
@@ -175,24 +173,26 @@ def train_group(
             f"({len(dataset.labels)}), got {configs[0].batch_size}; use a smaller one."
         )
     members = [
-        OpenRun(config, directory, problem, trained_on, num_batches, own)
-        for config, directory in tasks
+        OpenRun(*task, num_batches, own, has_variant=programs.has_variant)
+        for task in tasks
     ]
     writer_class = _tensorboard_writer() if tensorboard else None
     with failing_together():
-        for (config, directory), is_begun in zip(tasks, begun, strict=True):
+        for task, is_begun in zip(tasks, begun, strict=True):
             if is_begun:
-                check_same_run(directory, config, problem, trained_on, own)
+                check_same_run(*task, own)
     with starting(stop):
         fresh = [
-            None if is_begun else fresh_state(config, problem, reporter.message, own)
-            for (config, _), is_begun in zip(tasks, begun, strict=True)
+            None
+            if is_begun
+            else fresh_state(task.config, task.problem, reporter.message, own)
+            for task, is_begun in zip(tasks, begun, strict=True)
         ]
         feed = feed_for(dataset, programs, stream=stream)
     with failing_together():
-        for (config, directory), is_begun in zip(tasks, begun, strict=True):
+        for task, is_begun in zip(tasks, begun, strict=True):
             if not is_begun and is_primary():
-                begin_run(directory, config, problem, trained_on, own)
+                begin_run(*task, own)
     validation = configs[0].validation
     validator = None
     if held_out is not None and validation is not None:
@@ -304,10 +304,9 @@ def train(
             own = own_network(source, problem.image_shape, problem.num_classes)
             programs = Programs([config], problem, placement or Placement(), 1, own)
             (found,) = train_group(
-                [(config, directory)],
+                tasks_of([(config, directory)], dataset, is_given=is_given),
                 training,
                 held_out,
-                trained_on(dataset, is_given=is_given),
                 stop,
                 resume=resume,
                 checkpoint_every=checkpoint_every,

@@ -1,16 +1,20 @@
 """Everything that decides the numbers of a run."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import get_args
 
+import jax
+
 from jaxrobust.arguments import require, require_choice
-from jaxrobust.data import Augmentation, augmentation_of
+from jaxrobust.data import Augmentation, augmentation_of, levels_of, variant_of
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training.recipe.model import Precision
-from jaxrobust.training.recipe.phases import Phase
+from jaxrobust.training.recipe.named_numbers import as_arrays
+from jaxrobust.training.recipe.phases import Phase, Settings
 from jaxrobust.training.recipe.validation import Validation
 
-__all__ = ["TrainConfig"]
+__all__ = ["TrainConfig", "differ_in_level", "settings_of"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,3 +83,47 @@ class TrainConfig:
             later,
             "split the run in two",
         )
+
+
+def differ_in_level(configs: Sequence[TrainConfig]) -> bool:
+    """Whether runs have variants of the data that are one but for its numbers.
+
+    Raises:
+        ValueError: if they have other ones.
+    """
+    texts = list(dict.fromkeys(config.variant for config in configs))
+    if len(texts) == 1:
+        return False
+    kinds = {jax.tree.structure(variant_of(text)) for text in texts}
+    require(
+        len(kinds) == 1 and all(map(levels_of, texts)),
+        "variant",
+        "one that differs in its numbers only, for runs that share a program",
+        ", ".join(texts),
+        "make a sweep for each",
+    )
+    return True
+
+
+def settings_of(
+    config: TrainConfig,
+    phase: int,
+    epoch: int,
+    num_batches: int,
+    *,
+    has_variant: bool = False,
+) -> Settings:
+    """What the steps of an epoch do, see `Phase.at`.
+
+    Args:
+        config: of the run.
+        phase: index of its phase.
+        epoch: of the phase, counted from 1.
+        num_batches: in an epoch.
+        has_variant: whether steps make the variant; else examples are of it already.
+    """
+    settings = config.phases[phase].at(epoch, num_batches)
+    if not has_variant:
+        return settings
+    variant = as_arrays(variant_of(config.variant), num_batches)
+    return settings._replace(variant=variant)

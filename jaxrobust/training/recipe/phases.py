@@ -58,12 +58,15 @@ class Settings(NamedTuple):
         optimizer: by what.
         average_share: of the weights after the step in their average; None for no
             average.
+        variant: of the pixels, where runs that share a program differ in its level;
+            None where the examples are of the variant already.
     """
 
     threat: ThreatModel
     objective: Any
     optimizer: OptimizerConfig
     average_share: Any = None
+    variant: Any = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
+from jaxrobust.data import with_level
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.named_numbers import with_number
 from jaxrobust.training.recipe.phases import Carry, Phase
@@ -85,6 +86,10 @@ class Member:
     """Name of the member that it starts from; it waits for it."""
 
 
+VARIANT = "variant."
+"""How the names of a variant's numbers begin."""
+
+
 class _Values(NamedTuple):
     """What distinguishes a member; None where the base decides.
 
@@ -105,7 +110,8 @@ class _Values(NamedTuple):
 
         def changed(phase: Phase, is_first: bool, is_last: bool) -> Phase:
             for name, value in self.numbers:
-                phase = with_number(phase, name, value)
+                if not name.startswith(VARIANT):
+                    phase = with_number(phase, name, value)
             if is_last and self.epsilon is not None:
                 end = dataclasses.replace(phase.epsilon, end=self.epsilon)
                 phase = dataclasses.replace(phase, epsilon=end)
@@ -118,8 +124,12 @@ class _Values(NamedTuple):
             changed(phase, index == 0, index == last)
             for index, phase in enumerate(base.phases)
         )
+        variant = base.variant
+        for name, value in self.numbers:
+            if name.startswith(VARIANT):
+                variant = with_level(variant, name.removeprefix(VARIANT), value)
         seed = base.seed if self.seed is None else self.seed
-        return dataclasses.replace(base, phases=phases, seed=seed)
+        return dataclasses.replace(base, phases=phases, seed=seed, variant=variant)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,7 +151,8 @@ class SweepConfig:
     """Seeds of everything random."""
     over: Mapping[str, Sequence[float]] = dataclasses.field(default_factory=dict)
     """Values of any numbers of a phase, by name: `optimizer.learning_rate`,
-    `objective.attack.step_size`, `objective.beta`."""
+    `objective.attack.step_size`, `objective.beta`; or of the variant of the data:
+    `variant.p` of "saturate(2)", which steps make then."""
     start_from: tuple[str, ...] = ()
     """Directories of runs to start from."""
     warm_start: WarmStart = WarmStart()

@@ -10,7 +10,11 @@ import jax.numpy as jnp
 
 from jaxrobust.data import Dataset, augmentation_of
 from jaxrobust.networks import Network
-from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.config import (
+    TrainConfig,
+    differ_in_level,
+    settings_of,
+)
 from jaxrobust.training.recipe.model import Model
 from jaxrobust.training.recipe.named_numbers import words_of
 from jaxrobust.training.recipe.objectives import OBJECTIVES, require_objective
@@ -56,6 +60,8 @@ class Programs:
         placement: on which devices.
         count: members of a group; rounded up to a multiple of the member axis.
         own: their network, if it is not that of the catalogue.
+        has_variant: whether steps make the variant of the data, since runs differ in
+            its level, though those given here may not.
 
     Raises:
         ValueError: for configurations that do not go together, or a batch size that
@@ -69,11 +75,13 @@ class Programs:
         placement: Placement,
         count: int,
         own: Own | None = None,
+        has_variant: bool = False,
     ):
         self.config = configs[0]
         self.own = own
         self.problem = problem
         self.placement = placement
+        self.has_variant = has_variant or differ_in_level(configs)
         self.check(configs)
         placement.config.check_batch_size(
             self.config.batch_size // self.config.micro_batches
@@ -87,7 +95,14 @@ class Programs:
 
     def resized(self, count: int) -> "Programs":
         """The same for another number of members."""
-        return Programs([self.config], self.problem, self.placement, count, self.own)
+        return Programs(
+            [self.config],
+            self.problem,
+            self.placement,
+            count,
+            self.own,
+            self.has_variant,
+        )
 
     def check(self, configs: Sequence[TrainConfig]) -> None:
         """Refuse members that cannot share a program.
@@ -97,8 +112,9 @@ class Programs:
         """
         words = _words(self.config.phases[0])
         for config in configs:
+            free = ("phases", "seed", *(["variant"] if self.has_variant else []))
             same = dataclasses.replace(
-                config, phases=self.config.phases, seed=self.config.seed
+                config, **{name: getattr(self.config, name) for name in free}
             )
             names = _differences(vars(self.config), vars(same))
             for phase in config.phases if len(configs) > 1 else ():
@@ -186,7 +202,7 @@ class Programs:
         """
         limit = device_memory() if memory_limit is None else memory_limit
         shapes = self.program.shapes(
-            self.config.phases[0].at(1, num_batches),
+            settings_of(self.config, 0, 1, num_batches, has_variant=self.has_variant),
             self.problem.image_shape,
             num_examples,
             dtype,

@@ -257,6 +257,8 @@ def make_trainer(
         # The key of a step depends on the step alone, so resuming repeats it exactly.
         step_key = jax.random.fold_in(jax.random.fold_in(state.key, 1), state.step)
         augment_key, objective_key = jax.random.split(step_key)
+        if settings.variant is not None:
+            pixels = settings.variant(pixels)
         if augmentation is not None:
             pixels = augmentation(augment_key, pixels)
         images = as_float(pixels)

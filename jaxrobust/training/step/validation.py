@@ -14,6 +14,7 @@ from jaxrobust.data import Dataset, as_float
 from jaxrobust.networks import Network
 from jaxrobust.threat import ThreatModel
 from jaxrobust.training.recipe.model import bind
+from jaxrobust.training.recipe.phases import Settings
 from jaxrobust.training.step.members import MemberProgram
 from jaxrobust.training.step.trainer import TrainState
 
@@ -69,26 +70,30 @@ class Validator:
         self.num_batches = min(
             max(1, CHUNK_BYTES // each), -(-len(held_out) // batch_size)
         )
-        self._count = jax.jit(program.over_members(self._count_members, 3, 1))
+        everywhere = program.placement.sharding(is_member_axis=False)
+        options = {} if everywhere is None else {"out_shardings": everywhere}
+        count = program.over_members(self._count_members, 3, 1)
+        self._count = jax.jit(count, **options)
 
     def __call__(
-        self, states: TrainState, threats: Sequence[ThreatModel], is_due: Sequence[bool]
+        self, states: TrainState, settings: Sequence[Settings], is_due: Sequence[bool]
     ) -> list[Judged]:
         """Accuracies of the members that are due; zeros for the others.
 
         Args:
             states: stacked.
-            threats: of each member, with the radius of the epoch.
+            settings: of each member, at the last step of its epoch.
             is_due: of each member.
         """
         placement = self.program.placement
-        stacked = jax.tree.map(lambda *each: np.stack(each), *threats)
-        threat, due = placement.put((stacked, np.asarray(is_due)), is_member_axis=True)
+        asked = [(each.threat, each.variant) for each in settings]
+        stacked = jax.tree.map(lambda *each: np.stack(each), *asked)
+        asked, due = placement.put((stacked, np.asarray(is_due)), is_member_axis=True)
         counts = np.zeros((self.program.count, 2), np.int64)
         size = self.num_batches * self.batch_size
         for first in range(0, len(self.held_out), size):
             batches = placement.put(self._chunk(first), is_member_axis=False)
-            counts += np.asarray(self._count(states, threat, due, batches))
+            counts += np.asarray(self._count(states, asked, due, batches))
         shares = counts / len(self.held_out)
         return [Judged(float(clean), float(robust)) for clean, robust in shares]
 
@@ -105,19 +110,20 @@ class Validator:
         return _Batches(images, labels.astype(np.int32), is_real)
 
     def _count_members(
-        self, states: TrainState, threats: Any, is_due: Any, batches: _Batches
+        self, states: TrainState, asked: Any, is_due: Any, batches: _Batches
     ) -> Int[Array, "members 2"]:
-        def one(state: TrainState, threat: ThreatModel, is_due: Array) -> Array:
+        def one(state: TrainState, asked: Any, is_due: Array) -> Array:
+            threat, variant = asked
             return lax.cond(
                 is_due,
-                lambda: self._count_one(state, threat, batches),
+                lambda: self._count_one(state, threat, variant, batches),
                 lambda: jnp.zeros(2, jnp.int32),
             )
 
-        return self.program.mapped(one, (states, threats, is_due))
+        return self.program.mapped(one, (states, asked, is_due))
 
     def _count_one(
-        self, state: TrainState, threat: ThreatModel, batches: _Batches
+        self, state: TrainState, threat: ThreatModel, variant: Any, batches: _Batches
     ) -> Int[Array, "2"]:
         """Examples that are right, with clean images and under attack."""
         weights = state.weights
@@ -136,7 +142,7 @@ class Validator:
         def batch(counts: Array, each: Any) -> tuple[Array, None]:
             key, batch = each
             images, labels, is_real = self.program.placement.share(batch)
-            images = as_float(images)
+            images = as_float(images if variant is None else variant(images))
             is_clean = ~judge(logits_fn(images), labels)
             found = attack(key, logits_fn, images, labels)
             is_robust = is_clean & ~found.is_adversarial
