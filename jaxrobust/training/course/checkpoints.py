@@ -241,6 +241,11 @@ class Checkpoints:
     def _restore(self, step: int, like: Any) -> tuple[TrainState, dict[str, Any]]:
         progress = self._progress(step)
         form = progress.pop("form", 1)
+        if form > FORM:
+            raise CheckpointError(
+                f"checkpoint {self.directory / str(step)} was written by a later "
+                "version of jaxrobust; upgrade to read it."
+            )
         template = in_form(form, jax.eval_shape(to_arrays, like(progress)))
         abstract = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), template)
         restored = self._manager.restore(
@@ -307,6 +312,8 @@ class Checkpoints:
                 break
             try:
                 found = self._restore(left[0], like)
+            except CheckpointError:
+                raise
             except Exception as error:  # damage shows as many kinds of exception
                 if self._has_moved_on():
                     damaged = {}

@@ -48,27 +48,19 @@ class _FirstState(NamedTuple):
 
 
 def in_form(form: int, state: TrainState) -> Any:
-    """The state as it was written in a form.
-
-    Raises:
-        ValueError: for a form of a later version.
-    """
+    """The state as it was written in a form."""
     if form == FORM:
         return state
     if form == 2:
         return _with_weights(state, lambda weights: _SecondWeights(*weights[:3]))
-    if form == 1:
 
-        def first(weights: Weights) -> _FirstWeights:
-            stats = weights.state.get("batch_stats", {})
-            return _FirstWeights(weights.params, stats, weights.opt_state)
+    def first(weights: Weights) -> _FirstWeights:
+        stats = weights.state.get("batch_stats", {})
+        return _FirstWeights(weights.params, stats, weights.opt_state)
 
-        fields = _with_weights(state, first)._asdict()
-        radius = jax.ShapeDtypeStruct((), np.float32)
-        return _FirstState(**fields, epsilon=radius)
-    raise ValueError(
-        f"its form is {form!r}, which a later version of jaxrobust wrote; upgrade"
-    )
+    fields = _with_weights(state, first)._asdict()
+    radius = jax.ShapeDtypeStruct((), np.float32)
+    return _FirstState(**fields, epsilon=radius)
 
 
 def from_form(form: int, state: Any) -> TrainState:

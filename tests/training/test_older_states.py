@@ -1,4 +1,4 @@
-"""Runs that were written before networks had a state of any kind."""
+"""Runs whose checkpoints have an older form."""
 
 import dataclasses
 import shutil
@@ -14,6 +14,7 @@ import pytest
 from jaxrobust.keeping import seal
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import CheckpointWarning, RunError, load_run, standard, train
+from jaxrobust.training.course import checkpoints
 
 
 class FirstWeights(NamedTuple):
@@ -37,8 +38,35 @@ class FirstState(NamedTuple):
     metrics: Any
 
 
-def in_first_form(directory, target, *, is_damaged=False):
-    """A copy of a run whose checkpoint is what jaxrobust 0.1 wrote at first."""
+class SecondWeights(NamedTuple):
+    """What checkpoints held before averages were kept."""
+
+    params: Any
+    state: Any
+    opt_state: Any
+
+
+def first_form(state):
+    def old(weights):
+        stats = weights.state.get("batch_stats", {})
+        return FirstWeights(weights.params, stats, weights.opt_state)
+
+    changed = {name: old(getattr(state, name)) for name in ("weights", "epoch_weights")}
+    return FirstState(**state._asdict() | changed, epsilon=np.float32(0.1))
+
+
+def second_form(state):
+    return state._replace(
+        weights=SecondWeights(*state.weights[:3]),
+        epoch_weights=SecondWeights(*state.epoch_weights[:3]),
+    )
+
+
+FORMS = {1: first_form, 2: second_form}
+
+
+def in_older_form(form, directory, target, *, is_damaged=False):
+    """A copy of a run whose checkpoint is what older versions wrote."""
     shutil.copytree(directory, target, ignore=shutil.ignore_patterns("checkpoints"))
     state = load_run(directory).state
     options = ocp.CheckpointManagerOptions()
@@ -47,15 +75,7 @@ def in_first_form(directory, target, *, is_damaged=False):
         found = manager.restore(
             step, args=ocp.args.Composite(progress=ocp.args.JsonRestore())
         )
-    old = [
-        FirstWeights(each.params, each.state.get("batch_stats", {}), each.opt_state)
-        for each in (state.weights, state.epoch_weights)
-    ]
-    state = FirstState(
-        **state._asdict()
-        | {"weights": old[0], "epoch_weights": old[1]}
-        | {"key": jax.random.key_data(state.key), "epsilon": np.float32(0.1)}
-    )
+    state = FORMS[form](state._replace(key=jax.random.key_data(state.key)))
     arrays = jax.tree.map(np.asarray, state)
     sums = {
         jax.tree_util.keystr(path): zlib.crc32(leaf.tobytes()) + is_damaged
@@ -64,6 +84,8 @@ def in_first_form(directory, target, *, is_damaged=False):
     record = dict(found["progress"])
     for name in ("checksum", "form"):
         del record[name]
+    if form > 1:
+        record["form"] = form
     record = seal(record | {"checksums": sums})
     with ocp.CheckpointManager(target / "checkpoints", options=options) as manager:
         state, progress = ocp.args.StandardSave(arrays), ocp.args.JsonSave(record)
@@ -80,11 +102,13 @@ def normalized(tiny, digits, tmp_path_factory):
     return train(config, tmp_path_factory.mktemp("bn") / "run", dataset=digits)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["trained", "normalized"])
-def test_runs_of_the_first_versions_are_loaded(name, request, tmp_path):
+def test_runs_of_older_versions_are_loaded(name, form, request, tmp_path):
     run = request.getfixturevalue(name)
-    sums = in_first_form(run.directory, tmp_path / "run")
-    assert any(".batch_stats[" in each for each in sums) is (name == "normalized")
+    sums = in_older_form(form, run.directory, tmp_path / "run")
+    if form == 1:
+        assert any(".batch_stats[" in each for each in sums) is (name == "normalized")
     loaded = load_run(tmp_path / "run")
     chex.assert_trees_all_equal(loaded.weights, run.weights)
     chex.assert_trees_all_equal(
@@ -93,10 +117,23 @@ def test_runs_of_the_first_versions_are_loaded(name, request, tmp_path):
     )
 
 
-def test_damage_to_a_run_of_the_first_versions_is_noticed(normalized, tmp_path):
-    in_first_form(normalized.directory, tmp_path / "run", is_damaged=True)
+@pytest.mark.parametrize("form", FORMS)
+def test_damage_to_a_run_of_older_versions_is_noticed(form, normalized, tmp_path):
+    in_older_form(form, normalized.directory, tmp_path / "run", is_damaged=True)
     with (
         pytest.warns(CheckpointWarning, match=r"checksum of .* does not match"),
         pytest.raises(RunError, match="no usable checkpoint"),
     ):
+        load_run(tmp_path / "run")
+
+
+def test_a_checkpoint_of_a_later_version_is_told_as_such(
+    trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoints, "FORM", 99)
+    shutil.copytree(trained.directory, tmp_path / "run")
+    with checkpoints.Checkpoints(tmp_path / "run" / "checkpoints") as kept:
+        state = trained.state._replace(step=trained.state.step + 1)
+        kept.save(state, {"records": []})
+    with pytest.warns(CheckpointWarning, match="which a later version of jaxrobust"):
         load_run(tmp_path / "run")
