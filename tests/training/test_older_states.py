@@ -127,13 +127,13 @@ def test_damage_to_a_run_of_older_versions_is_noticed(form, normalized, tmp_path
         load_run(tmp_path / "run")
 
 
-def test_a_checkpoint_of_a_later_version_is_told_as_such(
-    trained, tmp_path, monkeypatch
-):
+def test_a_checkpoint_of_a_later_version_is_refused(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "FORM", 99)
     shutil.copytree(trained.directory, tmp_path / "run")
     with checkpoints.Checkpoints(tmp_path / "run" / "checkpoints") as kept:
         state = trained.state._replace(step=trained.state.step + 1)
         kept.save(state, {"records": []})
-    with pytest.warns(CheckpointWarning, match="which a later version of jaxrobust"):
+    monkeypatch.undo()
+    # It is not damaged: the one before it would be another run's state.
+    with pytest.raises(RunError, match="written by a later version of jaxrobust"):
         load_run(tmp_path / "run")
