@@ -126,7 +126,7 @@ def test_an_interrupted_evaluation_goes_on(
             # As a scheduler does, ahead of the end of an allocation.
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli.commands.EvaluationLine, "show", show)
+    monkeypatch.setattr(cli.evaluate.EvaluationLine, "show", show)
     stop_at = None
     assert main([*command, "--output", str(expected)]) == 0
     num_buckets = len(seen)
@@ -158,7 +158,7 @@ def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
     def show(self, names, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.commands.EvaluationLine, "show", show)
+    monkeypatch.setattr(cli.evaluate.EvaluationLine, "show", show)
     # Finished, it attacks nothing more.
     assert main([*command, "--journal", str(kept)]) == 0
     assert capsys.readouterr().out == first
@@ -348,7 +348,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("something else")
-    for work in ("cli.commands.evaluate_models", "interop.exporting.export.export"):
+    for work in ("cli.evaluate.evaluate_models", "interop.exporting.export.export"):
         monkeypatch.setattr(f"jaxrobust.{work}", lambda *_, **__: pytest.fail("begun"))
     assert main([*command, str(run_dir), "--output", place]) == 1
     error = capsys.readouterr().err

@@ -11,22 +11,19 @@ from typing import Annotated, Any
 import tyro
 
 from jaxrobust import hosts
-from jaxrobust.cli.commands import (
-    DataList,
-    DataPrepare,
-    Evaluate,
-    Export,
-    Extend,
-    Launch,
-    Report,
-    Sweep,
-    Train,
-)
+from jaxrobust.cli.datasets import DataList, DataPrepare
 from jaxrobust.cli.ending import execute
+from jaxrobust.cli.evaluate import Evaluate
+from jaxrobust.cli.export import Export
+from jaxrobust.cli.extend import Extend
+from jaxrobust.cli.launch import Launch
 from jaxrobust.cli.limits import LIMITS
 from jaxrobust.cli.numbers import NUMBERS
 from jaxrobust.cli.places import require_local_paths
+from jaxrobust.cli.report import Report
 from jaxrobust.cli.streams import lasting_streams
+from jaxrobust.cli.sweep import Sweep
+from jaxrobust.cli.train import Train
 from jaxrobust.compilation import keep_compilations
 
 __all__ = ["main"]

@@ -1,13 +1,15 @@
 """Flags: numbers as decimals or fractions such as 8/255, functions by their names."""
 
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
 
-__all__ = ["NUMBERS", "exact", "number"]
+from jaxrobust.training import linspace
+
+__all__ = ["NUMBERS", "exact", "number", "numbers"]
 
 
 def exact(text: str) -> Fraction:
@@ -79,3 +81,25 @@ def _float_rule(info: Any) -> PrimitiveConstructorSpec[float] | None:
         is_instance=lambda value: isinstance(value, float | int),
         str_from_instance=lambda value: [str(value)],
     )
+
+
+def numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """Numbers from texts such as 0.1, 8/255 or 0.1:0.5:9, both ends included.
+
+    Raises:
+        ValueError: naming the flag, for anything else.
+    """
+    found: list[float] = []
+    for text in texts:
+        try:
+            if ":" in text:
+                start, stop, count = text.split(":")
+                found += linspace(exact(start), exact(stop), int(count))
+            else:
+                found.append(float(exact(text)))
+        except (ValueError, OverflowError) as error:
+            raise ValueError(
+                f"`{flag}` must be numbers such as 0.1 or 8/255, or START:STOP:COUNT "
+                f"such as 0.1:0.5:9, got {text!r}; both ends are included."
+            ) from error
+    return tuple(found)

@@ -71,7 +71,9 @@ class Validator:
             max(1, CHUNK_BYTES // each), -(-len(held_out) // batch_size)
         )
         everywhere = program.placement.sharding(is_member_axis=False)
-        options = {} if everywhere is None else {"out_shardings": everywhere}
+        options: dict[str, Any] = (
+            {} if everywhere is None else {"out_shardings": everywhere}
+        )
         count = program.over_members(self._count_members, 3, 1)
         self._count = jax.jit(count, **options)
 
