@@ -27,7 +27,7 @@ __all__ = ["Extend"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Extend:
-    """Extended adversarial training: go on from a run at a larger radius (LP-X1)."""
+    """Extended adversarial training: go on from a run at a larger radius."""
 
     source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(name="run")]
     """Directory of the run to start from; it is not changed."""
@@ -36,7 +36,8 @@ class Extend:
     epochs: int = 5
     """Epochs at the new radius."""
     carry: Carry = "optimizer"
-    """optimizer: keep its moments (LP-X1 on MNIST). weights: start it afresh."""
+    """optimizer: keep its moments, as Shaeiri et al., 2020, on MNIST. weights: start it
+    afresh."""
     step_size: Annotated[float | None, tyro.conf.arg(name="attack.step-size")] = None
     """Of the attack, in units of [0, 1] pixels; by default that of the source."""
     num_steps: Annotated[int | None, tyro.conf.arg(name="attack.num-steps")] = None

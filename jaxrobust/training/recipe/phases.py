@@ -73,7 +73,7 @@ class Settings(NamedTuple):
 class JumpRule:
     """When a phase stops itself: a sudden jump of the training adversarial loss.
 
-    LP-X2 stops IAT "at a sudden jump" (LP-F7) without a number. Here epoch e is a jump
+    Shaeiri et al., 2020, stop "at a sudden jump" without a number. Epoch e is a jump
     if its mean loss exceeds `ratio` times the largest of the `window` epochs before it
     (once there are that many) and lies at least `rise` nats above it. The weights from
     before that epoch are kept, and the phase ends.
@@ -121,7 +121,7 @@ class Phase:
     """An average of the weights, kept beside them; None for none."""
     carry: Carry = "weights"
     """What is taken over from the phase, or run, before: the weights with fresh
-    optimizer state, or the optimizer state too (LP-X1 on MNIST)."""
+    optimizer state, or the optimizer state too (as Shaeiri et al. on MNIST)."""
     start_from: str | None = None
     """Directory of a run that this phase starts from."""
     start_checkpoint: Checkpoint = "newest"
@@ -218,7 +218,7 @@ def adversarial(epsilon: float, epochs: int, **settings) -> Phase:
 def extended(
     epsilon: float, epochs: int = 5, *, carry: Carry = "optimizer", **settings
 ) -> Phase:
-    """Extended adversarial training: go on at a larger radius (LP-X1).
+    """Extended adversarial training: go on at a larger radius (Shaeiri et al., 2020).
 
     `carry="optimizer"` keeps the moments of Adam, as the authors do on MNIST; on
     CIFAR-10 they start a fresh SGD: `carry="weights"`.
@@ -238,7 +238,7 @@ def iterative(
     stop_at_jump: JumpRule | None = JumpRule(),
     **settings,
 ) -> Phase:
-    """Iterative adversarial training: the radius grows every epoch (LP-X2).
+    """Iterative adversarial training: the radius grows every epoch (Shaeiri et al.).
 
     Args:
         epsilon: radius at the end.

@@ -58,7 +58,7 @@ class WarmStart:
     epochs: int | None = None
     """Epochs of the members that start warm; None for as many as the others."""
     carry: Carry = "optimizer"
-    """What they take over (LP-X1)."""
+    """What they take over, see `Phase`."""
 
     def __post_init__(self):
         rules = ("none", "chain", "above")

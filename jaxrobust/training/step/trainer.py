@@ -116,7 +116,7 @@ class Trainer(NamedTuple):
             order, that begins with this batch; otherwise they are all there are.
         order: `(state, num_examples) -> indices`, the order of the epoch under way.
         end_epoch: `(state) -> (state, weight_distance)`, the Euclidean distance that
-            the parameters moved in the epoch (LP-F10).
+            the parameters moved in the epoch.
     """
 
     init: Callable[..., TrainState]
