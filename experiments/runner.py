@@ -253,6 +253,10 @@ class Workspace:
     def _begin(self, name: str, recipe: Any) -> Path:
         """The directory for the models of a recipe, whose code is written down.
 
+        A recipe is what it says beside the defaults: settings that later versions add
+        do not make another one of it. Should a default change, the models that were
+        trained by the old one are refused when they are gone on with.
+
         Also that of models which other experiments trained, with other revisions.
         """
         directory = self.models / f"{name}-{mark(recipe)}"
@@ -279,7 +283,7 @@ class Workspace:
 
     def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
         """The run of a recipe: trained now, gone on with, or already there."""
-        directory = self._begin(name, config_to_json(config))
+        directory = self._begin(name, config_to_json(config, has_defaults=False))
         self.say(f"--- {name}")
         run = train(
             config,
@@ -301,7 +305,11 @@ class Workspace:
     ) -> SweepResult:
         """The runs of members that train together, as `model` for one."""
         table = [
-            [each.name, each.start_from, config_to_json(each.config)]
+            [
+                each.name,
+                each.start_from,
+                config_to_json(each.config, has_defaults=False),
+            ]
             for each in members
         ]
         directory = self._begin(name, table)

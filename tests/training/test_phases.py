@@ -316,6 +316,23 @@ def test_a_configuration_survives_json():
     assert config_from_json(TrainConfig, json.loads(text)) == CONFIG
 
 
+def test_settings_without_defaults_are_what_was_said():
+    phase = extended(0.4, 7, objective=Adversarial(attack=PGD(step_size=0.02)))
+    config = TrainConfig(phases=(phase,), seed=3)
+    assert config_to_json(config, has_defaults=False) == {
+        "phases": [
+            {
+                "name": "extended",
+                "epochs": 7,
+                "epsilon": {"end": 0.4},
+                "objective": {"name": "adversarial", "attack": {"step_size": 0.02}},
+                "carry": "optimizer",
+            }
+        ],
+        "seed": 3,
+    }
+
+
 def test_an_unknown_field_is_refused():
     with pytest.raises(ValueError, match="got surprise"):
         config_from_json(TrainConfig, {"surprise": 1})

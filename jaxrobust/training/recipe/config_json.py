@@ -19,34 +19,40 @@ __all__ = ["config_from_json", "config_to_json", "resolved_objective"]
 T = TypeVar("T")
 
 
-def config_to_json(config: Any) -> dict[str, Any]:
+def config_to_json(config: Any, *, has_defaults: bool = True) -> dict[str, Any]:
     """A frozen dataclass as plain dictionaries, lists and numbers.
 
     An objective has its name beside its fields.
+
+    Args:
+        config: the dataclass.
+        has_defaults: whether to write fields that have their default. Without them the
+            same settings are written alike by versions that know more of them.
     """
     if isinstance(config, Unresolved):
         return {"name": config.name, **config.settings}
     hints = typing.get_type_hints(type(config))
-    fields = {
-        field.name: _encode(hints[field.name], getattr(config, field.name))
+    return {
+        field.name: _encode(hints[field.name], value, has_defaults)
         for field in dataclasses.fields(config)
+        if (value := getattr(config, field.name)) != field.default or has_defaults
     }
-    return fields
 
 
-def _encode(kind: Any, value: Any) -> Any:
+def _encode(kind: Any, value: Any, has_defaults: bool) -> Any:
     if kind == Objective:
-        own = config_to_json(value) if dataclasses.is_dataclass(value) else {}
+        is_told = dataclasses.is_dataclass(value)
+        own = config_to_json(value, has_defaults=has_defaults) if is_told else {}
         return {"name": objective_name(value), **own}
     if callable(value) and type(value) not in (kind, *typing.get_args(kind)):
         # A function of a user's own: what can be told of it.
         is_function = inspect.isroutine(value)
         return name_of(value) if is_function else _label(value)
     if dataclasses.is_dataclass(value):
-        return config_to_json(value)
+        return config_to_json(value, has_defaults=has_defaults)
     if isinstance(value, tuple):
         arguments = typing.get_args(kind) or (None,)
-        return [_encode(arguments[0], item) for item in value]
+        return [_encode(arguments[0], item, has_defaults) for item in value]
     return value
 
 
