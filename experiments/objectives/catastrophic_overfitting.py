@@ -131,7 +131,7 @@ def _mnist(**settings: Any) -> Config:
         dataset="mnist",
         objectives=_objectives(1.0),
         epsilon=0.2,
-        optimizer=OptimizerConfig(),
+        optimizer=OptimizerConfig(learning_rate=0.002),
         **settings,
     )
 
