@@ -31,6 +31,7 @@ et al. (2019), Wu et al. (2020) and de Jorge et al. (2022).
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
@@ -115,7 +116,7 @@ class Named:
     @property
     def directory(self) -> str:
         """The name as that of a directory of models."""
-        return self.name.replace(" + ", "-").replace(" ", "-")
+        return re.sub(r"\W+", "-", self.name).strip("-")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
