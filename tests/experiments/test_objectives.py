@@ -96,7 +96,9 @@ def test_the_clean_answer_of_trades_is_computed_once():
     def flops(function):
         # Images are arguments, lest the compiler knows the answer.
         compiled = jax.jit(function).lower(variables.params, images).compile()
-        return compiled.cost_analysis()["flops"]
+        found = compiled.cost_analysis()
+        assert found is not None
+        return found["flops"]
 
     def cost(kind):
         def loss(params, images):
