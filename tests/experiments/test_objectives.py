@@ -133,8 +133,10 @@ def test_all_objectives_have_the_same_passes(preset):
 def test_each_epoch_goes_on_from_the_one_before_with_other_randomness(tmp_path):
     config = catastrophic_overfitting.PRESETS["cpu"]
     workspace = Workspace(tmp_path)
-    members = config.members(workspace, config.objectives[0].objective)
-    assert len(members) == config.num_seeds * config.epochs
+    starts = {0: "runs/zero", 1: "runs/one"}
+    members = config.members(workspace, config.objectives[0].objective, starts)
+    assert len(members) == 2 * config.epochs
     first, second, *_ = members
     assert first.start_from is None and second.start_from == first.name
+    assert first.config.phases[0].start_from == "runs/zero"
     assert len({member.config.seed for member in members}) == len(members)
