@@ -279,8 +279,8 @@ def _notes(config: Config, rows: Sequence[Mapping[str, Any]], title: str) -> lis
         "that they were trained with in the last epoch; test images clean, under FGSM, "
         f"and under {config.pgd_text()}, the last also before the first epoch. Mean "
         f"and standard deviation of {config.num_seeds} seeds, in brackets each.",
-        "Seeds that lose more than half of their accuracy under FGSM to PGD in the end: "
-        f"{', '.join(fallen)}.",
+        "Seeds that lose more than half of their accuracy under FGSM to PGD in the "
+        f"end: {', '.join(fallen)}.",
     ]
 
 
