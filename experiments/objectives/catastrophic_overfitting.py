@@ -30,7 +30,7 @@ from typing import Any
 
 from experiments.objectives import equal_passes
 from experiments.objectives.equal_passes import Named, Seeded, with_deviation
-from experiments.runner import PartDone, Workspace, main
+from experiments.runner import Workspace, main
 from jaxrobust import plots
 from jaxrobust.attacks import Attack, fgsm
 from jaxrobust.evaluation import EvaluationConfig, evaluate_models
@@ -186,6 +186,12 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Train by every objective, and attack the weights after every epoch."""
+    if workspace.part is not None:
+        index, count = workspace.part
+        raise ValueError(
+            f"`--part` must be left out here, got {index}/{count}; train the models "
+            "that this starts from in parts, by `equal_passes`."
+        )
     # Data and settings are checked before any training.
     config.test_images(workspace)
     begun = list(config.starts(workspace).runs.values())
@@ -193,23 +199,23 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     found = {
         each.name: workspace.sweep(
             each.directory, config.members(workspace, each.objective, starts)
-        ).runs
+        )
         for each in config.objectives
     }
-    if workspace.part is not None:
-        raise PartDone(
-            f"part {workspace.part[0]} of {workspace.part[1]} is trained; run the same "
-            "command without --part once all parts are"
-        )
     at_start = _attacked("the start", begun, config, workspace)
-    rows, curves = [], []
-    for name, runs in found.items():
+    rows, curves, failures = [], [], []
+    for name, swept in found.items():
+        failures += [f"{name}, {its}: {why}" for its, why in swept.failures.items()]
+        runs = swept.runs
+        if not runs:
+            continue
         members = list(runs)
         accuracies = _attacked(name, list(runs.values()), config, workspace)
         by_member = dict(zip(members, accuracies, strict=True))
         its = [
             _curve(name, seed, runs, {**by_member, _member(seed, 0): first}, config)
             for seed, first in zip(starts, at_start, strict=True)
+            if _member(seed, 1) in runs
         ]
         curves += its
         rows.append(
@@ -228,12 +234,12 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
                 "training_seconds": round(sum(curve["seconds"] for curve in its), 1),
             }
         )
-    title = next(iter(found[rows[0]["model"]].values())).problem.title
+    title = begun[0].problem.title
     return {
         "title": "Catastrophic overfitting",
         "rows": rows,
         "curves": curves,
-        "notes": _notes(config, rows, title),
+        "notes": [*_notes(config, rows, title), *failures],
         "tables": {"Accuracy at the end": results_table({"rows": rows})},
         "figures": {
             "Accuracy of test images by epoch": _draw(curves, config, workspace)
