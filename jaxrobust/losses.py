@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from jaxrobust.arguments import require
 from jaxrobust.types import Labels, Logits, PerExample, PerExampleFlag, known
 
 __all__ = [
@@ -42,12 +43,13 @@ def as_labels(labels: Labels, num_examples: int, *, name: str = "labels") -> Lab
         ValueError: for another shape than `(num_examples,)`.
     """
     given = labels if isinstance(labels, jax.Array) else np.asarray(labels)
-    if given.shape != (num_examples,):
-        raise ValueError(
-            f"`{name}` must be one class for each image, in the shape "
-            f"({num_examples},), got {given.shape}; squeeze a column, and take the "
-            "argmax of one-hot rows."
-        )
+    require(
+        given.shape == (num_examples,),
+        name,
+        f"one class for each image, in the shape ({num_examples},)",
+        given.shape,
+        "squeeze a column, and take the argmax of one-hot rows",
+    )
     if not jnp.issubdtype(given.dtype, jnp.integer):
         raise TypeError(
             f"`{name}` must be integers, got {given.dtype}; give numbers of classes."
@@ -79,11 +81,13 @@ def require_classes_below(
     if values is None or not values.size:
         return
     for value in (int(values.min()), int(values.max())):
-        if not 0 <= value < num_classes:
-            raise ValueError(
-                f"`{name}` must be classes of the model, from 0 to {num_classes - 1}, "
-                f"got {value}; number the classes from 0, as the model's logits are."
-            )
+        require(
+            0 <= value < num_classes,
+            name,
+            f"classes of the model, from 0 to {num_classes - 1}",
+            value,
+            "number the classes from 0, as the model's logits are",
+        )
 
 
 def as_classes(

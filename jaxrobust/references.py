@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from jaxrobust.arguments import require
+
 __all__ = [
     "MODULES",
     "Reference",
@@ -67,11 +69,13 @@ def resolve(name: str, *, what: str) -> Reference:
         ValueError: if there is no such file, module or name.
     """
     place, _, inner = name.rpartition(":")
-    if not is_reference(name):
-        raise ValueError(
-            f"`{what}` must be path/to/file.py:NAME or package.module:NAME, got "
-            f"{name!r}; name the file and what it defines."
-        )
+    require(
+        is_reference(name),
+        what,
+        "path/to/file.py:NAME or package.module:NAME",
+        name,
+        "name the file and what it defines",
+    )
     module = run(Path(place), what=what) if place.endswith(".py") else _module(place)
     if module is None:
         raise ValueError(

@@ -22,6 +22,7 @@ import numpy as np
 import optax
 from jax import lax
 
+from jaxrobust.arguments import require, require_choice, require_in
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.types import Images, PerExample, PRNGKey, Scalar, known, widened
 
@@ -46,16 +47,10 @@ def require_radius(epsilon: float | np.number, *, name: str = "epsilon") -> None
     Raises:
         ValueError: for a radius that is negative, not finite or beyond float32.
     """
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(
-            f"`{name}` must be finite and non-negative, got {epsilon!r}; {_REMEDY}."
-        )
+    require_in(name, epsilon, "[0, inf)", _REMEDY)
     largest = float(np.finfo(np.float32).max)
-    if epsilon > largest:
-        raise ValueError(
-            f"`{name}` must be at most {largest:g}, which is as far as float32 goes, "
-            f"got {epsilon!r}; {_REMEDY}."
-        )
+    rule = f"at most {largest:g}, which is as far as float32 goes"
+    require(epsilon <= largest, name, rule, epsilon, _REMEDY)
 
 
 def require_epsilon(
@@ -77,24 +72,19 @@ def require_epsilon(
     Raises:
         ValueError: for a radius that is negative, not finite or too large.
     """
-    if norm not in THREATS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; "
-            "choose one of these."
-        )
+    require_choice("norm", norm, tuple(THREATS))
     require_radius(epsilon, name=name)
-    if norm == "linf" and epsilon > 1:
-        raise ValueError(
-            f"`{name}` must be in [0, 1] in linf, got {epsilon:g}; radii are in units "
-            f"of [0, 1] pixels, so {epsilon:g}/255 rather than {epsilon:g}."
-        )
-    if norm == "l2" and num_pixels is not None and epsilon > math.sqrt(num_pixels):
-        largest = math.sqrt(num_pixels)
-        raise ValueError(
-            f"`{name}` must be in [0, {largest:g}] in l2 for images of {num_pixels} "
-            f"values, got {epsilon:g}; radii are in units of [0, 1] pixels, so "
-            f"{epsilon:g}/255 rather than {epsilon:g}."
-        )
+    largest, where = math.inf, ""
+    if norm == "linf":
+        largest, where = 1, "linf"
+    elif norm == "l2" and num_pixels is not None:
+        largest, where = math.sqrt(num_pixels), f"l2 for images of {num_pixels} values"
+    rule = f"in [0, {largest:g}] in {where}"
+    remedy = (
+        "radii are in units of [0, 1] pixels, so "
+        f"{epsilon:g}/255 rather than {epsilon:g}"
+    )
+    require(epsilon <= largest, name, rule, epsilon, remedy)
 
 
 def require_images(images: np.ndarray, bounds: tuple[float, float] | None) -> None:
@@ -107,13 +97,15 @@ def require_images(images: np.ndarray, bounds: tuple[float, float] | None) -> No
         return
     lower, upper = bounds
     low, high = float(np.min(images)), float(np.max(images))
-    # `not (a and b)` because a NaN fails every comparison.
-    if not (low >= lower and high <= upper):
-        raise ValueError(
-            f"`images` must be in [{lower:g}, {upper:g}], got [{low:g}, {high:g}]; "
-            "give images before normalization, which belongs into the model, and "
-            "bytes divided by 255."
-        )
+    # A NaN fails every comparison.
+    require(
+        low >= lower and high <= upper,
+        "images",
+        f"in [{lower:g}, {upper:g}]",
+        [low, high],
+        "give images before normalization, which belongs into the model, and bytes "
+        "divided by 255",
+    )
 
 
 def _per_example(values: PerExample, images: Images) -> jax.Array:
@@ -194,11 +186,10 @@ class ThreatModel(Pytree):
     def __post_init__(self):
         if isinstance(self.epsilon, int | float | np.number):
             require_radius(self.epsilon)
-        if self.bounds is not None and not self.bounds[0] < self.bounds[1]:
-            raise ValueError(
-                f"`bounds` must be increasing, got {self.bounds!r}; "
-                "give (0.0, 1.0), or None for no pixel range."
-            )
+        if self.bounds is not None:
+            remedy = "give (0.0, 1.0), or None for no pixel range"
+            is_right = self.bounds[0] < self.bounds[1]
+            require(is_right, "bounds", "increasing", self.bounds, remedy)
 
     def with_epsilon(self, epsilon: Scalar) -> "ThreatModel":
         """The same threat at another radius."""
@@ -223,11 +214,9 @@ class ThreatModel(Pytree):
         Raises:
             ValueError: if it is not one number.
         """
-        if jnp.ndim(self.epsilon) != 0:
-            raise ValueError(
-                "`epsilon` must be one number, got an array of shape "
-                f"{jnp.shape(self.epsilon)}; map over threat models for several radii."
-            )
+        remedy = "map over threat models for several radii"
+        shape = jnp.shape(self.epsilon)
+        require(shape == (), "epsilon", "one number, of shape ()", shape, remedy)
         dtype = np.dtype(jnp.promote_types(images.dtype, jnp.float32))
         if not isinstance(self.epsilon, jax.Array):
             given = np.asarray(self.epsilon, np.float64)

@@ -309,7 +309,7 @@ def test_mapping_over_radii_equals_a_loop(kind):
 @pytest.mark.parametrize("epsilon", [-0.1, math.nan, math.inf, np.float32(-1)])
 @pytest.mark.parametrize("kind", THREATS)
 def test_a_radius_that_is_no_radius_is_refused(kind, epsilon):
-    with pytest.raises(ValueError, match="`epsilon` must be finite and non-negative"):
+    with pytest.raises(ValueError, match=r"`epsilon` must be in \[0, inf\)"):
         THREATS[kind](epsilon)
 
 
@@ -322,7 +322,7 @@ def test_a_radius_beyond_float32_is_refused(epsilon):
 @pytest.mark.parametrize("kind", THREATS)
 def test_a_radius_for_each_image_is_refused(kind):
     images, center = some_images(16, jnp.float32)
-    with pytest.raises(ValueError, match=r"must be one number, got .* shape \(1,\)"):
+    with pytest.raises(ValueError, match=r"must be one number, .*, got \(1,\)"):
         THREATS[kind](jnp.ones(1)).project(images, center)
 
 

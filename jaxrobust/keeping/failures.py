@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from jaxrobust.arguments import require
+
 __all__ = ["describe_failure", "require_local"]
 
 REMEDIES = {
@@ -47,9 +49,12 @@ def require_local(name: str, path: Path | str | None) -> None:
         ValueError: for a path that begins with a scheme such as gs: or s3:.
     """
     text = "" if path is None else os.fspath(path)
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) and not Path(text).exists():
-        raise ValueError(
-            f"`{name}` must be a path of the local file system, got {text!r}, which "
-            "looks like an address; mount the bucket (gcsfuse, mountpoint-s3, rclone) "
-            "and give the path where it is mounted."
-        )
+    is_address = re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text)
+    require(
+        not is_address or Path(text).exists(),
+        name,
+        "a path of the local file system",
+        text,
+        "mount the bucket (gcsfuse, mountpoint-s3, rclone) and give the path where it "
+        "is mounted",
+    )

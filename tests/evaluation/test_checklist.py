@@ -345,7 +345,7 @@ def test_what_was_not_asked_leaves_nothing_open_and_all_is_written():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon": -0.1}, "`epsilon` must be finite and non-negative"),
+        ({"epsilon": -0.1}, r"`epsilon` must be in \[0, inf\)"),
         ({"epsilon": 0.0}, "`epsilon` must be positive, got 0.0"),
         ({"epsilon": 8.0}, "`epsilon` must be below 1, got 8.0; .*8/255 rather than 8"),
         ({"norm": "l7"}, "`norm` must be one of linf, l2"),

@@ -520,7 +520,7 @@ def test_models_that_one_program_cannot_serve_are_refused(weights, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilons": (-0.1,)}, "`epsilon` must be finite and non-negative"),
+        ({"epsilons": (-0.1,)}, r"`epsilon` must be in \[0, inf\)"),
         ({"norm": "l7"}, "`norm` must be one of linf, l2"),
         ({"step_size": 0}, "`step_size` must be positive"),
         ({"num_steps": 0}, "`num_steps` must be at least 1 or None"),
