@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from jaxrobust.arguments import require
+from jaxrobust.arguments import require, require_count
 from jaxrobust.keeping import fingerprint
 
 __all__ = [
@@ -398,11 +398,8 @@ def subset(dataset: Dataset, size: int) -> Dataset:
     Raises:
         ValueError: if there are not so many examples.
     """
-    if not 1 <= size <= len(dataset):
-        raise ValueError(
-            f"`size` must be in [1, {len(dataset)}], got {size!r} for "
-            f"{dataset.title}; ask for no more examples than there are."
-        )
+    remedy = f"ask for no more examples than {dataset.title} has"
+    require_count("size", size, remedy, most=len(dataset))
     return _taken(dataset, np.sort(_by_depth(dataset)[:size]))
 
 
@@ -458,11 +455,13 @@ def of_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
         ValueError: for a class without examples, or none at all.
     """
     known = np.unique(dataset.labels)
-    if not classes or not set(classes) <= set(known.tolist()):
-        raise ValueError(
-            f"`classes` must be among {', '.join(map(str, known))} for "
-            f"{dataset.title}, got {tuple(classes)!r}; name one or more of these."
-        )
+    require(
+        bool(classes) and set(classes) <= set(known.tolist()),
+        "classes",
+        f"among {', '.join(map(str, known))} for {dataset.title}",
+        tuple(classes),
+        "name one or more of these",
+    )
     chosen = np.isin(dataset.labels, classes)
     return dataclasses.replace(
         dataset, images=dataset.images[chosen], labels=dataset.labels[chosen]

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxrobust.arguments import require, require_count, require_in, require_shape
 from jaxrobust.data.arrays import Pixels, as_float
-from jaxrobust.data.naming import as_change, change_of, require_number
+from jaxrobust.data.naming import as_change, change_of
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.types import PRNGKey, Scalar
 
@@ -58,10 +59,7 @@ def pad_crop_flip(
     Raises:
         ValueError: if `padding` is negative or the images are not 4-dimensional.
     """
-    if padding < 0:
-        raise ValueError(
-            f"`padding` must be non-negative, got {padding!r}; use 0 for no shift."
-        )
+    require_count("padding", padding, "use 0 for no shift", least=0)
     _require_images(images)
     offset_key, flip_key = jax.random.split(key)
     batch_size = images.shape[0]
@@ -94,11 +92,7 @@ class PadCropFlip(Pytree):
     flip: bool = static(default=True)
 
     def __post_init__(self):
-        if not isinstance(self.padding, int) or self.padding < 0:
-            raise ValueError(
-                "`padding` must be a whole number, at least 0, got "
-                f"{self.padding!r}; use 0 for no shift."
-            )
+        require_count("padding", self.padding, "use 0 for no shift", least=0)
 
     def __call__(self, key: PRNGKey, pixels: Pixels) -> Pixels:
         """The images, (batch, height, width, channels), moved."""
@@ -119,7 +113,7 @@ class Rotate(Pytree):
     max_degrees: Scalar
 
     def __post_init__(self):
-        require_number("max_degrees", self.max_degrees, 0, 180)
+        require_in("max_degrees", self.max_degrees, "[0, 180]", "0 turns nothing")
 
     def __call__(self, key: PRNGKey, pixels: Pixels) -> Pixels:
         """The images, (batch, height, width, channels), turned."""
@@ -151,17 +145,19 @@ class ColorJitter(Pytree):
 
     def __post_init__(self):
         for name in ("brightness", "contrast", "saturation"):
-            require_number(name, getattr(self, name), 0, 1)
+            require_in(name, getattr(self, name), "[0, 1]", "0 changes nothing")
 
     def __call__(self, key: PRNGKey, pixels: Pixels) -> Pixels:
         """The images, (batch, height, width, 1 or 3), in other colors."""
         _require_images(pixels)
         channels = pixels.shape[-1]
-        if channels not in (1, 3):
-            raise ValueError(
-                "`images` must be gray or of three colors, got shape "
-                f"{pixels.shape!r}; leave the change of colors out."
-            )
+        require(
+            channels in (1, 3),
+            "images",
+            "gray or of three colors",
+            pixels.shape,
+            "leave the change of colors out",
+        )
         spread = [self.brightness, self.contrast, self.saturation]
         draws = jax.random.uniform(
             key, (3, len(pixels), 1, 1, 1), minval=-1.0, maxval=1.0
@@ -198,8 +194,8 @@ class RandomResizedCrop(Pytree):
     max_ratio: Scalar = 4 / 3
 
     def __post_init__(self):
-        require_number("min_area", self.min_area, 0, 1, is_open=True)
-        require_number("max_ratio", self.max_ratio, 1, 100)
+        require_in("min_area", self.min_area, "(0, 1]", "1 keeps all of the image")
+        require_in("max_ratio", self.max_ratio, "[1, 100]", "1 takes squares only")
 
     def __call__(self, key: PRNGKey, pixels: Pixels) -> Pixels:
         """The images, (batch, height, width, channels), each in part."""
@@ -344,8 +340,5 @@ def _blended(images: Array, gray: Array, factor: Array) -> Array:
 
 
 def _require_images(images: Pixels) -> None:
-    if images.ndim != 4:
-        raise ValueError(
-            "`images` must be (batch, height, width, channels), got shape "
-            f"{images.shape!r}; reshape the images."
-        )
+    shape = ("batch", "height", "width", "channels")
+    require_shape("images", images, shape, "reshape the images")

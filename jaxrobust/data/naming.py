@@ -9,9 +9,8 @@ from typing import Any
 
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.references import is_reference, resolve
-from jaxrobust.types import known
 
-__all__ = ["Given", "as_change", "change_of", "require_number"]
+__all__ = ["Given", "as_change", "change_of"]
 
 _CALL = re.compile(r"(?P<name>[^()]+)(?:\((?P<numbers>[^()]*)\))?")
 _WORDS = {"true": True, "false": False}
@@ -139,30 +138,3 @@ def _made(
             f"({words}), got {text!r}: {error}; write them in parentheses."
         ) from error
     return maker(*positional, **by_name)
-
-
-def require_number(
-    name: str, value: Any, lowest: float, highest: float, *, is_open: bool = False
-) -> None:
-    """Refuse a number outside [lowest, highest]; traced numbers pass.
-
-    Args:
-        name: of the setting.
-        value: a number, or several.
-        lowest: the least that is allowed.
-        highest: the most that is allowed.
-        is_open: whether `lowest` itself is not allowed.
-
-    Raises:
-        ValueError: for a number outside.
-    """
-    found = known(value)
-    if found is None:
-        return
-    above = found > lowest if is_open else found >= lowest
-    if not (above & (found <= highest)).all():
-        left = "(" if is_open else "["
-        raise ValueError(
-            f"`{name}` must be in {left}{lowest:g}, {highest:g}], got {value!r}; "
-            "choose a number inside."
-        )

@@ -18,9 +18,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxrobust.arguments import require_choice
+from jaxrobust.arguments import require, require_choice, require_in
 from jaxrobust.data.arrays import Dataset, Pixels, as_float, as_images
-from jaxrobust.data.naming import Given, as_change, change_of, require_number
+from jaxrobust.data.naming import Given, as_change, change_of
 from jaxrobust.pytrees import Pytree
 from jaxrobust.types import Scalar
 
@@ -68,7 +68,7 @@ class Binarize(Pytree):
     threshold: Scalar = 0.5
 
     def __post_init__(self):
-        require_number("threshold", self.threshold, 0, 1, is_open=True)
+        require_in("threshold", self.threshold, "(0, 1]", "0.5 is usual")
 
     def __call__(self, images: Pixels) -> Float[Array, "*shape"]:
         """The images as floats."""
@@ -96,7 +96,7 @@ class Saturate(Pytree):
     p: Scalar
 
     def __post_init__(self):
-        require_number("p", self.p, 0, float("inf"), is_open=True)
+        require_in("p", self.p, "(0, inf]", "2 changes nothing")
 
     def __call__(self, images: Pixels) -> Float[Array, "*shape"]:
         """The images as floats."""
@@ -129,11 +129,10 @@ class Smooth(Pytree):
     size: Scalar
 
     def __post_init__(self):
-        require_number("size", self.size, 1, 2**16)
-        if isinstance(self.size, float | np.floating) and self.size % 1:
-            raise ValueError(
-                f"`size` must be a whole number, got {self.size!r}; round it."
-            )
+        require_in("size", self.size, "[1, 65536]", "1 changes nothing")
+        if isinstance(self.size, float | np.floating):
+            is_whole = self.size % 1 == 0
+            require(is_whole, "size", "a whole number", self.size, "round it")
 
     def __call__(self, images: Pixels) -> Float[Array, "batch height width channels"]:
         """The images, (batch, height, width, channels), as floats."""
@@ -166,8 +165,8 @@ class Gamma(Pytree):
     exponent: Scalar
 
     def __post_init__(self):
-        highest = float(np.finfo(np.float32).max)
-        require_number("exponent", self.exponent, 0, highest, is_open=True)
+        # Beyond, it would be infinite in float32.
+        require_in("exponent", self.exponent, "(0, 3.4e38]", "1 changes nothing")
 
     def __call__(self, images: Pixels) -> Float[Array, "*shape"]:
         """The images as floats."""
@@ -194,7 +193,7 @@ class Scale(Pytree):
     factor: Scalar
 
     def __post_init__(self):
-        require_number("factor", self.factor, 0, 1)
+        require_in("factor", self.factor, "[0, 1]", "1 changes nothing")
 
     def __call__(self, images: Pixels) -> Float[Array, "*shape"]:
         """The images as floats."""

@@ -155,7 +155,10 @@ class TestLevels:
     @pytest.mark.parametrize(
         "make, message",
         [
-            (lambda: Saturate(0), r"`p` must be in \(0, inf\], got 0; choose"),
+            (
+                lambda: Saturate(0),
+                r"`p` must be in \(0, inf\], got 0; 2 changes nothing",
+            ),
             (lambda: Saturate(float("nan")), "`p` must be in .* got nan"),
             (lambda: Smooth(0), r"`size` must be in \[1, 65536\], got 0"),
             (lambda: Smooth(2.5), r"`size` must be a whole number, got 2\.5"),
