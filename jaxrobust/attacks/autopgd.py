@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.attacks.base import (
     Attack,
     AttackResult,
@@ -15,7 +16,7 @@ from jaxrobust.attacks.base import (
     judge,
     nothing_found,
 )
-from jaxrobust.attacks.gradient import Loss, check_choice
+from jaxrobust.attacks.gradient import Loss
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import (
@@ -136,21 +137,12 @@ def auto_pgd(
     here, as in the text, with the loss at the start.
     """
     if isinstance(loss, str):
-        check_choice("loss", loss, get_args(LossName))
-    is_whole = not isinstance(num_steps, float)
-    is_enough = not isinstance(num_steps, int) or num_steps >= 1
-    checks = (
-        ("num_steps", num_steps, is_whole and is_enough, "whole and at least 1"),
-        ("momentum", momentum, 0 < momentum <= 1, "in (0, 1]"),
-        ("rho", rho, 0 <= rho <= 1, "in [0, 1]"),
-        ("num_samples", num_samples, num_samples >= 1, "at least 1"),
-    )
-    for name, value, is_right, rule in checks:
-        if not is_right:
-            raise ValueError(
-                f"`{name}` must be {rule}, got {value!r}; "
-                "leave it out for the paper's choice."
-            )
+        require_choice("loss", loss, get_args(LossName))
+    remedy = "leave it out for the paper's choice"
+    require_count("num_steps", num_steps, remedy)
+    require_in("momentum", momentum, "(0, 1]", remedy)
+    require_in("rho", rho, "[0, 1]", remedy)
+    require_count("num_samples", num_samples, remedy)
     loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
     steps = jnp.asarray(num_steps, jnp.int32)
     # In whole numbers, since .06 * 50 is only just 3 in floating point.

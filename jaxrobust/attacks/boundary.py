@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrobust.arguments import require_count, require_in
 from jaxrobust.attacks.autopgd import sample_sphere
 from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
 from jaxrobust.losses import margin, targeted_margin
@@ -181,21 +182,12 @@ def fab(
     Differs from the paper: the final search brackets the boundary by the secant of
     the margin.
     """
-    is_whole = not isinstance(num_steps, float)
-    is_enough = not isinstance(num_steps, int) or num_steps >= 1
-    checks = (
-        ("num_steps", num_steps, is_whole and is_enough, "whole and at least 1"),
-        ("alpha_max", alpha_max, 0 <= alpha_max <= 1, "in [0, 1]"),
-        ("eta", eta, eta >= 1, "at least 1"),
-        ("beta", beta, 0 < beta < 1, "in (0, 1)"),
-        ("num_searches", num_searches, num_searches >= 0, "at least 0"),
-    )
-    for name, value, is_right, rule in checks:
-        if not is_right:
-            raise ValueError(
-                f"`{name}` must be {rule}, got {value!r}; "
-                "leave it out for the paper's choice."
-            )
+    remedy = "leave it out for the paper's choice"
+    require_count("num_steps", num_steps, remedy)
+    require_in("alpha_max", alpha_max, "[0, 1]", remedy)
+    require_in("eta", eta, "[1, inf)", remedy)
+    require_in("beta", beta, "(0, 1)", remedy)
+    require_count("num_searches", num_searches, remedy, least=0)
 
     @checked(threat)
     def attack(

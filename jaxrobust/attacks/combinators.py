@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jax.experimental import io_callback
 
+from jaxrobust.arguments import require, require_count
 from jaxrobust.attacks.base import (
     Attack,
     AttackResult,
@@ -43,11 +44,7 @@ def with_restarts(attack: Attack, num_restarts: int) -> Attack:
     Raises:
         ValueError: if `num_restarts` is below 1.
     """
-    if num_restarts < 1:
-        raise ValueError(
-            f"`num_restarts` must be at least 1, got {num_restarts!r}; "
-            "1 runs the attack once."
-        )
+    require_count("num_restarts", num_restarts, "1 runs the attack once")
 
     @checked(None, has_fixed_length=True)
     def restarted(
@@ -75,11 +72,8 @@ def worst_of(*attacks: Attack) -> Attack:
     Raises:
         ValueError: if there is no attack.
     """
-    if not attacks:
-        raise ValueError(
-            "`attacks` must hold at least one attack, got none; "
-            "give `worst_of(pgd(...), fab(...))`."
-        )
+    remedy = "give `worst_of(pgd(...), fab(...))`"
+    require(bool(attacks), "attacks", "one or more attacks", attacks, remedy)
 
     @checked(None, has_fixed_length=True)
     def worst(
@@ -104,12 +98,8 @@ def _wrong_classes(logits: Logits, labels: Labels) -> Labels:
 
 
 def _check_rank(rank: Scalar, num_wrong: int) -> None:
-    is_known = isinstance(rank, int | np.integer)
-    if is_known and not 0 <= rank < num_wrong:
-        raise ValueError(
-            f"`rank` must be at least 0 and below the number of wrong classes "
-            f"({num_wrong}), got {rank!r}; 0 aims at the likeliest wrong class."
-        )
+    remedy = "0 aims at the likeliest of the wrong classes"
+    require_count("rank", rank, remedy, least=0, most=num_wrong - 1)
 
 
 def aimed(aim: Aim, rank: Scalar) -> Attack:
@@ -154,11 +144,8 @@ def over_targets(aim: Aim, num_targets: int) -> Attack:
     References:
         Gowal et al., 2019, arXiv:1910.09338.
     """
-    if num_targets < 1:
-        raise ValueError(
-            f"`num_targets` must be at least 1, got {num_targets!r}; "
-            "the number of classes less one takes every wrong class."
-        )
+    remedy = "the number of classes less one takes every wrong class"
+    require_count("num_targets", num_targets, remedy)
 
     @checked(None, has_fixed_length=True)
     def attack(

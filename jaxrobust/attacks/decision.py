@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxrobust.arguments import require_count
 from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
 from jaxrobust.attacks.gradient_free import (
-    check_count,
     evaluated,
     evaluated_many,
     is_linf,
@@ -73,11 +73,11 @@ def hop_skip_jump(
     last; bisections have a fixed length.
     """
     is_max_norm = is_linf("hop_skip_jump", threat)
-    check_count("num_steps", num_steps, remedy="40 is a good choice")
-    check_count("num_samples", num_samples, remedy="the paper uses 100")
-    check_count("max_samples", max_samples, remedy="the paper uses 10,000")
-    check_count("num_trials", num_trials, remedy="1000 is a good choice")
-    check_count("batch_size", batch_size, remedy="100 is a good choice")
+    require_count("num_steps", num_steps, "40 is a good choice")
+    require_count("num_samples", num_samples, "the paper uses 100")
+    require_count("max_samples", max_samples, "the paper uses 10,000")
+    require_count("num_trials", num_trials, "1000 is a good choice")
+    require_count("batch_size", batch_size, "100 is a good choice")
     lowest, highest = (-1.0, 2.0) if threat.bounds is None else threat.bounds
     spread = 1.0 if threat.bounds is None else highest - lowest
 

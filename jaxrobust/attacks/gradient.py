@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.attacks.base import (
     Attack,
     AttackInfo,
@@ -32,7 +33,6 @@ from jaxrobust.types import (
 __all__ = [
     "Direction",
     "Loss",
-    "check_choice",
     "fgsm",
     "num_steps_for",
     "pgd",
@@ -41,6 +41,8 @@ __all__ = [
 
 Direction = Literal["steepest", "sign", "raw", "l2"]
 Loss = LossName | Callable[[Logits, Labels], PerExample]
+
+_REMEDY = "it is in units of [0, 1] pixels, such as 0.01"
 
 
 def num_steps_for(
@@ -60,27 +62,10 @@ def num_steps_for(
     Raises:
         ValueError: if `step_size` is not positive or `epsilon` is negative.
     """
-    if not step_size > 0:
-        raise ValueError(
-            f"`step_size` must be positive, got {step_size!r}; "
-            "it is in units of [0, 1] pixels, such as 0.01."
-        )
-    if np.any(np.asarray(epsilon) < 0):
-        raise ValueError(
-            f"`epsilon` must be non-negative, got {epsilon!r}; "
-            "radii are in units of [0, 1] pixels."
-        )
+    require_in("step_size", step_size, "(0, inf)", _REMEDY)
+    require_in("epsilon", epsilon, "[0, inf)", "radii are in units of [0, 1] pixels")
     steps = np.floor(factor * np.asarray(epsilon, np.float64) / step_size + 1e-9)
     return steps.astype(np.int32) if steps.ndim else int(steps)
-
-
-def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Refuse a word that is not one of those allowed."""
-    if value not in allowed:
-        raise ValueError(
-            f"`{name}` must be one of {', '.join(allowed)}, got {value!r}; "
-            "choose one of these."
-        )
 
 
 def pgd_kernel(
@@ -94,14 +79,10 @@ def pgd_kernel(
     targeted: bool = False,
 ) -> AttackKernel:
     """The step of projected gradient descent; see `pgd`."""
-    check_choice("direction", direction, get_args(Direction))
+    require_choice("direction", direction, get_args(Direction))
     if isinstance(loss, str):
-        check_choice("loss", loss, get_args(LossName))
-    if isinstance(step_size, int | float) and not step_size > 0:
-        raise ValueError(
-            f"`step_size` must be positive, got {step_size!r}; "
-            "it is in units of [0, 1] pixels, such as 0.01."
-        )
+        require_choice("loss", loss, get_args(LossName))
+    require_in("step_size", step_size, "(0, inf)", _REMEDY)
     loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
     sign = -1.0 if targeted else 1.0
     climb = {
@@ -190,12 +171,9 @@ def pgd(
         ValueError: for an unknown choice, a step size that is not positive, or a
             negative number of steps, when these are known to Python.
     """
-    check_choice("keep", keep, get_args(Keep))
-    if isinstance(num_steps, int | float) and (num_steps < 0 or num_steps % 1):
-        raise ValueError(
-            f"`num_steps` must be a whole number of at least 0, got {num_steps!r}; "
-            "`num_steps_for(epsilon, step_size)` gives the paper's choice."
-        )
+    require_choice("keep", keep, get_args(Keep))
+    remedy = "`num_steps_for(epsilon, step_size)` gives the paper's choice"
+    require_count("num_steps", num_steps, remedy, least=0)
     kernel = pgd_kernel(
         threat,
         step_size=step_size,

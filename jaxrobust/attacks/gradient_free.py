@@ -14,6 +14,12 @@ import numpy as np
 from jax import lax
 from jax.core import Tracer
 
+from jaxrobust.arguments import (
+    require_choice,
+    require_count,
+    require_in,
+    require_shape,
+)
 from jaxrobust.attacks.base import (
     Attack,
     AttackResult,
@@ -47,26 +53,6 @@ _Squaring = tuple[jax.Array, jax.Array, AttackResult, jax.Array]
 
 # Of 10,000 queries; after each of them the area of the squares halves.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
-def check_count(
-    name: str, value: Scalar, *, at_most: int | None = None, remedy: str
-) -> None:
-    """Refuse a count known to Python that is not a whole number of at least 1."""
-    if not isinstance(value, int | float | np.number):
-        return
-    limit = "" if at_most is None else f" and at most {at_most:,}"
-    if value < 1 or value != int(value) or (at_most is not None and value > at_most):
-        raise ValueError(
-            f"`{name}` must be a whole number of at least 1{limit}, got {value!r}; "
-            f"{remedy}."
-        )
-
-
-def check_positive(name: str, value: Scalar, remedy: str) -> None:
-    """Refuse a length known to Python that is not positive."""
-    if isinstance(value, int | float | np.number) and not value > 0:
-        raise ValueError(f"`{name}` must be positive, got {value!r}; {remedy}.")
 
 
 def is_linf(name: str, threat: ThreatModel) -> bool:
@@ -447,23 +433,21 @@ def square(
     of a channel is what the windows free in that channel, as in the paper.
     """
     squares_for = _linf_squares if is_linf("square", threat) else _l2_squares
-    check_count("num_queries", num_queries, remedy="AutoAttack uses 5000")
-    if not 0 < initial_share <= 1:
-        raise ValueError(
-            f"`initial_share` must be in (0, 1], got {initial_share!r}; "
-            "it is the share of the image that the first squares cover, such as 0.8."
-        )
+    require_count("num_queries", num_queries, "AutoAttack uses 5000")
+    remedy = "it is the share of the image that the first squares cover, such as 0.8"
+    require_in("initial_share", initial_share, "(0, 1]", remedy)
 
     @checked(threat)
     def attack(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
-        if images.ndim != 4:
-            raise ValueError(
-                "`images` must have the shape (batch, height, width, channels) for "
-                f"square, got {images.shape}; add the missing axes, such as a last one "
-                "of length 1 for gray images."
-            )
+        require_shape(
+            "images",
+            images,
+            ("batch", "height", "width", "channels"),
+            "add the missing axes for square, such as a last one of length 1 for gray "
+            "images",
+        )
         start_key, query_key = jax.random.split(key)
         squares = squares_for(threat, images, initial_share)
         batch, ahead = images.shape[0], squares.num_ahead
@@ -633,10 +617,10 @@ def zoo(
     here the ball is the constraint and the margin the whole objective. Queries stay in
     the pixel range, and pixels are drawn uniformly, without resizing of the image.
     """
-    check_count("num_steps", num_steps, remedy="LP-C10 uses 10")
-    check_count("num_coordinates", num_coordinates, remedy="the toolbox uses 128")
-    check_positive("learning_rate", learning_rate, "the toolbox uses 0.01")
-    check_positive("spacing", spacing, "the toolbox uses 1e-4")
+    require_count("num_steps", num_steps, "the checklist uses 10")
+    require_count("num_coordinates", num_coordinates, "the toolbox uses 128")
+    require_in("learning_rate", learning_rate, "(0, inf)", "the toolbox uses 0.01")
+    require_in("spacing", spacing, "(0, inf)", "the toolbox uses 1e-4")
 
     def estimate(
         key: PRNGKey, query: Query, images: Images
@@ -700,11 +684,11 @@ def spsa(
         Uesato et al., 2018, arXiv:1802.05666, Section 3.3 and Algorithm 1 (8,192
         directions, 100 steps, delta 0.01, Adam 0.01).
     """
-    check_count("num_steps", num_steps, remedy="the paper uses 100")
-    check_count("num_directions", num_directions, remedy="the paper uses 8192")
-    check_count("batch_size", batch_size, remedy="128 is a good choice")
-    check_positive("learning_rate", learning_rate, "the paper uses 0.01")
-    check_positive("spacing", spacing, "the paper uses 0.01")
+    require_count("num_steps", num_steps, "the paper uses 100")
+    require_count("num_directions", num_directions, "the paper uses 8192")
+    require_count("batch_size", batch_size, "128 is a good choice")
+    require_in("learning_rate", learning_rate, "(0, inf)", "the paper uses 0.01")
+    require_in("spacing", spacing, "(0, inf)", "the paper uses 0.01")
 
     def estimate(
         key: PRNGKey, query: Query, images: Images
@@ -761,13 +745,9 @@ def brute_force(
         ValueError: for a number out of range; the loop counts in 32 bits.
     """
     is_corner = is_linf("brute_force", threat)
-    check_count("batch_size", batch_size, at_most=2**24, remedy="LP-C8 uses 128")
-    check_count(
-        "num_samples",
-        num_samples,
-        at_most=2**31 - 1 - batch_size,
-        remedy="LP-C8 uses 100_000_000",
-    )
+    require_count("batch_size", batch_size, "the checklist uses 128", most=2**24)
+    remedy = "the checklist uses 100_000_000"
+    require_count("num_samples", num_samples, remedy, most=2**31 - 1 - batch_size)
 
     @checked(threat)
     def attack(
@@ -850,12 +830,8 @@ def noise(
         TypeError: for Gaussian noise and a threat model of another norm.
         ValueError: for an unknown kind or a number of samples below 1.
     """
-    if kind not in get_args(NoiseKind):
-        raise ValueError(
-            f"`kind` must be one of {', '.join(get_args(NoiseKind))}, got {kind!r}; "
-            "choose one of these."
-        )
-    check_count("num_samples", num_samples, remedy="1 draws once")
+    require_choice("kind", kind, get_args(NoiseKind))
+    require_count("num_samples", num_samples, "1 draws once")
     is_per_pixel = kind == "gaussian" and is_linf("gaussian noise", threat)
 
     def draw(key: PRNGKey, images: Images) -> Images:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import get_args
 
-from jaxrobust.arguments import require_choice, require_in
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.attacks.base import Attack, Keep
 from jaxrobust.attacks.gradient import Direction, Loss, num_steps_for, pgd
 from jaxrobust.losses import LossName
@@ -49,7 +49,7 @@ class PGD(Pytree):
         require_in("step_size", self.step_size, "(0, inf)", remedy)
         if self.num_steps is not None:
             remedy = "leave it out for 2.5 * epsilon / step_size"
-            require_in("num_steps", self.num_steps, "[0, inf)", remedy)
+            require_count("num_steps", self.num_steps, remedy, least=0)
 
     def num_steps_at(self, epsilon: float) -> int:
         """Steps taken at a radius; none at radius 0, where there is nothing to find."""

@@ -277,8 +277,8 @@ def test_the_start_lies_on_the_sphere(key):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_steps": 0}, "`num_steps` must be whole and at least 1, got 0"),
-        ({"num_steps": 2.5}, "`num_steps` must be whole and at least 1, got 2.5"),
+        ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"num_steps": 2.5}, r"`num_steps` must be a whole number, got 2\.5"),
         ({"momentum": 0.0}, "`momentum` must be in"),
         ({"rho": 1.5}, "`rho` must be in"),
         ({"num_samples": 0}, "`num_samples` must be at least 1"),

@@ -271,10 +271,10 @@ def test_perturbations_are_as_small_as_those_of_torchattacks(kind, key):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_steps": 0}, "`num_steps` must be whole and at least 1"),
-        ({"num_steps": 1.5}, "`num_steps` must be whole and at least 1"),
+        ({"num_steps": 0}, "`num_steps` must be at least 1"),
+        ({"num_steps": 1.5}, "`num_steps` must be a whole number"),
         ({"alpha_max": 2.0}, "`alpha_max` must be in"),
-        ({"eta": 0.9}, "`eta` must be at least 1"),
+        ({"eta": 0.9}, r"`eta` must be in \[1, inf\)"),
         ({"beta": 1.0}, "`beta` must be in"),
         ({"num_searches": -1}, "`num_searches` must be at least 0"),
     ],

@@ -364,7 +364,7 @@ class TestRandomized:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (worst_of, "`attacks` must hold at least one attack, got none"),
+        (worst_of, r"`attacks` must be one or more attacks, got \(\)"),
         (lambda: over_targets(lambda _: None, 0), "`num_targets` must be at least 1"),
     ],
 )

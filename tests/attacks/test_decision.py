@@ -104,7 +104,7 @@ def test_reports_no_success_when_nothing_is_misclassified(key):
     "name", ["num_steps", "num_samples", "max_samples", "num_trials", "batch_size"]
 )
 def test_refuses_counts_below_one(name):
-    with pytest.raises(ValueError, match=f"`{name}` must be a whole number"):
+    with pytest.raises(ValueError, match=f"`{name}` must be at least 1"):
         hop_skip_jump(THREATS["linf"](0.1), **{name: 0})
 
 

@@ -244,10 +244,10 @@ def test_number_of_steps_of_many_radii():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"step_size": 0.0}, "`step_size` must be positive"),
-        ({"step_size": -1}, "`step_size` must be positive"),
-        ({"num_steps": -1}, "`num_steps` must be a whole number of at least 0"),
-        ({"num_steps": 2.5}, "`num_steps` must be a whole number of at least 0"),
+        ({"step_size": 0.0}, r"`step_size` must be in \(0, inf\)"),
+        ({"step_size": -1}, r"`step_size` must be in \(0, inf\)"),
+        ({"num_steps": -1}, "`num_steps` must be at least 0, got -1"),
+        ({"num_steps": 2.5}, "`num_steps` must be a whole number"),
         ({"direction": "up"}, "`direction` must be one of steepest, sign, raw, l2"),
         ({"loss": "hinge"}, "`loss` must be one of cross_entropy, margin"),
         ({"keep": "first"}, "`keep` must be one of last, best"),

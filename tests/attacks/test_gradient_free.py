@@ -521,23 +521,29 @@ LINF = LinfBall(0.1)
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: square(LINF, num_queries=0), "`num_queries` must be a whole number"),
+        (lambda: square(LINF, num_queries=0), "`num_queries` must be at least 1"),
         (lambda: square(LINF, num_queries=1.5), "`num_queries` must be a whole number"),
         (lambda: square(LINF, initial_share=0.0), r"`initial_share` must be in \(0, 1"),
-        (lambda: zoo(LINF, num_steps=0), "`num_steps` must be a whole number"),
-        (lambda: zoo(LINF, num_coordinates=0), "`num_coordinates` must be a whole"),
-        (lambda: zoo(LINF, learning_rate=0.0), "`learning_rate` must be positive"),
-        (lambda: zoo(LINF, spacing=-1.0), "`spacing` must be positive"),
-        (lambda: spsa(LINF, num_steps=0), "`num_steps` must be a whole number"),
-        (lambda: spsa(LINF, num_directions=0), "`num_directions` must be a whole"),
-        (lambda: spsa(LINF, batch_size=0), "`batch_size` must be a whole number"),
-        (lambda: spsa(LINF, learning_rate=0.0), "`learning_rate` must be positive"),
-        (lambda: spsa(LINF, spacing=0.0), "`spacing` must be positive"),
-        (lambda: brute_force(LINF, num_samples=0), "`num_samples` must be a whole"),
-        (lambda: brute_force(LINF, num_samples=2**31), "at most 2,147,483,519"),
+        (lambda: zoo(LINF, num_steps=0), "`num_steps` must be at least 1"),
+        (lambda: zoo(LINF, num_coordinates=0), "`num_coordinates` must be at least 1"),
+        (
+            lambda: zoo(LINF, learning_rate=0.0),
+            r"`learning_rate` must be in \(0, inf\)",
+        ),
+        (lambda: zoo(LINF, spacing=-1.0), r"`spacing` must be in \(0, inf\)"),
+        (lambda: spsa(LINF, num_steps=0), "`num_steps` must be at least 1"),
+        (lambda: spsa(LINF, num_directions=0), "`num_directions` must be at least 1"),
+        (lambda: spsa(LINF, batch_size=0), "`batch_size` must be at least 1"),
+        (
+            lambda: spsa(LINF, learning_rate=0.0),
+            r"`learning_rate` must be in \(0, inf\)",
+        ),
+        (lambda: spsa(LINF, spacing=0.0), r"`spacing` must be in \(0, inf\)"),
+        (lambda: brute_force(LINF, num_samples=0), "`num_samples` must be in"),
+        (lambda: brute_force(LINF, num_samples=2**31), r"in \[1, 2147483519\]"),
         (lambda: brute_force(LINF, num_samples=1, batch_size=0), "`batch_size` must"),
         (lambda: noise(LINF, kind="pink"), "`kind` must be one of uniform, gaussian"),
-        (lambda: noise(LINF, num_samples=0), "`num_samples` must be a whole number"),
+        (lambda: noise(LINF, num_samples=0), "`num_samples` must be at least 1"),
     ],
 )
 def test_refuses_settings_out_of_range(build, message):
@@ -559,5 +565,5 @@ def test_refuses_other_norms(build):
 
 
 def test_square_refuses_what_is_not_an_image(key):
-    with pytest.raises(ValueError, match=r"must have the shape \(batch, height"):
+    with pytest.raises(ValueError, match=r"must be of shape \(batch, height"):
         square(LINF)(key, two_classes(jnp.ones(9)), jnp.ones((2, 9)), zeros(2))
