@@ -1,4 +1,4 @@
-"""Arguments of closed forms: what is known to Python is checked, the rest is not.
+"""Arguments of closed forms and graphs: what is known is checked, the rest is not.
 
 A formula takes numbers, or arrays of one shape, and is traced, mapped and
 differentiated like any function of JAX; so a JAX array, which may be traced, is not
@@ -11,7 +11,17 @@ import numpy as np
 from jax import dtypes
 from jax.typing import ArrayLike, DTypeLike
 
-__all__ = ["count", "real", "vector", "whole"]
+from jaxrobust.arguments import is_in, require, require_shape
+
+__all__ = [
+    "count",
+    "real",
+    "refuse_pairs",
+    "require_integers",
+    "vector",
+    "vertex_pairs",
+    "whole",
+]
 
 
 def _refuse_outside(
@@ -19,16 +29,10 @@ def _refuse_outside(
 ) -> None:
     """Refuse values outside of the interval once they are numbers of a type."""
     with np.errstate(over="ignore", under="ignore"):
-        low, high, known = (
-            np.asarray(each, dtype)
-            for each in (*map(float, interval[1:-1].split(",")), value)
-        )
+        known = np.asarray(value, dtype)
     # Below the normal numbers XLA may compute with 0.
     known = np.where(np.abs(known) < np.finfo(known.dtype).tiny, 0, known)
-    is_above = known >= low if interval[0] == "[" else known > low
-    is_below = known <= high if interval[-1] == "]" else known < high
-    # NaN lies in no interval.
-    wrong = known[~(is_above & is_below)]
+    wrong = known[~is_in(known, interval)]
     if wrong.size:
         kind = "" if dtype is float else f" in {known.dtype}"
         raise ValueError(
@@ -81,13 +85,10 @@ def vector(
         ValueError: for another shape, or a value outside.
     """
     checked = real(name, value, interval, fix=fix)
-    is_long_enough = checked.size >= at_least if length is None else True
-    if checked.ndim != 1 or not is_long_enough or length not in (None, checked.size):
-        entries = f"at least {at_least}" if length is None else f"{length}"
-        raise ValueError(
-            f"`{name}` must be a vector with a length of {entries}, got the shape "
-            f"{checked.shape}; {fix}."
-        )
+    is_right = checked.size >= at_least if length is None else checked.size == length
+    entries = f"at least {at_least}" if length is None else f"{length}"
+    rule = f"a vector with a length of {entries}"
+    require(checked.ndim == 1 and is_right, name, rule, checked.shape, fix)
     return checked
 
 
@@ -136,3 +137,41 @@ def count(name: str, value: int, interval: str = "[1, inf)", *, fix: str) -> int
         )
     _refuse_outside(name, value, interval, fix)
     return int(value)
+
+
+def require_integers(name: str, value: np.ndarray, fix: str) -> None:
+    """Refuse an array of another type.
+
+    Raises:
+        ValueError: naming the type.
+    """
+    require(value.dtype.kind in "iu", name, "of integers", value.dtype.name, fix)
+
+
+def vertex_pairs(edges: ArrayLike, num_vertices: int) -> np.ndarray:
+    """The edges of a graph, `(edges, 2)`, as they were given.
+
+    Args:
+        edges: `(edges, 2)`, numbers of vertices; of any shape if there are none.
+        num_vertices: of the graph.
+
+    Raises:
+        ValueError: for what is not two different vertices in [0, num_vertices).
+    """
+    edges = np.asarray(edges)
+    if edges.size == 0:
+        return np.zeros((0, 2), np.int64)
+    require_shape("edges", edges, ("edges", 2), "give pairs of vertices")
+    require_integers("edges", edges, "give numbers of vertices")
+    is_out = ((edges < 0) | (edges >= num_vertices)).any(axis=1)
+    rule = f"pairs of vertices in [0, {num_vertices})"
+    refuse_pairs(edges[is_out], rule, "number the vertices from 0")
+    is_loop = edges[:, 0] == edges[:, 1]
+    refuse_pairs(edges[is_loop], "pairs of two different vertices", "drop the loop")
+    return edges.astype(np.int64)
+
+
+def refuse_pairs(wrong: np.ndarray, rule: str, fix: str) -> None:
+    """Refuse edges of which some are wrong, naming the first of these."""
+    for pair in wrong[:1].tolist():
+        require(False, "edges", rule, tuple(pair), fix)

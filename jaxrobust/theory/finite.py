@@ -25,6 +25,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.spatial.distance import cdist
 
+from jaxrobust.arguments import require, require_choice, require_in, require_shape
+from jaxrobust.theory.arguments import require_integers
 from jaxrobust.theory.independent_sets import CliqueCover, maximum_independent_set
 
 __all__ = [
@@ -82,11 +84,10 @@ class NearestPointClassifier:
         """
         inputs = np.asarray(inputs)
         flat = inputs.reshape(len(inputs), -1)
-        if flat.shape[1] != self.points.shape[1]:
-            raise ValueError(
-                f"`inputs` must have {self.points.shape[1]} coordinates each, got "
-                f"shape {inputs.shape!r}; give inputs of the shape of the points."
-            )
+        size = self.points.shape[1]
+        rule = f"of {size} coordinates each"
+        remedy = "give inputs of the shape of the points"
+        require(flat.shape[1] == size, "inputs", rule, inputs.shape, remedy)
         nearest = np.zeros(len(flat), np.int64)
         for here in _blocks(len(flat)):
             closest = np.full(len(flat[here]), math.inf)
@@ -172,10 +173,7 @@ def optimal_robust_classifier(
         np.full(count, 1 / count) if weights is None else np.asarray(weights, float)
     )
     _refuse_weights(weights, count)
-    if not time_limit > 0:
-        raise ValueError(
-            f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
-        )
+    require_in("time_limit", time_limit, "(0, inf]", "it is in seconds")
     conflicts = conflicting_pairs(
         points, labels, norm=norm, epsilon=epsilon, reach=reach, tolerance=tolerance
     )
@@ -261,54 +259,36 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The points as rows, and the labels."""
     points, labels = np.asarray(points), np.asarray(labels)
-    if points.ndim < 2 or 0 in points.shape or points.dtype.kind not in "fiu":
-        raise ValueError(
-            "`points` must be a non-empty array (points, ...) of floats or integers, "
-            f"got {points.dtype.name} of shape {points.shape!r}; give a row per point."
-        )
+    require(
+        points.ndim >= 2 and 0 not in points.shape,
+        "points",
+        "a non-empty array (points, ...)",
+        points.shape,
+        "give a row per point",
+    )
+    is_real = points.dtype.kind in "fiu"
+    remedy = "give real numbers"
+    require(is_real, "points", "floats or integers", points.dtype.name, remedy)
     points = points.reshape(len(points), -1)
-    if not np.isfinite(points).all():
-        row = int(np.flatnonzero(~np.isfinite(points).all(axis=1))[0])
-        raise ValueError(
-            f"`points` must be finite, got {points[row]!r} in row {row}; "
-            "drop rows that are not numbers."
-        )
-    if labels.shape != (len(points),) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"`labels` must be integers of shape ({len(points)},), got "
-            f"{labels.dtype.name} of shape {labels.shape!r}; give one per point."
-        )
-    for name, value, choices in (("norm", norm, Norm), ("reach", reach, Reach)):
-        if value not in get_args(choices):
-            raise ValueError(
-                f"`{name}` must be one of {', '.join(get_args(choices))}, got "
-                f"{value!r}; choose one of these."
-            )
-    for name, value in (("epsilon", epsilon), ("tolerance", tolerance)):
-        if value is not None and not 0 <= value < math.inf:
-            raise ValueError(
-                f"`{name}` must be finite and non-negative, got {value!r}; "
-                "it is in the unit of the points."
-            )
+    require_in("points", points, "(-inf, inf)", "drop rows that are not numbers")
+    require_shape("labels", labels, (len(points),), "give one per point")
+    require_integers("labels", labels, "give the numbers of classes")
+    require_choice("norm", norm, get_args(Norm))
+    require_choice("reach", reach, get_args(Reach))
+    unit = "it is in the unit of the points"
+    require_in("epsilon", epsilon, "[0, inf)", unit)
+    if tolerance is not None:
+        require_in("tolerance", tolerance, "[0, inf)", unit)
     return points, labels
 
 
 def _refuse_weights(weights: np.ndarray, count: int) -> None:
-    if weights.shape != (count,):
-        raise ValueError(
-            f"`weights` must be of shape ({count},), got {weights.shape!r}; "
-            "give one per point."
-        )
-    wrong = np.flatnonzero(~((weights >= 0) & (weights < math.inf)))
-    if wrong.size:
-        raise ValueError(
-            f"`weights` must be finite and non-negative, got {weights[wrong[0]]:g} "
-            f"for point {wrong[0]}; give a point that does not count a weight of 0."
-        )
+    require_shape("weights", weights, (count,), "give one per point")
+    remedy = "give a point that does not count a weight of 0"
+    require_in("weights", weights, "[0, inf)", remedy)
     total = float(weights.sum())
-    if abs(total - 1) > 1e-6:
-        fix = "divide them by their sum" if total else "give some point a weight"
-        raise ValueError(f"`weights` must have the sum 1, got {total:.9g}; {fix}.")
+    remedy = "divide them by their sum" if total else "give some point a weight"
+    require(abs(total - 1) <= 1e-6, "weights", "of the sum 1", total, remedy)
 
 
 def _blocks(count: int) -> Iterator[slice]:

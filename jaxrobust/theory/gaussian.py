@@ -12,6 +12,7 @@ from jax import lax
 from jax.scipy.special import ndtr
 from jax.typing import ArrayLike
 
+from jaxrobust.arguments import require_choice
 from jaxrobust.theory.arguments import count, real, vector
 from jaxrobust.types import PRNGKey
 
@@ -92,10 +93,7 @@ def linear_error(
     References:
         LP-V1 (LP, proof of Theorem 2), for any hyperplane.
     """
-    if norm not in ("l2", "linf"):
-        raise ValueError(
-            f"`norm` must be one of l2, linf, got {norm!r}; choose one of these."
-        )
+    require_choice("norm", norm, ("l2", "linf"))
     weights = vector("weights", weights, fix="give a finite weight of each axis")
     fix = "give as many finite numbers as weights"
     mean = vector("mean", mean, length=weights.size, fix=fix)

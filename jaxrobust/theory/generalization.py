@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from jaxrobust.arguments import require
 from jaxrobust.theory.arguments import real, vector
 
 __all__ = [
@@ -152,10 +153,8 @@ def margin_bound(
     Differs from the paper: the last line of its proof has 2^(k + 1) before the covering
     number and g in place of the radius; this is the statement.
     """
-    if factor not in (1, 2):
-        raise ValueError(
-            f"`factor` must be 1 or 2, got {factor!r}; 2 is the paper's, 1 enough."
-        )
+    remedy = "2 is the paper's, 1 enough"
+    require(factor in (1, 2), "factor", "1 or 2", factor, remedy)
     fix = "give a margin of examples that are right"
     margin = real("smallest_margin", smallest_margin, "(0, inf)", fix=fix)
     width = real("width", width, "(0, inf)", fix="give the width of the ramp loss")

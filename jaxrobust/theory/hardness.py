@@ -16,6 +16,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrobust.arguments import (
+    require,
+    require_choice,
+    require_count,
+    require_in,
+    require_shape,
+)
+from jaxrobust.theory.arguments import refuse_pairs, vertex_pairs
 from jaxrobust.theory.finite import Norm
 from jaxrobust.theory.independent_sets import IndependentSet, maximum_independent_set
 
@@ -88,34 +96,22 @@ def hardness_gadget(
     which neighbors are not epsilon apart.
     """
     edges = _checked(num_vertices, edges)
-    if num_vertices < 3:
-        raise ValueError(
-            f"`num_vertices` must be at least 3, got {num_vertices!r}; "
-            "add vertices without edges, each of which adds 1 to the packing."
-        )
-    if norm not in _ORDERS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(_ORDERS)}, got {norm!r}; "
-            "choose one of these."
-        )
+    remedy = "add vertices without edges, each of which adds 1 to the packing"
+    require_count("num_vertices", num_vertices, remedy, least=3)
+    require_choice("norm", norm, tuple(_ORDERS))
     first, second = np.triu_indices(num_vertices, 1)
     pair = np.arange(len(first))
     is_edge = np.isin(first * num_vertices + second, edges @ [num_vertices, 1])
     labels = np.arange(num_vertices)
     if norm == "l0":
-        if epsilon not in (None, len(pair) - 1):
-            raise ValueError(
-                f"`epsilon` must be {len(pair) - 1} with norm l0 and {num_vertices} "
-                f"vertices, got {epsilon!r}; leave it out."
-            )
+        is_right = epsilon in (None, len(pair) - 1)
+        rule = f"{len(pair) - 1} with norm l0 and {num_vertices} vertices"
+        require(is_right, "epsilon", rule, epsilon, "leave it out")
         points = 1.0 + np.arange(num_vertices)[:, None] * len(pair) + pair
         points[second[is_edge], pair[is_edge]] = points[first[is_edge], pair[is_edge]]
         return Gadget(points, labels, norm, float(len(pair) - 1))
     epsilon = 1.0 if epsilon is None else epsilon
-    if not 0 < epsilon < math.inf:
-        raise ValueError(
-            f"`epsilon` must be finite and above 0, got {epsilon!r}; 1.0 will do."
-        )
+    require_in("epsilon", epsilon, "(0, inf)", "1.0 will do")
     points = np.zeros((num_vertices, len(pair)))
     points[first, pair], points[second, pair] = -1.0, 1.0
     points[first[is_edge], pair[is_edge]] = 1.0
@@ -177,11 +173,7 @@ def predictions_of_packing(
     """
     around = _neighborhoods(num_vertices, edges)
     is_packed = np.asarray(is_packed, bool)
-    if is_packed.shape != (num_vertices,):
-        raise ValueError(
-            f"`is_packed` must be of shape ({num_vertices},), got "
-            f"{is_packed.shape!r}; give each vertex a flag."
-        )
+    require_shape("is_packed", is_packed, (num_vertices,), "give each vertex a flag")
     _refuse_overlap(around, is_packed)
     predictions = np.arange(num_vertices)
     vertices, packed = np.nonzero(around & is_packed)
@@ -208,11 +200,8 @@ def packing_of_predictions(
     """
     around = _neighborhoods(num_vertices, edges)
     predictions = np.asarray(predictions)
-    if predictions.shape != (num_vertices,):
-        raise ValueError(
-            f"`predictions` must be of shape ({num_vertices},), got "
-            f"{predictions.shape!r}; classify each point of the gadget once."
-        )
+    remedy = "classify each point of the gadget once"
+    require_shape("predictions", predictions, (num_vertices,), remedy)
     is_own = predictions[None, :] == np.arange(num_vertices)[:, None]
     return (is_own | ~around).all(axis=1)
 
@@ -263,11 +252,8 @@ def independent_set_of_packing(
     """
     edges = _checked(num_vertices, edges)
     is_packed = np.asarray(is_packed, bool)
-    if is_packed.shape != (num_vertices + len(edges),):
-        raise ValueError(
-            f"`is_packed` must be of shape ({num_vertices + len(edges)},), got "
-            f"{is_packed.shape!r}; give a packing of the graph of `packing_graph`."
-        )
+    remedy = "give a packing of the graph of `packing_graph`"
+    require_shape("is_packed", is_packed, (num_vertices + len(edges),), remedy)
     _refuse_overlap(_neighborhoods(*packing_graph(num_vertices, edges)), is_packed)
     chosen = is_packed[:num_vertices].copy()
     # A middle is near all vertices with edges, so an end of it can take its place.
@@ -285,38 +271,10 @@ def _neighborhoods(num_vertices: int, edges: np.ndarray) -> np.ndarray:
 
 def _checked(num_vertices: int, edges: np.ndarray) -> np.ndarray:
     """The edges, the smaller vertex first."""
-    if num_vertices < 1:
-        raise ValueError(
-            f"`num_vertices` must be at least 1, got {num_vertices!r}; "
-            "an empty graph has no distribution."
-        )
-    edges = np.asarray(edges)
-    if edges.size == 0:
-        return np.zeros((0, 2), np.int64)
-    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
-        raise ValueError(
-            "`edges` must be integers of shape (edges, 2), got "
-            f"{edges.dtype.name} of shape {edges.shape!r}; give pairs of vertices."
-        )
-    out = (edges < 0) | (edges >= num_vertices)
-    if out.any():
-        raise ValueError(
-            f"`edges` must join vertices in [0, {num_vertices}), got "
-            f"{tuple(edges[out.any(axis=1)][0].tolist())!r}; "
-            "number the vertices from 0."
-        )
-    loops = edges[:, 0] == edges[:, 1]
-    if loops.any():
-        raise ValueError(
-            "`edges` must join two different vertices, got "
-            f"{tuple(edges[loops][0].tolist())!r}; drop the loop."
-        )
-    edges = np.sort(edges.astype(np.int64), axis=1)
+    remedy = "an empty graph has no distribution"
+    require_count("num_vertices", num_vertices, remedy)
+    edges = np.sort(vertex_pairs(edges, num_vertices), axis=1)
     different, times = np.unique(edges, axis=0, return_counts=True)
-    if (times > 1).any():
-        raise ValueError(
-            "`edges` must name each pair once, in either order, got "
-            f"{tuple(different[times > 1][0].tolist())!r} {times.max()} times; "
-            "drop the repetitions."
-        )
+    rule = "different pairs, whatever their order"
+    refuse_pairs(different[times > 1], rule, "drop the repetitions")
     return edges

@@ -24,6 +24,9 @@ from scipy.sparse.csgraph import (
     maximum_flow,
 )
 
+from jaxrobust.arguments import require, require_in, require_shape
+from jaxrobust.theory.arguments import vertex_pairs
+
 __all__ = [
     "CliqueCover",
     "IndependentSet",
@@ -139,11 +142,7 @@ def certified_bound(
     """
     cliques, amounts = certificate
     weights = np.asarray(weights, np.float64)
-    if not _is_non_negative(amounts):
-        raise ValueError(
-            "`amounts` must be finite and non-negative, got "
-            f"{amounts!r}; a negative amount proves nothing."
-        )
+    require_in("amounts", amounts, "[0, inf)", "a negative amount proves nothing")
     count = len(weights)
     known = np.unique(np.sort(np.asarray(edges, np.int64).reshape(-1, 2)) @ [count, 1])
     for first in range(cliques.shape[1]):
@@ -158,10 +157,6 @@ def certified_bound(
                     "edge; give the edges that the certificate was made for."
                 )
     return _covered(cliques, np.asarray(amounts), weights)
-
-
-def _is_non_negative(values: np.ndarray) -> bool:
-    return bool((np.isfinite(values) & (np.asarray(values) >= 0)).all())
 
 
 class _Proof:
@@ -190,42 +185,15 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Edges without repetition, the smaller vertex first, and the parts."""
     count = len(weights)
-    if weights.ndim != 1 or not count or not _is_non_negative(weights):
-        raise ValueError(
-            "`weights` must be finite, non-negative and of shape (vertices,), got "
-            f"{weights!r}; give each of one or more vertices a weight of at least 0."
-        )
-    if not time_limit > 0:
-        raise ValueError(
-            f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
-        )
-    edges = np.asarray(edges)
-    if edges.size == 0:
-        edges = np.zeros((0, 2), np.int64)
-    if edges.ndim != 2 or edges.shape[1] != 2 or edges.dtype.kind not in "iu":
-        raise ValueError(
-            "`edges` must be integers of shape (edges, 2), got "
-            f"{edges.dtype.name} of shape {edges.shape!r}; give pairs of vertices."
-        )
-    if len(edges) and not (edges.min() >= 0 and edges.max() < count):
-        raise ValueError(
-            f"`edges` must join vertices in [0, {count}), got "
-            f"[{edges.min()}, {edges.max()}]; number the vertices from 0."
-        )
-    loops = edges[:, 0] == edges[:, 1]
-    if loops.any():
-        raise ValueError(
-            "`edges` must join two different vertices, got "
-            f"{tuple(edges[loops][0].tolist())!r}; drop the loop."
-        )
-    codes = np.unique(np.sort(edges.astype(np.int64), axis=1) @ [count, 1])
+    remedy = "give each of one or more vertices a weight of at least 0"
+    require_shape("weights", weights, ("vertices",), remedy)
+    require(count > 0, "weights", "of one or more vertices", weights, remedy)
+    require_in("weights", weights, "[0, inf)", remedy)
+    require_in("time_limit", time_limit, "(0, inf]", "it is in seconds")
+    codes = np.unique(np.sort(vertex_pairs(edges, count), axis=1) @ [count, 1])
     edges = np.stack(np.divmod(codes, count), axis=1)
     parts = np.arange(count) if parts is None else np.asarray(parts)
-    if parts.shape != (count,):
-        raise ValueError(
-            f"`parts` must be of shape ({count},), got {parts.shape!r}; "
-            "give each vertex a part."
-        )
+    require_shape("parts", parts, (count,), "give each vertex a part")
     parts = np.unique(parts, return_inverse=True)[1].reshape(-1)
     within = parts[edges[:, 0]] == parts[edges[:, 1]]
     if within.any():

@@ -443,27 +443,33 @@ POINTS, LABELS = np.zeros((3, 2)), np.array([0, 1, 1])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"points": np.zeros(3)}, r"\(points, ...\).*got float64 of shape \(3,\)"),
+        ({"points": np.zeros(3)}, r"\(points, ...\), got \(3,\)"),
         ({"points": np.zeros((0, 2))}, "non-empty"),
-        ({"points": np.zeros((3, 2), complex)}, "got complex128"),
-        ({"points": np.array([[0], [1], [math.nan]])}, "must be finite.* in row 2"),
-        ({"labels": np.zeros(3)}, "`labels` must be integers.*got float64"),
-        ({"labels": np.array([0, 1])}, r"of shape \(3,\), got int64 of shape \(2,\)"),
-        ({"epsilon": -0.1}, "`epsilon` must be finite and non-negative, got -0.1"),
-        ({"epsilon": math.inf}, "`epsilon` must be finite"),
-        ({"tolerance": -1.0}, "`tolerance` must be finite and non-negative"),
+        ({"points": np.zeros((3, 2), complex)}, "got 'complex128'"),
+        (
+            {"points": np.array([[0], [1], [math.nan]])},
+            r"`points` must be in \(-inf, inf\), got nan",
+        ),
+        ({"labels": np.zeros(3)}, "`labels` must be of integers, got .float64"),
+        ({"labels": np.array([0, 1])}, r"of shape \(3,\), got \(2,\)"),
+        ({"epsilon": -0.1}, r"`epsilon` must be in \[0, inf\), got -0.1"),
+        ({"epsilon": math.inf}, r"`epsilon` must be in \[0, inf\), got inf"),
+        ({"tolerance": -1.0}, r"`tolerance` must be in \[0, inf\)"),
         ({"norm": "l7"}, "`norm` must be one of linf, l2, l1, l0, got 'l7'"),
         ({"reach": "moon"}, "`reach` must be one of space, support, got 'moon'"),
-        ({"weights": np.ones(3)}, "must have the sum 1, got 3; divide them by"),
-        ({"weights": np.zeros(3)}, "must have the sum 1, got 0; give some point a"),
+        ({"weights": np.ones(3)}, r"must be of the sum 1, got 3\.0; divide them by"),
+        (
+            {"weights": np.zeros(3)},
+            r"must be of the sum 1, got 0\.0; give some point a",
+        ),
         (
             {"weights": np.array([1.1, -0.1, 0.0])},
-            "must be finite and non-negative, got -0.1 for point 1; give a point",
+            r"must be in \[0, inf\), got -0.1; give a point",
         ),
-        ({"weights": np.array([0.5, 0.5, math.nan])}, "got nan for point 2;"),
-        ({"weights": np.array([math.inf, 0.5, 0.5])}, "got inf for point 0;"),
+        ({"weights": np.array([0.5, 0.5, math.nan])}, "got nan;"),
+        ({"weights": np.array([math.inf, 0.5, 0.5])}, "got inf;"),
         ({"weights": np.array([0.5, 0.5])}, r"of shape \(3,\), got \(2,\); give one"),
-        ({"time_limit": 0}, "`time_limit` must be above 0, got 0"),
+        ({"time_limit": 0}, r"`time_limit` must be in \(0, inf\], got 0"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
@@ -474,7 +480,7 @@ def test_arguments_out_of_range_are_refused(arguments, message):
 
 def test_inputs_of_another_size_are_refused():
     found = optimal_robust_classifier(POINTS, LABELS, epsilon=0.0)
-    with pytest.raises(ValueError, match=r"must have 2 coordinates each, got .*\(4, 3"):
+    with pytest.raises(ValueError, match=r"be of 2 coordinates each, got \(4, 3\)"):
         found.classifier(np.zeros((4, 3)))
     assert found.classifier(np.zeros((4, 2, 1))).tolist() == [1] * 4
 

@@ -216,7 +216,7 @@ def test_a_proof_of_nothing_is_refused():
     stranger = CliqueCover(np.array([[0, 1, 2]]), np.array([1.0]))
     with pytest.raises(ValueError, match=r"got \(0, 2\), which is no edge"):
         certified_bound(stranger, edges, weights)
-    with pytest.raises(ValueError, match="`amounts` must be finite and non-negative"):
+    with pytest.raises(ValueError, match=r"`amounts` must be in \[0, inf\)"):
         certified_bound(good._replace(amounts=np.array([-1.0])), edges, weights)
 
 
@@ -224,16 +224,16 @@ def test_a_proof_of_nothing_is_refused():
     ("edges", "weights", "settings", "message"),
     [
         ([[0, 0]], [1, 1], {}, r"two different vertices, got \(0, 0\)"),
-        ([[0, 2]], [1, 1], {}, r"in \[0, 2\), got \[0, 2\]"),
-        ([[-1, 0]], [1, 1], {}, r"in \[0, 2\), got \[-1, 0\]"),
-        ([[0.0, 1.0]], [1, 1], {}, "must be integers of shape .*got float64"),
-        ([[0, 1, 1]], [1, 1], {}, r"of shape \(1, 3\)"),
-        ([[0, 1]], [1, -1], {}, "`weights` must be finite, non-negative"),
-        ([[0, 1]], [1, math.nan], {}, "`weights` must be finite, non-negative"),
+        ([[0, 2]], [1, 1], {}, r"in \[0, 2\), got \(0, 2\)"),
+        ([[-1, 0]], [1, 1], {}, r"in \[0, 2\), got \(-1, 0\)"),
+        ([[0.0, 1.0]], [1, 1], {}, "must be of integers, got .float64"),
+        ([[0, 1, 1]], [1, 1], {}, r"of shape \(edges, 2\), got \(1, 3\)"),
+        ([[0, 1]], [1, -1], {}, r"`weights` must be in \[0, inf\)"),
+        ([[0, 1]], [1, math.nan], {}, r"`weights` must be in \[0, inf\)"),
         ([], [], {}, "one or more vertices"),
         ([[0, 1]], [1, 1], {"parts": np.array([4, 4])}, r"the same for \(0, 1\)"),
         ([[0, 1]], [1, 1], {"parts": np.array([4])}, r"of shape \(2,\), got \(1,\)"),
-        ([[0, 1]], [1, 1], {"time_limit": -3}, "above 0, got -3"),
+        ([[0, 1]], [1, 1], {"time_limit": -3}, r"must be in \(0, inf\], got -3"),
     ],
 )
 def test_graphs_that_are_none_are_refused(edges, weights, settings, message):
