@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxrobust.arguments import require
 from jaxrobust.attacks import brute_force, over_targets, pgd, zoo
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation.evidence import (
@@ -359,11 +360,9 @@ def checklist(
     checked model choose among many restarts made on its base.
     """
     known = {each for question in QUESTIONS for each in question[:2]}
-    if unknown := set(only or ()) - known:
-        raise ValueError(
-            f"`only` must hold names or sources of questions, got {sorted(unknown)!r}; "
-            f"choose from {', '.join(question.name for question in QUESTIONS)}."
-        )
+    unknown = sorted(set(only or ()) - known)
+    remedy = f"choose from {', '.join(question.name for question in QUESTIONS)}"
+    require(not unknown, "only", "names or sources of questions", unknown, remedy)
     evidence = Evidence(
         logits_fn,
         dataset,

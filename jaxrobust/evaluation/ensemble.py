@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrobust.arguments import require, require_count
 from jaxrobust.attacks import Attack, aimed, auto_pgd, fab
 from jaxrobust.attacks.gradient_free import square
 from jaxrobust.data import Dataset
@@ -75,27 +76,20 @@ class EnsembleConfig:
 
     def __post_init__(self):
         for name in ("num_steps", "num_targets", "num_queries", "num_restarts"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"`{name}` must be at least 1, got {getattr(self, name)!r}; leave "
-                    "out a stage to do without it."
-                )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(
-                f"`batch_size` must be at least 1 or None, got {self.batch_size!r}; "
-                "None chooses one."
-            )
+            remedy = "leave out a stage to do without it"
+            require_count(name, getattr(self, name), remedy)
+        if self.batch_size is not None:
+            require_count("batch_size", self.batch_size, "None chooses one")
         for name in self.stages:
-            if name not in STAGES:
-                raise ValueError(
-                    f"`stages` must be among {', '.join(STAGES)}, got {name!r}; "
-                    "choose some of these."
-                )
-        if not self.stages or len(set(self.stages)) < len(self.stages):
-            raise ValueError(
-                "`stages` must name at least one attack and each once, got "
-                f"{self.stages!r}; use num_restarts to run them more often."
-            )
+            rule = f"among {', '.join(STAGES)}"
+            require(name in STAGES, "stages", rule, name, "choose some of these")
+        require(
+            len(set(self.stages)) == len(self.stages) > 0,
+            "stages",
+            "at least one attack, each named once",
+            self.stages,
+            "use num_restarts to run them more often",
+        )
         for epsilon in self.epsilons:
             require_epsilon(self.norm, epsilon)
 
@@ -172,11 +166,8 @@ def standard_stages(config: EnsembleConfig, num_classes: int) -> tuple[Stage, ..
     Raises:
         ValueError: if there are fewer than two classes.
     """
-    if num_classes < 2:
-        raise ValueError(
-            f"`num_classes` must be at least 2, got {num_classes!r}; with one class "
-            "nothing can be mistaken."
-        )
+    remedy = "with one class nothing can be mistaken"
+    require_count("num_classes", num_classes, remedy, least=2)
     steps, restarts = config.num_steps, config.num_restarts
     num_targets = min(config.num_targets, num_classes - 1)
 
@@ -274,11 +265,13 @@ def evaluate_ensemble_models(
     else:
         chosen = tuple(stages)
     names = tuple(stage.name for stage in chosen)
-    if not names or len(set(names)) < len(names):
-        raise ValueError(
-            "`stages` must be at least one and of different names, got "
-            f"{names!r}; a stage's name says what it draws."
-        )
+    require(
+        len(set(names)) == len(names) > 0,
+        "stages",
+        "at least one and of different names",
+        names,
+        "a stage's name says what it draws",
+    )
     plan = Plan(
         stages=chosen,
         epsilons=tuple(sorted(set(config.epsilons))),

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.attacks import Attack, iterate, judge
 from jaxrobust.attacks.base import AttackState
 from jaxrobust.attacks.gradient import pgd_kernel
@@ -134,29 +135,23 @@ class ChecklistConfig:
     """Of everything random."""
 
     def __post_init__(self):
-        THREATS["linf"](self.epsilon)
         counts = (
             *("num_steps", "num_restarts", "num_images", "batch_size"),
             *("many_restarts", "long_steps", "brute_force_samples"),
             *("zoo_steps", "num_queries"),
         )
-        checks = (
-            ("epsilon", self.epsilon > 0, "positive"),
-            ("epsilon", self.epsilon < 1 or self.norm != "linf", "below 1"),
-            ("norm", self.norm in THREATS, f"one of {', '.join(THREATS)}"),
-            ("step_size", 0 < self.step_size < math.inf, "positive"),
-            ("loss", self.loss in LOSSES, f"one of {', '.join(LOSSES)}"),
-            *((name, getattr(self, name) >= 1, "at least 1") for name in counts),
-            ("num_radii", self.num_radii >= 2, "at least 2"),
-            ("tolerance", 0 <= self.tolerance < 1, "in [0, 1)"),
-            ("change", 0 <= self.change < 1, "in [0, 1)"),
-        )
-        for name, is_right, rule in checks:
-            if not is_right:
-                raise ValueError(
-                    f"`{name}` must be {rule}, got {getattr(self, name)!r}; radii and "
-                    "steps are in units of [0, 1] pixels, so 8/255 rather than 8."
-                )
+        units = "radii and steps are in units of [0, 1] pixels, so 8/255 rather than 8"
+        default = "leave it out for its default"
+        radii = "(0, 1)" if self.norm == "linf" else "(0, inf)"
+        require_choice("norm", self.norm, tuple(THREATS))
+        require_in("epsilon", self.epsilon, radii, units)
+        require_in("step_size", self.step_size, "(0, inf)", units)
+        require_choice("loss", self.loss, tuple(LOSSES))
+        for name in counts:
+            require_count(name, getattr(self, name), default)
+        require_count("num_radii", self.num_radii, default, least=2)
+        require_in("tolerance", self.tolerance, "[0, 1)", default)
+        require_in("change", self.change, "[0, 1)", default)
 
 
 class Outcome(NamedTuple):

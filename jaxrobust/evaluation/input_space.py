@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from jaxrobust.arguments import require_choice, require_count, require_shape
 from jaxrobust.attacks import Attack
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.pytrees import outline
@@ -92,19 +93,9 @@ class Interpolation(NamedTuple):
 def _loss_fn(loss: Loss) -> Callable[[Logits, Labels], PerExample]:
     if not isinstance(loss, str):
         return loss
-    if loss not in LOSSES:
-        raise ValueError(
-            f"`loss` must be one of {', '.join(LOSSES)}, got {loss!r}; choose one of "
-            "these, or give a function (logits, labels) -> (batch,)."
-        )
+    remedy = "choose one of these, or give a function (logits, labels) -> (batch,)"
+    require_choice("loss", loss, tuple(LOSSES), remedy)
     return LOSSES[loss]
-
-
-def _check_count(name: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(
-            f"`{name}` must be at least {least}, got {value!r}; give a larger number."
-        )
 
 
 def input_gradients(
@@ -152,10 +143,7 @@ def scale_for_display(
     References:
         Tsipras et al., 2019, arXiv:1805.12152, Figures 2 and 8.
     """
-    if style not in ("signed", "unit"):
-        raise ValueError(
-            f"`style` must be one of signed, unit, got {style!r}; choose one of these."
-        )
+    require_choice("style", style, ("signed", "unit"))
     axes = tuple(range(1, gradients.ndim))
     if style == "signed":
         limit = jnp.max(jnp.abs(gradients), axis=axes, keepdims=True)
@@ -222,14 +210,11 @@ def loss_surface(
     Differs from the paper: LP does not say which directions it takes, nor whether
     pixels are clipped; see `steepest_directions` and `random_directions`.
     """
-    _check_count("num_points", num_points, 2)
-    _check_count("batch_size", batch_size, 1)
+    require_count("num_points", num_points, "2 are the ends only", least=2)
+    require_count("batch_size", batch_size, "100 is a good choice")
     for name, direction in (("direction_a", direction_a), ("direction_b", direction_b)):
-        if jnp.shape(direction) != jnp.shape(image):
-            raise ValueError(
-                f"`{name}` must have the shape of the image, {jnp.shape(image)}, got "
-                f"{jnp.shape(direction)}; give one direction without a batch axis."
-            )
+        remedy = "give one direction like the image, without a batch axis"
+        require_shape(name, direction, jnp.shape(image), remedy)
     loss_fn = _loss_fn(loss)
 
     @jax.jit
@@ -281,7 +266,7 @@ def saliency(
     Raises:
         ValueError: for an unknown loss or a batch size below 1.
     """
-    _check_count("batch_size", batch_size, 1)
+    require_count("batch_size", batch_size, "100 is a good choice")
     loss_fn = _loss_fn(loss)
     base_key = jax.random.key(0) if key is None else key
 
@@ -325,12 +310,9 @@ def interpolate(
     Raises:
         ValueError: for an unknown loss, images of different shapes, or too few points.
     """
-    _check_count("num_points", num_points, 2)
-    if jnp.shape(clean) != jnp.shape(adversarial):
-        raise ValueError(
-            f"`adversarial` must have the shape of `clean`, {jnp.shape(clean)}, got "
-            f"{jnp.shape(adversarial)}; give one adversarial image for each clean one."
-        )
+    require_count("num_points", num_points, "2 are the ends only", least=2)
+    remedy = "give one adversarial image for each clean one"
+    require_shape("adversarial", adversarial, jnp.shape(clean), remedy)
     loss_fn = _loss_fn(loss)
 
     @jax.jit

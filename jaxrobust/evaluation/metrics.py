@@ -9,6 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import (
+    require,
+    require_choice,
+    require_count,
+    require_in,
+    require_shape,
+)
 from jaxrobust.attacks import Attack, fab
 from jaxrobust.data import Dataset, as_float
 from jaxrobust.evaluation.preflight import among_strangers, require_independent
@@ -58,15 +65,10 @@ def wilson_interval(
     References:
         Wilson, 1927, Journal of the American Statistical Association 22.
     """
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(
-            f"`successes` must be in [0, trials] and `trials` at least 1, got "
-            f"{successes!r} of {trials!r}; count the same examples for both."
-        )
-    if not 0 < confidence < 1:
-        raise ValueError(
-            f"`confidence` must be in (0, 1), got {confidence!r}; 0.95 is usual."
-        )
+    require_count("trials", trials, "count one example at least")
+    remedy = "count the same examples as in `trials`"
+    require_count("successes", successes, remedy, least=0, most=trials)
+    require_in("confidence", confidence, "(0, 1)", "0.95 is usual")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     share, squared = successes / trials, z * z / trials
     center = (share + squared / 2) / (1 + squared)
@@ -147,15 +149,8 @@ def minimal_epsilons(
         ValueError: for an unknown norm, a batch size below 1, or a model whose answers
             depend on the other images of the batch.
     """
-    if norm not in THREATS:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(THREATS)}, got {norm!r}; "
-            "choose one of these."
-        )
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1, got {batch_size!r}; 100 is usual."
-        )
+    require_choice("norm", norm, tuple(THREATS))
+    require_count("batch_size", batch_size, "100 is usual")
     num_pixels = int(np.prod(dataset.images.shape[1:]))
     # A hair more than the diagonal, which a norm known up to rounding may exceed.
     radius = 1.0 if norm == "linf" else math.sqrt(num_pixels) * 1.001
@@ -228,11 +223,8 @@ def success_by_class(
         ValueError: for another radius, or another number of labels.
     """
     stands = _flags_at(evaluation, epsilon)
-    if len(labels) != evaluation.num_examples:
-        raise ValueError(
-            f"`labels` must be those of the {evaluation.num_examples} examples "
-            f"evaluated, got {len(labels)}; give the labels of the same data set."
-        )
+    remedy = "give the labels of the data set evaluated"
+    require_shape("labels", labels, (evaluation.num_examples,), remedy)
     right = evaluation.is_clean_correct
     return {
         int(label): ClassSuccess(
@@ -266,12 +258,9 @@ def accuracy_under_attack(
 
 
 def _flags_at(evaluation: Evaluation, epsilon: float) -> np.ndarray:
-    if epsilon not in evaluation.is_robust:
-        radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
-        raise ValueError(
-            f"`epsilon` must be one of {radii}, got {epsilon!r}; "
-            "evaluate at that radius too."
-        )
+    rule = f"one of {', '.join(f'{radius:g}' for radius in evaluation.is_robust)}"
+    is_known = epsilon in evaluation.is_robust
+    require(is_known, "epsilon", rule, epsilon, "evaluate at that radius too")
     return evaluation.is_robust[epsilon]
 
 

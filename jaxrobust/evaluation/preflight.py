@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require_count
 from jaxrobust.data import Dataset, as_float
 from jaxrobust.threat import require_epsilon, require_images
 from jaxrobust.types import LogitsFn
@@ -162,10 +163,7 @@ def check_model(
             the other images of the batch, images outside the pixel range, a radius in
             another unit (8 instead of 8/255).
     """
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1, got {batch_size!r}; 64 is usual."
-        )
+    require_count("batch_size", batch_size, "64 is usual")
     num_pixels = int(np.prod(dataset.images.shape[1:]))
     for epsilon in epsilons:
         require_epsilon(norm, epsilon, num_pixels)

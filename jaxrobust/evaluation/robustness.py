@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require, require_choice, require_count, require_in
 from jaxrobust.attacks import Attack, num_steps_for, pgd
 from jaxrobust.attacks.base import Keep
 from jaxrobust.data import Dataset
@@ -64,24 +65,15 @@ class EvaluationConfig:
     """Of the random starts."""
 
     def __post_init__(self):
-        checks = (
-            ("norm", self.norm in THREATS, f"one of {', '.join(THREATS)}"),
-            ("step_size", self.step_size > 0, "positive"),
-            (
-                "num_steps",
-                self.num_steps is None or self.num_steps >= 1,
-                "at least 1 or None",
-            ),
-            ("num_restarts", self.num_restarts >= 1, "at least 1"),
-            ("search", self.search in get_args(Search), "every or bisect"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-        )
-        for name, is_right, rule in checks:
-            if not is_right:
-                raise ValueError(
-                    f"`{name}` must be {rule}, got {getattr(self, name)!r}; "
-                    "see the help of `jaxrobust evaluate`."
-                )
+        require_choice("norm", self.norm, tuple(THREATS))
+        remedy = "it is in units of [0, 1] pixels, such as 0.01"
+        require_in("step_size", self.step_size, "(0, inf)", remedy)
+        if self.num_steps is not None:
+            remedy = "None takes as many as the radius needs"
+            require_count("num_steps", self.num_steps, remedy)
+        require_count("num_restarts", self.num_restarts, "1 runs the attack once")
+        require_choice("search", self.search, get_args(Search))
+        require_count("batch_size", self.batch_size, "250 is the default")
         for epsilon in self.epsilons:
             require_epsilon(self.norm, epsilon)
 
@@ -181,11 +173,8 @@ def pgd_stage(config: EvaluationConfig, attack_for: AttackFor | None = None) -> 
 
 def check_same_shapes(weights: Sequence[Params]) -> None:
     """Refuse a list that one program cannot serve."""
-    if not weights:
-        raise ValueError(
-            "`weights` must hold at least one model, got an empty list; "
-            "give a list of pytrees of arrays."
-        )
+    remedy = "give a list of pytrees of arrays"
+    require(bool(weights), "weights", "one model or more", weights, remedy)
 
     def shapes(tree: Params) -> dict[str, str]:
         leaves = jax.tree_util.tree_leaves_with_path(tree)
@@ -286,11 +275,13 @@ def evaluate_models(
     """
     weights = list(weights)
     check_same_shapes(weights)
-    if config.search == "bisect" and not compact:
-        raise ValueError(
-            "`compact` must be True for a bisection, got False; `search` must be "
-            "'every' to make every attack."
-        )
+    require(
+        config.search != "bisect" or compact,
+        "compact",
+        "True for a bisection",
+        compact,
+        "`search` must be 'every' to make every attack",
+    )
     plan = Plan(
         stages=(pgd_stage(config, attack_for),),
         epsilons=tuple(sorted(set(config.epsilons))),

@@ -12,7 +12,7 @@ memory does not depend on how many there are. A program is used again when `appl
 does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import comb
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +23,7 @@ import optax
 from jax import lax
 from jaxtyping import Float
 
+from jaxrobust.arguments import require, require_choice, require_count, require_in
 from jaxrobust.attacks import Attack, judge
 from jaxrobust.evaluation.sharing import Reference, shared_program
 from jaxrobust.losses import LOSSES, LossName
@@ -158,11 +159,8 @@ class Connection(NamedTuple):
 def _loss_fn(loss: Loss) -> Callable[[Logits, Labels], PerExample]:
     if not isinstance(loss, str):
         return loss
-    if loss not in LOSSES:
-        raise ValueError(
-            f"`loss` must be one of {', '.join(LOSSES)}, got {loss!r}; choose one of "
-            "these, or give a function (logits, labels) -> (batch,)."
-        )
+    remedy = "choose one of these, or give a function (logits, labels) -> (batch,)"
+    require_choice("loss", loss, tuple(LOSSES), remedy)
     return LOSSES[loss]
 
 
@@ -287,17 +285,13 @@ def _evaluate_points(
     return program(tree, points, epsilons, key, images, labels)
 
 
-def _check_radii(epsilons: np.ndarray, attack_for: AttackFor | None) -> None:
-    if not np.all((epsilons >= 0) & np.isfinite(epsilons)):
-        raise ValueError(
-            f"`epsilons` must be finite and non-negative, got {epsilons.tolist()}; "
-            "radii are in units of [0, 1] pixels."
-        )
-    if attack_for is None and np.any(epsilons > 0):
-        raise ValueError(
-            f"`attack_for` must be given for positive radii, got None for "
-            f"{epsilons.tolist()}; give `lambda epsilon: pgd(LinfBall(epsilon), ...)`."
-        )
+def _check_radii(epsilons: Sequence[float], attack_for: AttackFor | None) -> None:
+    radii = np.asarray(epsilons, float)
+    remedy = "radii are in units of [0, 1] pixels"
+    require_in("epsilons", radii, "[0, inf)", remedy)
+    is_given = attack_for is not None or not np.any(radii > 0)
+    remedy = "give `lambda epsilon: pgd(LinfBall(epsilon), ...)`"
+    require(is_given, "attack_for", "given for positive radii", attack_for, remedy)
 
 
 def _batch_norm(recalibrate: Recalibrate | None) -> BatchNorm:
@@ -338,16 +332,15 @@ def loss_along_path(
         ValueError: for an unknown loss, shares or radii out of range, or a positive
             radius without an attack.
     """
+    remedy = "give shares of the path, or how many there shall be"
     if isinstance(alphas, int):
+        require_count("alphas", alphas, remedy)
         alphas = np.linspace(0.0, 1.0, alphas)
     alphas = np.asarray(alphas, np.float32)
-    if alphas.ndim != 1 or not len(alphas) or alphas.min() < 0 or alphas.max() > 1:
-        raise ValueError(
-            f"`alphas` must be shares in [0, 1], got {alphas.tolist()}; "
-            "give a list of them, or a number of at least 1."
-        )
-    epsilons = np.asarray(epsilons, np.float32)
+    require(alphas.ndim == 1 and alphas.size > 0, "alphas", "a list", alphas, remedy)
+    require_in("alphas", alphas, "[0, 1]", remedy)
     _check_radii(epsilons, attack_for)
+    epsilons = np.asarray(epsilons, np.float32)
     losses, accuracies = _evaluate_points(
         path,
         jnp.asarray(alphas),
@@ -404,11 +397,13 @@ def barrier_height(alphas: Any, losses: Any) -> np.ndarray:
         ValueError: if the shares do not go from 0 to 1.
     """
     alphas, losses = np.asarray(alphas, float), np.asarray(losses, float)
-    if alphas[0] != 0 or alphas[-1] != 1 or np.any(np.diff(alphas) <= 0):
-        raise ValueError(
-            f"`alphas` must increase from 0 to 1, got {alphas.tolist()}; "
-            "a barrier is measured between the ends of the path."
-        )
+    require(
+        alphas[0] == 0 and alphas[-1] == 1 and np.all(np.diff(alphas) > 0),
+        "alphas",
+        "increasing from 0 to 1",
+        alphas.tolist(),
+        "a barrier is measured between the ends of the path",
+    )
     chord = (1 - alphas) * losses[..., :1] + alphas * losses[..., -1:]
     return np.max(losses - chord, axis=-1)
 
@@ -462,16 +457,9 @@ def connect(
         Garipov et al., 2018, arXiv:1802.10026, Section 3.1, with Adam in place of SGD.
     """
     _check_alike(weights_0, weights_1, "weights_1")
-    rules = (
-        ("num_steps", num_steps, num_steps >= 1, "at least 1"),
-        ("learning_rate", learning_rate, learning_rate > 0, "positive"),
-        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-    )
-    for name, value, is_right, rule in rules:
-        if not is_right:
-            raise ValueError(
-                f"`{name}` must be {rule}, got {value!r}; give a number in this range."
-            )
+    require_count("num_steps", num_steps, "take one step at least")
+    require_in("learning_rate", learning_rate, "(0, inf)", "try 0.01")
+    require_count("batch_size", batch_size, "128 is usual")
     loss_fn = _loss_fn(loss)
     optimizer = optax.adam(learning_rate)
     ends = (weights_0, weights_1)
@@ -614,12 +602,9 @@ def loss_plane(
     """
     _check_alike(weights, direction_a, "direction_a")
     _check_alike(weights, direction_b, "direction_b")
-    _check_radii(np.asarray([epsilon]), attack_for)
-    if num_points < 2 or not extent > 0:
-        raise ValueError(
-            "`num_points` must be at least 2 and `extent` positive, got "
-            f"{num_points!r} and {extent!r}; 25 and 1 are usual."
-        )
+    _check_radii([epsilon], attack_for)
+    require_count("num_points", num_points, "25 is usual", least=2)
+    require_in("extent", extent, "(0, inf)", "1 is usual")
     offsets = np.linspace(-extent, extent, num_points, dtype=np.float32)
     grid = np.stack(np.meshgrid(offsets, offsets, indexing="ij"), axis=-1)
     losses, accuracies = _evaluate_points(

@@ -345,11 +345,11 @@ def test_what_was_not_asked_leaves_nothing_open_and_all_is_written():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"epsilon": -0.1}, r"`epsilon` must be in \[0, inf\)"),
-        ({"epsilon": 0.0}, "`epsilon` must be positive, got 0.0"),
-        ({"epsilon": 8.0}, "`epsilon` must be below 1, got 8.0; .*8/255 rather than 8"),
+        ({"epsilon": -0.1}, r"`epsilon` must be in \(0, 1\)"),
+        ({"epsilon": 0.0}, r"`epsilon` must be in \(0, 1\), got 0\.0"),
+        ({"epsilon": 8.0}, r"`epsilon` must be in \(0, 1\), got 8\.0; .*8/255 rather"),
         ({"norm": "l7"}, "`norm` must be one of linf, l2"),
-        ({"step_size": 0.0}, "`step_size` must be positive"),
+        ({"step_size": 0.0}, r"`step_size` must be in \(0, inf\)"),
         ({"loss": "hinge"}, "`loss` must be one of cross_entropy, margin"),
         ({"num_restarts": 0}, "`num_restarts` must be at least 1"),
         ({"num_radii": 1}, "`num_radii` must be at least 2"),

@@ -188,13 +188,13 @@ def test_mistakes_are_refused():
     image, label = IMAGES[0], 0
     with pytest.raises(ValueError, match="`loss` must be one of cross_entropy"):
         input_space.input_gradients(bent, IMAGES, LABELS, loss="hinge")
-    with pytest.raises(ValueError, match="`direction_b` must have the shape"):
+    with pytest.raises(ValueError, match="`direction_b` must be of shape"):
         input_space.loss_surface(bent, image, label, image, IMAGES, radius=0.1)
     with pytest.raises(ValueError, match="`num_points` must be at least 2"):
         input_space.loss_surface(
             bent, image, label, image, image, radius=0.1, num_points=1
         )
-    with pytest.raises(ValueError, match="`adversarial` must have the shape"):
+    with pytest.raises(ValueError, match="`adversarial` must be of shape"):
         input_space.interpolate(bent, IMAGES, image, LABELS)
     with pytest.raises(ValueError, match="`style` must be one of signed, unit"):
         input_space.scale_for_display(IMAGES, style="heat")

@@ -45,8 +45,8 @@ def test_the_wilson_interval_of_a_textbook():
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
-        ((1, 0), {}, "`trials` at least 1, got 1 of 0"),
-        ((3, 2), {}, "got 3 of 2"),
+        ((1, 0), {}, "`trials` must be at least 1, got 0"),
+        ((3, 2), {}, r"`successes` must be in \[0, 2\], got 3"),
         ((1, 2), {"confidence": 95}, "`confidence` must be in"),
     ],
 )
