@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxrobust.arguments import require, require_in
 from jaxrobust.concentration.estimates import (
     Estimate,
     reaches,
@@ -144,12 +145,13 @@ def _target(size: int, alpha: float, slack: float) -> int:
     """How many points balls are to cover."""
     target = min(_ceil(size * alpha * (1 + slack)), size)
     length = _list_length(size, alpha)
-    if length < target:
-        raise ValueError(
-            f"`slack` must be such that no more than {length} points, the length of "
-            f"the lists, are covered, got {slack!r}, which asks for {target}; ask for "
-            "less."
-        )
+    require(
+        target <= length,
+        "slack",
+        f"such that no more than {length} points, the length of the lists, are covered",
+        slack,
+        f"it asks for {target}, so ask for less",
+    )
     return target
 
 
@@ -371,11 +373,8 @@ def estimate_l2(
     if max_centers is not None:
         counts["max_centers"] = max_centers
     require_settings(epsilon=epsilon, alpha=alpha, **counts)
-    if not 0 <= slack < math.inf:
-        raise ValueError(
-            f"`slack` must be finite and non-negative, got {slack!r}; it is relative, "
-            "so 0.25 for a quarter more than `alpha`."
-        )
+    remedy = "it is relative, so 0.25 for a quarter more than `alpha`"
+    require_in("slack", slack, "[0, inf)", remedy)
     is_made = isinstance(train, Candidates)
     points, others = require_splits(train.space.points if is_made else train, test)
     _target(len(points), alpha, slack)

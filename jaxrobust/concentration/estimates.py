@@ -1,12 +1,12 @@
 """What an estimate of concentration is, and what may be asked for."""
 
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from jaxrobust.arguments import require, require_count, require_in, require_shape
 from jaxrobust.concentration.guarantee import Guarantee
 from jaxrobust.concentration.points import as_points
 from jaxrobust.concentration.regions import Region, Risks
@@ -118,21 +118,12 @@ def require_settings(
         ValueError: for a radius that is not finite and non-negative, a share outside
             (0, 1), or a count below 1.
     """
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(
-            f"`epsilon` must be finite and non-negative, got {epsilon!r}; radii are in "
-            "units of [0, 1] pixels, so 8/255 rather than 8."
-        )
-    if not 0 < alpha < 1:
-        raise ValueError(
-            f"`alpha` must be in (0, 1), got {alpha!r}; it is a share, so 0.05 for 5 %."
-        )
+    remedy = "radii are in units of [0, 1] pixels, so 8/255 rather than 8"
+    require_in("epsilon", epsilon, "[0, inf)", remedy)
+    require_in("alpha", alpha, "(0, 1)", "it is a share, so 0.05 for 5 %")
     for name, value in counts.items():
-        values = [value] if isinstance(value, int) else list(value)
-        if not values or min(values) < 1:
-            raise ValueError(
-                f"`{name}` must be at least 1, got {value!r}; give one or more."
-            )
+        require(np.size(value) > 0, name, "one number or more", value, "give one")
+        require_count(name, value, "ask for one at least")
 
 
 def require_splits(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -142,10 +133,6 @@ def require_splits(train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, ...
         ValueError: for images of different sizes, or that are no points.
     """
     splits = as_points(train, "train"), as_points(test, "test")
-    if splits[0].shape[1] != splits[1].shape[1]:
-        raise ValueError(
-            "`test` must have images of the same size as `train`, got "
-            f"{splits[1].shape[1]} and {splits[0].shape[1]} dimensions; give two "
-            "splits of one data set."
-        )
+    remedy = "give two splits of one data set, whose images are of one size"
+    require_shape("test", splits[1], ("images", splits[0].shape[1]), remedy)
     return splits

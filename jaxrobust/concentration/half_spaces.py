@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from scipy import linalg
 
+from jaxrobust.arguments import require_choice
 from jaxrobust.concentration.estimates import (
     Estimate,
     reaches,
@@ -145,11 +146,7 @@ def estimate_half_space(
     library.
     """
     require_settings(epsilon=epsilon, alpha=alpha, num_directions=num_directions)
-    if search not in ("principal", "best"):
-        raise ValueError(
-            f"`search` must be one of principal, best, got {search!r}; choose one of "
-            "these."
-        )
+    require_choice("search", search, ("principal", "best"))
     points, others = require_splits(train, test)
     number = 1 if search == "principal" else num_directions
     number = min(number, points.shape[1])

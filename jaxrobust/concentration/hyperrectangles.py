@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxrobust.arguments import require_choice, require_count
 from jaxrobust.concentration.estimates import (
     Estimate,
     Visit,
@@ -108,11 +109,8 @@ def sort_by_density(
         ValueError: for images that are no points, or an argument out of range.
     """
     train, test = require_splits(train, test)
-    if not 1 <= num_neighbors <= len(train):
-        raise ValueError(
-            f"`num_neighbors` must be in [1, {len(train)}], the number of training "
-            f"points, got {num_neighbors!r}; 50 is usual."
-        )
+    remedy = "50 is usual, and there are no more than the training points"
+    require_count("num_neighbors", num_neighbors, remedy, most=len(train))
     distances = kth_neighbor_distances(
         train,
         num_neighbors,
@@ -385,11 +383,7 @@ def estimate_linf(
     """
     counts = {"num_rectangles": num_rectangles, "num_neighbors": num_neighbors}
     require_settings(epsilon=epsilon, alpha=alpha, num_restarts=num_restarts, **counts)
-    if rule not in ("train", "train and test"):
-        raise ValueError(
-            f"`rule` must be one of train, train and test, got {rule!r}; choose one of "
-            "these."
-        )
+    require_choice("rule", rule, ("train", "train and test"))
     choices = [num_rectangles] if isinstance(num_rectangles, int) else num_rectangles
     if isinstance(train, SortedPoints):
         splits = (train.train,)
@@ -400,11 +394,8 @@ def estimate_linf(
     else:
         splits = require_splits(train, test)
     num_points, dimensions = splits[0].shape
-    if max(choices) > num_points:
-        raise ValueError(
-            f"`num_rectangles` must be at most {num_points}, the number of training "
-            f"points, got {max(choices)}; ask for fewer."
-        )
+    remedy = "ask for no more than there are training points"
+    require_count("num_rectangles", choices, remedy, most=num_points)
     points = train
     if not isinstance(points, SortedPoints):
         points = sort_by_density(

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxrobust.arguments import require, require_choice, require_count
 from jaxrobust.concentration.points import accumulate, as_points, unit_values, whole
 from jaxrobust.concentration.storage import Shapes, Store, free_memory
 from jaxrobust.keeping import fingerprint
@@ -156,10 +157,7 @@ class Space:
     """
 
     def __init__(self, images: np.ndarray, norm: Norm):
-        if norm not in ("l1", "l2"):
-            raise ValueError(
-                f"`norm` must be one of l1, l2, got {norm!r}; choose one of these."
-            )
+        require_choice("norm", norm, ("l1", "l2"))
         self.norm: Norm = norm
         self.points = as_points(images)
         dimensions = self.points.shape[1]
@@ -356,11 +354,9 @@ def neighbor_lists(
     """
     space = images if isinstance(images, Space) else Space(images, norm)
     which = np.arange(len(space)) if queries is None else np.asarray(queries)
-    if which.size == 0 or which.min() < 0 or which.max() >= len(space):
-        raise ValueError(
-            f"`queries` must be numbers of points in [0, {len(space)}), at least one, "
-            f"got {which!r}; None asks for all points."
-        )
+    remedy = "give numbers of points, or None for all"
+    require(which.size > 0, "queries", "one point or more", which.tolist(), remedy)
+    require_count("queries", which, remedy, least=0, most=len(space) - 1)
     shape = (len(which), k)
     arrays = {"distances": (shape, np.float32), "indices": (shape, np.int32)}
 
@@ -388,16 +384,10 @@ def _search(
 ) -> dict[str, np.ndarray]:
     """Fill arrays with what is found for some points, block by block."""
     k = settings["k"]
-    if not 1 <= k <= len(space):
-        raise ValueError(
-            f"`k` must be in [1, {len(space)}], the number of points, got {k!r}; ask "
-            "for no more neighbors than there are points."
-        )
-    if block_size is not None and block_size < 1:
-        raise ValueError(
-            f"`block_size` must be at least 1 or None, got {block_size!r}; None "
-            "chooses one."
-        )
+    remedy = "ask for no more neighbors than there are points"
+    require_count("k", k, remedy, most=len(space))
+    if block_size is not None:
+        require_count("block_size", block_size, "None chooses one")
     # Threads, since parts of a block are not parallel by themselves.
     num_threads = min(os.cpu_count() or 1, 8)
     size = block_size or _chosen_block_size(len(space), num_threads)

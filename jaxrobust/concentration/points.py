@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxrobust.arguments import require, require_in
 from jaxrobust.data import Pixels
 
 __all__ = [
@@ -38,25 +39,17 @@ def as_points(images: Pixels | np.ndarray, name: str = "points") -> np.ndarray:
         ValueError: if there are none, or they are neither bytes nor finite floats.
     """
     array = np.asarray(images)
-    if array.ndim == 0 or array.size == 0:
-        raise ValueError(
-            f"`{name}` must hold at least one image, got shape {array.shape!r}; "
-            "give an array whose first axis counts the images."
-        )
+    remedy = "give an array whose first axis counts the images"
+    is_any = array.ndim > 0 and array.size > 0
+    require(is_any, name, "of at least one image", array.shape, remedy)
     flat = array.reshape(len(array), -1)
     if flat.dtype == np.uint8:
         return np.ascontiguousarray(flat)
-    if not np.issubdtype(flat.dtype, np.floating):
-        raise ValueError(
-            f"`{name}` must be uint8 or floats, got {flat.dtype.name}; give bytes in "
-            "0..255, or floats in [0, 1]."
-        )
+    is_float = np.issubdtype(flat.dtype, np.floating)
+    remedy = "give bytes in 0..255, or floats in [0, 1]"
+    require(is_float, name, "uint8 or floats", flat.dtype.name, remedy)
     flat = np.ascontiguousarray(flat, np.float32)
-    if not np.isfinite(flat).all():
-        raise ValueError(
-            f"`{name}` must be finite, got {flat[~np.isfinite(flat)][0]}; remove the "
-            "images that are not."
-        )
+    require_in(name, flat, "(-inf, inf)", "remove the images that are not finite")
     if flat.min() >= 0 and flat.max() <= 1:
         scaled = np.rint(flat * 255).astype(np.uint8)
         if np.array_equal(BYTES[scaled], flat):

@@ -321,16 +321,16 @@ def test_labels_bytes_and_shapes_do_not_matter():
     [
         ({"alpha": 0.0}, r"`alpha` must be in \(0, 1\), got 0.0; .*0.05 for 5 %"),
         ({"alpha": 1.0}, "got 1.0"),
-        ({"epsilon": -0.1}, "`epsilon` must be finite and non-negative, got -0.1"),
+        ({"epsilon": -0.1}, r"`epsilon` must be in \[0, inf\), got -0.1"),
         ({"epsilon": float("nan")}, "got nan"),
         ({"num_rectangles": 0}, "`num_rectangles` must be at least 1, got 0"),
         ({"num_rectangles": ()}, r"got \(\)"),
-        ({"num_rectangles": (3, 2001)}, "at most 2000, the number of training points"),
+        ({"num_rectangles": (3, 2001)}, r"must be in \[1, 2000\], got 2001"),
         ({"num_restarts": 0}, "`num_restarts` must be at least 1"),
-        ({"num_neighbors": 2001}, r"`num_neighbors` must be in \[1, 2000\], .* 2001"),
+        ({"num_neighbors": 2001}, r"`num_neighbors` must be in \[1, 2000\], got 2001"),
         ({"rule": "test"}, "`rule` must be one of train, train and test, got 'test'"),
         ({"test": None}, "`test` must hold the test images"),
-        ({"test": TEST[:, :2]}, "got 2 and 3 dimensions"),
+        ({"test": TEST[:, :2]}, r"of shape \(images, 3\), got \(\d+, 2\)"),
     ],
 )
 def test_what_cannot_be_estimated_is_refused(changes, message):
