@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import plots
+from jaxrobust.arguments import require, require_count
 from jaxrobust.cli.loading import RunLoading
 from jaxrobust.concentration import (
     Estimate,
@@ -47,18 +48,18 @@ DEFAULT_SIZE = 2000
 
 
 def _require_new(output: Path) -> None:
-    if (output / RESULTS).exists():
-        raise ValueError(
-            f"`output` must be a directory without {RESULTS}, got {str(output)!r}, "
-            "which has one; choose another."
-        )
+    rule = f"a directory without {RESULTS}"
+    is_new = not (output / RESULTS).exists()
+    require(is_new, "output", rule, str(output), "choose another")
     # Of the directories on the way to it, the last that there is.
     last = next(each for each in (output, *output.parents) if each.exists())
-    if not last.is_dir():
-        raise ValueError(
-            f"`output` must be a directory, or the name of a new one, got "
-            f"{str(output)!r}, and {str(last)!r} is a file; choose another."
-        )
+    require(
+        last.is_dir(),
+        "output",
+        "a directory, or the name of a new one",
+        str(output),
+        f"{str(last)!r} is a file, so choose another",
+    )
 
 
 @contextmanager
@@ -87,11 +88,8 @@ def _cut(dataset: Dataset, size: int | None, flag: str) -> Dataset:
     """The first of each class, in proportion; None for all."""
     if size is None:
         return dataset
-    if not 1 <= size <= len(dataset):
-        raise ValueError(
-            f"`{flag}` must be in [1, {len(dataset)}] for {dataset.title}, got "
-            f"{size}; leave it out for all."
-        )
+    remedy = f"leave it out for all of {dataset.title}"
+    require_count(flag, size, remedy, most=len(dataset))
     return subset(dataset, size)
 
 
@@ -255,11 +253,8 @@ class Concentration(_OnData):
             ("--num-neighbors", self.num_neighbors),
             *(("--num-regions", number) for number in self.num_regions or (10,)),
         ):
-            if not 1 <= count <= num_train:
-                raise ValueError(
-                    f"`{flag}` must be in [1, {num_train}], the number of training "
-                    f"images, got {count}; ask for fewer, or take more images."
-                )
+            remedy = "ask for no more than there are training images"
+            require_count(flag, count, remedy, most=num_train)
 
     def run(self) -> int:
         """Estimate, print and write."""
@@ -399,11 +394,9 @@ class Optimum(_OnData):
 
     def require_radii(self) -> None:
         """Refuse what cannot be solved for, before the first radius is."""
-        if not self.epsilons:
-            raise ValueError(
-                "`--epsilons` must name at least one radius, got none; leave it out "
-                "for 0.1 0.2 0.3 0.4."
-            )
+        is_any = bool(self.epsilons)
+        remedy = "leave it out for 0.1 0.2 0.3 0.4"
+        require(is_any, "--epsilons", "one radius or more", self.epsilons, remedy)
         for epsilon in self.epsilons:
             require_optimum(
                 epsilon=epsilon,

@@ -1,12 +1,12 @@
 """A model's errors beside what concentration, and what any function at all, allows."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from jaxrobust.arguments import require, require_choice, require_count, require_in
 from jaxrobust.concentration import Estimate, estimate_l2, estimate_linf
 from jaxrobust.data import Dataset, as_float, subset
 from jaxrobust.evaluation import Evaluation
@@ -97,29 +97,14 @@ def require_optimum(
         ValueError: for a norm other than linf, l2, l1 and l0, a radius that is not
             finite and non-negative, no examples, or no time.
     """
-    _require_norm(norm, get_args(Norm))
-    if not 0 <= epsilon < math.inf:
-        raise ValueError(
-            f"`epsilon` must be finite and non-negative, got {epsilon!r}; radii are in "
-            "units of [0, 1] pixels, so 8/255 rather than 8, but in l0 numbers of "
-            "coordinates."
-        )
-    if num_examples < 1:
-        raise ValueError(
-            f"`num_examples` must be at least 1, got {num_examples!r}; 2000 is usual."
-        )
-    if not time_limit > 0:
-        raise ValueError(
-            f"`time_limit` must be above 0, got {time_limit!r}; it is in seconds."
-        )
-
-
-def _require_norm(norm: str, allowed: Iterable[str]) -> None:
-    if norm not in allowed:
-        raise ValueError(
-            f"`norm` must be one of {', '.join(allowed)}, got {norm!r}; choose one of "
-            "these."
-        )
+    require_choice("norm", norm, get_args(Norm))
+    remedy = (
+        "radii are in units of [0, 1] pixels, so 8/255 rather than 8, but in l0 "
+        "numbers of coordinates"
+    )
+    require_in("epsilon", epsilon, "[0, inf)", remedy)
+    require_count("num_examples", num_examples, "2000 is usual")
+    require_in("time_limit", time_limit, "(0, inf]", "it is in seconds")
 
 
 def require_comparison(
@@ -139,28 +124,18 @@ def require_comparison(
     Raises:
         ValueError: for an argument out of range.
     """
-    _require_norm(norm, THREATS)
+    require_choice("norm", norm, tuple(THREATS))
     require_optimum(epsilon=epsilon, norm=norm, num_examples=1, time_limit=time_limit)
-    if num_regions is not None and num_regions < 1:
-        raise ValueError(
-            f"`num_regions` must be at least 1 or None, got {num_regions!r}; None "
-            f"takes {NUM_REGIONS[norm]}."
-        )
+    if num_regions is not None:
+        remedy = f"None takes {NUM_REGIONS[norm]}"
+        require_count("num_regions", num_regions, remedy)
     count = NUM_REGIONS[norm] if num_regions is None else num_regions
-    if norm == "linf" and count > len(train):
-        raise ValueError(
-            f"`num_regions` must be in [1, {len(train)}], the number of training "
-            f"examples, got {count}; ask for fewer, or give more examples."
-        )
-    if num_restarts < 1:
-        raise ValueError(
-            f"`num_restarts` must be at least 1, got {num_restarts!r}; 10 is usual."
-        )
-    if num_optimum < 0:
-        raise ValueError(
-            f"`num_optimum` must be at least 0, got {num_optimum!r}; 0 leaves the "
-            "finite optimum out."
-        )
+    if norm == "linf":
+        remedy = "ask for no more than there are training examples"
+        require_count("num_regions", count, remedy, most=len(train))
+    require_count("num_restarts", num_restarts, "10 is usual")
+    remedy = "0 leaves the finite optimum out"
+    require_count("num_optimum", num_optimum, remedy, least=0)
 
 
 def best_possible(
@@ -243,12 +218,10 @@ def compare(
         num_optimum=num_optimum,
         time_limit=time_limit,
     )
-    if epsilon not in evaluation.is_robust:
-        radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
-        raise ValueError(
-            f"`epsilon` must be a radius of the evaluation ({radii}), got {epsilon!r}; "
-            "evaluate the model there."
-        )
+    radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
+    rule = f"a radius of the evaluation ({radii})"
+    is_known = epsilon in evaluation.is_robust
+    require(is_known, "epsilon", rule, epsilon, "evaluate the model there")
     clean_error = 1 - evaluation.clean_accuracy
     # No region has a measure of 0, so a faultless model is taken for the least fault.
     alpha = max(clean_error, 1 / evaluation.num_examples)

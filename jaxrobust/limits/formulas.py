@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import numpy as np
 
+from jaxrobust.arguments import require, require_choice
 from jaxrobust.theory import (
     bernoulli,
     bounds,
@@ -128,20 +129,18 @@ class Bernoulli:
     def _flips(self) -> tuple[int, ...]:
         """The radii as whole numbers."""
         for epsilon in self.epsilons:
-            if not (0 <= epsilon < math.inf and epsilon == math.floor(epsilon)):
-                raise ValueError(
-                    "`epsilons` must be whole numbers in [0, inf) with norm l0, got "
-                    f"{float(epsilon):g}; they count flipped coordinates."
-                )
+            require(
+                0 <= epsilon < math.inf and epsilon == math.floor(epsilon),
+                "epsilons",
+                "whole numbers in [0, inf) with norm l0",
+                float(epsilon),
+                "they count flipped coordinates",
+            )
         return tuple(map(int, self.epsilons))
 
     def table(self) -> FormulaTable:
         """The robust error by radius and the Bayes error, and their logarithms."""
-        if self.norm not in get_args(_BernoulliNorm):
-            raise ValueError(
-                f"`norm` must be one of {', '.join(get_args(_BernoulliNorm))}, got "
-                f"{self.norm!r}; choose one of these."
-            )
+        require_choice("norm", self.norm, get_args(_BernoulliNorm))
         settings = self.num_features, self.advantage
         if self.norm == "linf":
             radii, plain, log = (
@@ -341,11 +340,9 @@ class Graph:
         pairs = []
         for text in self.edges:
             first, dash, second = text.partition("-")
-            if not (dash and first.isdigit() and second.isdigit()):
-                raise ValueError(
-                    f"`edges` must be pairs of vertices such as 0-1, got {text!r}; "
-                    "vertices are numbered from 0."
-                )
+            is_pair = bool(dash) and first.isdigit() and second.isdigit()
+            rule = "pairs of vertices such as 0-1"
+            require(is_pair, "edges", rule, text, "vertices are numbered from 0")
             pairs.append((int(first), int(second)))
         return np.array(pairs, int).reshape(-1, 2)
 

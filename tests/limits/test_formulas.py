@@ -103,7 +103,10 @@ def test_graph():
 @pytest.mark.parametrize(
     ("formula", "message"),
     [
-        (formulas.Graph(edges=("0-0",)), "`edges` must join two different vertices"),
+        (
+            formulas.Graph(edges=("0-0",)),
+            "`edges` must be pairs of two different vertices",
+        ),
         (formulas.Graph(edges=("zero-1",)), "`edges` must be pairs of vertices"),
         (formulas.Graph(edges=("0-9",)), "9"),
         (formulas.Bernoulli(advantage=0.5), r"`advantage` must be in \(0, 0.5\)"),
