@@ -101,7 +101,7 @@ def test_image_grids_show_gray_color_and_signed_images():
 
 
 def test_images_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"`images` must be .* got shape \(4, 4\)"):
+    with pytest.raises(ValueError, match=r"`images` must be .*, got \(4, 4\)"):
         plots.image_grid([plots.ImageRow("one", np.zeros((4, 4)))])
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from jaxrobust.arguments import require, require_in
 from jaxrobust.networks.conversion import as_network
 from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Formulation
@@ -77,24 +78,24 @@ class ModelConfig:
     """How convolutions are computed; never changes parameters or results."""
 
     def __post_init__(self):
-        if not (self.is_known or self.name == GIVEN or is_reference(self.name)):
-            raise ValueError(
-                f"`model` must be one of {', '.join(MODELS)}, or path/to/file.py:NAME "
-                f"or package.module:NAME for one of your own, got {self.name!r}; "
-                "choose one of these."
-            )
-        if not self.widen_factor > 0:
-            raise ValueError(
-                f"`widen_factor` must be positive, got {self.widen_factor!r}; "
-                "1 is the network of the paper."
-            )
+        require(
+            self.is_known or self.name == GIVEN or is_reference(self.name),
+            "model",
+            f"one of {', '.join(MODELS)}, or path/to/file.py:NAME or "
+            "package.module:NAME for one of your own",
+            self.name,
+            "choose one of these",
+        )
+        remedy = "1 is the network of the paper"
+        require_in("widen_factor", self.widen_factor, "(0, inf)", remedy)
         is_plain = (self.widen_factor, self.formulation) == (1, "auto")
-        if not (self.is_known or is_plain):
-            raise ValueError(
-                "`widen_factor` must be 1 for a network of your own, and "
-                f"`formulation` auto, got {self.widen_factor!r} and "
-                f"{self.formulation!r} for {self.name!r}; set them in its own code."
-            )
+        require(
+            self.is_known or is_plain,
+            "widen_factor",
+            "1 for a network of your own, and `formulation` auto",
+            (self.widen_factor, self.formulation),
+            f"set them in the code of {self.name!r}",
+        )
 
     @property
     def is_known(self) -> bool:

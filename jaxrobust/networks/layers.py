@@ -16,6 +16,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
+from jaxrobust.arguments import require
 from jaxrobust.types import PRNGKey
 
 __all__ = ["Conv", "Formulation", "Initializer", "max_pool", "torch_uniform"]
@@ -147,13 +148,14 @@ class Conv(nn.Module):
         padded = [
             side + sum(pad) for side, pad in zip((height, width), pads, strict=True)
         ]
-        if min(padded) < least:
-            raise ValueError(
-                f"`images` must be large enough for a window of {least} pixels in "
-                f"{self.name or 'Conv'}, got {height} x {width} with padding "
-                f'{self.padding}; use a network with padding "SAME", such as '
-                "lenet-small, or larger images."
-            )
+        require(
+            min(padded) >= least,
+            "images",
+            f"large enough for a window of {least} pixels in {self.name or 'Conv'} "
+            f"with padding {self.padding}",
+            (height, width),
+            'use a network with padding "SAME", such as lenet-small, or larger images',
+        )
         by_patches = _use_patches(self.formulation)
         is_fused = self.pool and by_patches and self.strides == 1
         if is_fused and self.kernel_size % 2 == 1:

@@ -7,6 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrobust.arguments import require
 from jaxrobust.networks.layers import Conv, Formulation
 from jaxrobust.types import Images, Logits
 
@@ -29,11 +30,9 @@ def _per_channel(
     if values is None:
         neutral = 0.0 if name == "mean" else 1.0
         return default if num_channels == 3 else (neutral,) * num_channels
-    if len(values) != num_channels:
-        raise ValueError(
-            f"`{name}` must have a number for each channel of the images "
-            f"({num_channels}), got {values!r}; give as many, or None."
-        )
+    rule = f"one number for each channel of the images ({num_channels})"
+    is_right = len(values) == num_channels
+    require(is_right, name, rule, values, "give as many, or None")
     return values
 
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrobust.arguments import require
 from jaxrobust.plots.style import DIVERGING, Figure, plt
 
 __all__ = ["ImageRow", "image_grid"]
@@ -83,9 +84,11 @@ def _gray_or_color(row: ImageRow) -> np.ndarray:
         images = images[..., 0]
     if images.ndim == 4 and row.is_signed:
         images = images.mean(axis=-1)
-    if images.ndim != 3 and images.shape[3:] != (3,):
-        raise ValueError(
-            "`images` must be (images, height, width) or have 1 or 3 channels behind, "
-            f"got shape {images.shape} for {row.caption!r}; reshape them."
-        )
+    require(
+        images.ndim == 3 or images.shape[3:] == (3,),
+        "images",
+        "of shape (images, height, width), or with 1 or 3 channels behind",
+        images.shape,
+        f"reshape those for {row.caption!r}",
+    )
     return images if row.is_signed else np.clip(images, 0, 1)
