@@ -188,7 +188,7 @@ def load_exported(path: Path | str) -> Callable[[jax.Array], jax.Array]:
         images = jnp.asarray(images)
         if images.shape[1:] != image_shape:
             raise ValueError(
-                f"`images` must have the shape (batch, {str(image_shape)[1:]}, got "
+                f"`images` must be of shape (batch, {str(image_shape)[1:]}, got "
                 f"{images.shape}; {path.name} was exported for these."
             )
         return model(images.astype(jnp.float32))

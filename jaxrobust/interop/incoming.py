@@ -8,14 +8,15 @@ are handed over in smaller pieces, which are copied at once.
 """
 
 import warnings
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require, require_choice, require_count
 from jaxrobust.interop.exported import differentiable
-from jaxrobust.interop.torch_side import Layout, check_layout, require_torch
+from jaxrobust.interop.torch_side import Layout, require_torch
 from jaxrobust.types import Images, Logits, LogitsFn
 
 __all__ = ["from_torch"]
@@ -59,12 +60,10 @@ def from_torch(
         ValueError: for an unknown layout or fewer than 2 classes.
         ImportError: if PyTorch is missing.
     """
-    check_layout(layout)
-    if num_classes < 2:
-        raise ValueError(
-            f"`num_classes` must be at least 2, got {num_classes!r}; "
-            "a classifier with one logit must return two, such as (0, logit)."
-        )
+    remedy = "PyTorch networks take NCHW"
+    require_choice("layout", layout, get_args(Layout), remedy)
+    remedy = "a classifier with one logit must return two, such as (0, logit)"
+    require_count("num_classes", num_classes, remedy, least=2)
     torch = require_torch()
     if device is not None:
         module.to(device)
@@ -122,12 +121,14 @@ def from_torch(
         # An error in a callback ends the program in a mess: find it before.
         with torch.no_grad():
             trial = logits_of(torch.zeros((1, *images.shape[1:]), device=where))
-        if tuple(trial.shape) != (1, num_classes):
-            raise ValueError(
-                f"`num_classes` must be the module's, got {num_classes!r}, while it "
-                f"returns the shape {tuple(trial.shape)} for one image of shape "
-                f"{images.shape[1:]}; say how many logits it has."
-            )
+        require(
+            tuple(trial.shape) == (1, num_classes),
+            "num_classes",
+            "the number of the module's logits",
+            num_classes,
+            f"it returns the shape {tuple(trial.shape)} for one image of shape "
+            f"{images.shape[1:]}",
+        )
         return model(images.astype(jnp.float32))
 
     return logits_fn

@@ -1,12 +1,13 @@
 """Our models as PyTorch modules, so that PyTorch's attacks can be turned on them."""
 
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.interop.torch_side import Layout, check_layout, require_torch
+from jaxrobust.arguments import require_choice, require_count, require_shape
+from jaxrobust.interop.torch_side import Layout, require_torch
 from jaxrobust.types import Images, Logits, LogitsFn
 
 __all__ = ["to_torch"]
@@ -65,12 +66,9 @@ def to_torch(
         ValueError: for an unknown layout or a batch size below 1.
         ImportError: if PyTorch is missing.
     """
-    check_layout(layout)
-    if batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be at least 1, got {batch_size!r}; "
-            "256 is right for small images."
-        )
+    remedy = "PyTorch networks take NCHW"
+    require_choice("layout", layout, get_args(Layout), remedy)
+    require_count("batch_size", batch_size, "256 is right for small images")
     torch = require_torch()
     largest = 1 << (batch_size - 1).bit_length()
 
@@ -131,11 +129,9 @@ def to_torch(
                 raise TypeError(
                     f"`images` must be floats, got {images.dtype}; divide bytes by 255."
                 )
-            if layout == "NCHW" and images.ndim != 4:
-                raise ValueError(
-                    "`images` must be (batch, channels, height, width), got the shape "
-                    f'{tuple(images.shape)}; or ask for `layout="NHWC"`.'
-                )
+            if layout == "NCHW":
+                shape = ("batch", "channels", "height", "width")
+                require_shape("images", images, shape, 'or ask for `layout="NHWC"`')
             return Call.apply(images)
 
     return FromJax()

@@ -1,8 +1,8 @@
 """What both directions need to know of PyTorch: the module, and its order of axes."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-__all__ = ["Layout", "check_layout", "require_torch"]
+__all__ = ["Layout", "require_torch"]
 
 Layout = Literal["NCHW", "NHWC"]
 """Axes of an image batch on the PyTorch side; on ours it is NHWC."""
@@ -22,16 +22,3 @@ def require_torch() -> Any:
             'install it with `pip install "jaxrobust[interop]"`.'
         ) from error
     return torch
-
-
-def check_layout(layout: str) -> None:
-    """Refuse anything but a `Layout`.
-
-    Raises:
-        ValueError: naming the choices.
-    """
-    if layout not in get_args(Layout):
-        raise ValueError(
-            f"`layout` must be one of {', '.join(get_args(Layout))}, got {layout!r}; "
-            "PyTorch networks take NCHW."
-        )

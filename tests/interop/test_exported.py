@@ -118,7 +118,7 @@ def test_a_run_knows_its_shape(small, tmp_path):
 
 
 def test_images_of_another_shape_are_refused(loaded):
-    with pytest.raises(ValueError, match=r"must have the shape \(batch, 6, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"must be of shape \(batch, 6, 8, 2\)"):
         loaded(jnp.zeros((2, 2, 6, 8)))
 
 
