@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
+from jaxrobust.arguments import require, require_choice, require_count
+
 __all__ = ["Cluster", "HostOptions", "Source", "cluster_from"]
 
 
@@ -91,11 +93,7 @@ def cluster_from(
     if explicit is not None:
         return explicit if explicit.num_processes != 1 else None
     wanted = environment.get(CLUSTER, "auto")
-    require_setting(
-        wanted in ("auto", "none", "slurm", "ompi", "tpu"),
-        f"`{CLUSTER}` must be auto, none, slurm, ompi or tpu, got {wanted!r}; choose "
-        "one of these.",
-    )
+    require_choice(CLUSTER, wanted, ("auto", "none", "slurm", "ompi", "tpu"))
     if wanted == "none":
         return None
     found = {"ompi": _ompi, "slurm": _slurm, "tpu": _tpu}
@@ -104,11 +102,13 @@ def cluster_from(
         if cluster is None and wanted == "tpu":
             # The hosts of a TPU virtual machine are in its metadata, which jax reads.
             return Cluster("tpu")
-        require_setting(
+        tool = "srun" if wanted == "slurm" else "mpirun"
+        require(
             cluster is not None,
-            f"`{CLUSTER}` must name the launcher of this process, got {wanted!r}, "
-            "whose variables are not set; start the process with "
-            f"{'srun' if wanted == 'slurm' else 'mpirun'}.",
+            CLUSTER,
+            "the launcher of this process",
+            wanted,
+            f"its variables are not set, so start the process with {tool}",
         )
     else:
         # mpirun inside a SLURM allocation sets the variables of both; those of SLURM
@@ -132,27 +132,25 @@ def _refuse_unknown(environment: Mapping[str, str], cluster: Cluster | None) -> 
         is_count = text.isascii() and text.isdigit()
         if (number in ANYBODYS and own not in environment) or not is_count:
             continue
-        require_setting(
+        require(
             int(text) <= known,
-            f"`{COORDINATOR}` must be set in a process of a job of {launcher}, got "
-            f"only {number}={text}; set it to host:port of process 0, {NUM_PROCESSES} "
-            f"to ${number} and {PROCESS_ID} to ${own}; or set {CLUSTER}=none, if the "
-            "processes have nothing to do with each other.",
+            COORDINATOR,
+            f"set in a process of a job of {launcher}",
+            f"{number}={text}",
+            f"set it to host:port of process 0, {NUM_PROCESSES} to ${number} and "
+            f"{PROCESS_ID} to ${own}; or set {CLUSTER}=none, if the processes have "
+            "nothing to do with each other",
         )
     address = environment.get(JAX_COORDINATOR)
     is_alone = environment.get("JAX_NUM_PROCESSES") == "1"
-    require_setting(
+    require(
         not address or is_alone or cluster is not None,
-        f"`{COORDINATOR}` must be set in a process of several, got only "
-        f"{JAX_COORDINATOR}={address}; set it to that, {NUM_PROCESSES} and "
-        f"{PROCESS_ID} to the number of processes and of this one; or set "
-        f"{CLUSTER}=none for a single process.",
+        COORDINATOR,
+        "set in a process of several",
+        f"{JAX_COORDINATOR}={address}",
+        f"set it to that, {NUM_PROCESSES} and {PROCESS_ID} to the number of processes "
+        f"and of this one; or set {CLUSTER}=none for a single process",
     )
-
-
-def require_setting(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
 
 
 def _explicit(environment: Mapping[str, str], options: HostOptions) -> Cluster | None:
@@ -177,18 +175,11 @@ def _explicit(environment: Mapping[str, str], options: HostOptions) -> Cluster |
     }
     missing = [name for name, setting in settings.items() if setting is None]
     given = [f"{name}={each}" for name, each in settings.items() if each is not None]
-    require_setting(
-        not missing,
-        f"`{'`, `'.join(missing)}` must be set too, got only {', '.join(given)}; set "
-        "all three, or none for a single process.",
-    )
+    remedy = "set all three, or none for a single process"
+    require(not missing, "`, `".join(missing), "set too", ", ".join(given), remedy)
     assert coordinator and num_processes is not None and process_id is not None
     _check_address(coordinator)
-    require_setting(
-        num_processes >= 1,
-        f"`{NUM_PROCESSES}` must be at least 1, got {num_processes}; it counts all "
-        "processes of the job.",
-    )
+    require_count(NUM_PROCESSES, num_processes, "it counts all processes of the job")
     _check_process_id(PROCESS_ID, process_id, num_processes)
     return Cluster("explicit", coordinator, num_processes, process_id)
 
@@ -198,10 +189,8 @@ def integer(environment: Mapping[str, str], name: str) -> int | None:
     text = environment.get(name)
     if not text:
         return None
-    require_setting(
-        text.isascii() and text.isdigit(),
-        f"`{name}` must be a whole number, got {text!r}; correct or unset it.",
-    )
+    is_number = text.isascii() and text.isdigit()
+    require(is_number, name, "a whole number", text, "correct or unset it")
     return int(text)
 
 
@@ -218,19 +207,13 @@ def _required_integer(environment: Mapping[str, str], name: str, launcher: str) 
 def _check_address(address: str) -> None:
     host, _, port = address.rpartition(":")
     is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65536
-    require_setting(
-        bool(host) and is_port,
-        f"`{COORDINATOR}` must be host:port, got {address!r}; name the host of process "
-        "0 and a free port on it, such as node1:12345.",
-    )
+    remedy = "name the host of process 0 and a free port on it, such as node1:12345"
+    require(bool(host) and is_port, COORDINATOR, "host:port", address, remedy)
 
 
 def _check_process_id(name: str, process_id: int, num_processes: int) -> None:
-    require_setting(
-        0 <= process_id < num_processes,
-        f"`{name}` must be at least 0 and below the number of processes "
-        f"({num_processes}), got {process_id}; count the processes from 0.",
-    )
+    remedy = "count the processes from 0"
+    require_count(name, process_id, remedy, least=0, most=num_processes - 1)
 
 
 def _ompi(environment: Mapping[str, str]) -> Cluster | None:
@@ -239,11 +222,13 @@ def _ompi(environment: Mapping[str, str]) -> Cluster | None:
     size = _required_integer(environment, "OMPI_COMM_WORLD_SIZE", "mpirun")
     rank = _required_integer(environment, "OMPI_COMM_WORLD_RANK", "mpirun")
     _check_process_id("OMPI_COMM_WORLD_RANK", rank, size)
-    require_setting(
+    require(
         size == 1 or "OMPI_MCA_orte_hnp_uri" in environment,
-        f"`{COORDINATOR}` must be set with this version of Open MPI, got None: it does "
-        "not say where its first process is; set it to host:port, and "
-        f"{NUM_PROCESSES} and {PROCESS_ID} to $OMPI_COMM_WORLD_SIZE and _RANK.",
+        COORDINATOR,
+        "set with this version of Open MPI",
+        None,
+        "it does not say where its first process is, so set it to host:port, and "
+        f"{NUM_PROCESSES} and {PROCESS_ID} to $OMPI_COMM_WORLD_SIZE and _RANK",
     )
     tasks_here = integer(environment, "OMPI_COMM_WORLD_LOCAL_SIZE") or 1
     local_id = integer(environment, "OMPI_COMM_WORLD_LOCAL_RANK") or 0
@@ -283,11 +268,9 @@ def _first_host(nodes: str) -> str:
     """The first of the hosts in a SLURM list such as `n[1-3,7],m2`."""
     # A comma ends the first name unless it is inside brackets.
     match = re.match(r"(?:\[[^\]]*\]|[^,\[\]])+", nodes)
-    require_setting(
-        match is not None,
-        f"`SLURM_STEP_NODELIST` must be a list of hosts, got {nodes!r}; start the "
-        "process with srun.",
-    )
+    remedy = "start the process with srun"
+    is_list = match is not None
+    require(is_list, "SLURM_STEP_NODELIST", "a list of hosts", nodes, remedy)
     assert match
     return re.sub(r"\[([^\],-]*)[^\]]*\]", r"\1", match[0])
 

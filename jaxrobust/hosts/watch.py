@@ -21,13 +21,13 @@ from typing import Literal, NamedTuple
 
 import jax
 
+from jaxrobust.arguments import require_count
 from jaxrobust.hosts.clusters import (
     Cluster,
     HostOptions,
     Source,
     cluster_from,
     integer,
-    require_setting,
 )
 
 __all__ = [
@@ -120,10 +120,7 @@ def initialize(
 def _seconds(environment: Mapping[str, str], name: str, default: int) -> int:
     value = integer(environment, name)
     value = default if value is None else value
-    require_setting(
-        value >= 1,
-        f"`{name}` must be at least 1, got {value}; unset it for {default}.",
-    )
+    require_count(name, value, f"unset it for {default}")
     return value
 
 
