@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
+from jaxrobust.arguments import require, require_choice, require_count
 from jaxrobust.training import MeshConfig
 
 __all__ = ["Definition", "Kubernetes", "Slurm", "Target", "Tpu"]
 
 Target = Literal["local", "slurm", "kubernetes", "tpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
+
+_REMEDY = "correct the definition"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,27 +131,24 @@ class Definition:
     def __post_init__(self) -> None:
         """Check everything that needs no look at the machine."""
         label = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
-        _match(self, "name", label, "lower-case letters, digits and hyphens, up to 40")
-        _match(self, "experiment", r"[a-z]\w*/[a-z]\w*", "PAPER/ITEM")
+        rule = "lower-case letters, digits and hyphens, up to 40"
+        _require_match("name", self.name, label, rule)
+        item = r"[a-z]\w*/[a-z]\w*"
+        _require_match("experiment", self.experiment, item, "PAPER/ITEM")
         for field in ("hosts", "devices_per_host", "parts"):
-            _at_least(field, getattr(self, field), 1)
+            require_count(field, getattr(self, field), _REMEDY)
         for field in ("seed", "max_restarts"):
-            _at_least(field, getattr(self, field), 0)
+            require_count(field, getattr(self, field), _REMEDY, least=0)
         for name in self.environment:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
-                raise ValueError(
-                    f"`environment` must have names of letters, digits and _, got "
-                    f"{name!r}; correct it."
-                )
+            rule = "names of letters, digits and _"
+            _require_match("environment", name, r"[A-Za-z_]\w*", rule)
         _refuse_control_characters("", dataclasses.asdict(self))
-        if "://" in self.workdir:
-            raise ValueError(
-                f"`workdir` must be a directory, got {self.workdir!r}; mount the "
-                "bucket on every host and name the mounted directory."
-            )
+        remedy = "mount the bucket on every host and name the mounted directory"
+        is_address = "://" in self.workdir
+        require(not is_address, "workdir", "a directory", self.workdir, remedy)
         self.mesh.check_devices(self.num_devices, is_exact=True)
         if self.batch_size_per_host is not None:
-            _at_least("batch_size_per_host", self.batch_size_per_host, 1)
+            require_count("batch_size_per_host", self.batch_size_per_host, _REMEDY)
             self.check_batch(self.batch_size_per_host * self.hosts)
         self._check_targets()
 
@@ -174,23 +174,26 @@ class Definition:
 
     def _check_targets(self) -> None:
         shared = self.slurm.hosts_per_node
-        _at_least("slurm.hosts_per_node", shared, 1)
-        if self.hosts % shared:
-            raise ValueError(
-                f"`slurm.hosts_per_node` must divide `hosts` ({self.hosts}), got "
-                f"{shared}; a node takes as many processes as every other."
-            )
-        if shared > 1 and self.devices_per_host > 1 and not self.simulate_devices:
-            raise ValueError(
-                f"`slurm.hosts_per_node` must be 1 if a process has several devices "
-                f"({self.devices_per_host}), got {shared}; use one process per node, "
-                "or one device per process."
-            )
+        require_count("slurm.hosts_per_node", shared, _REMEDY)
+        require(
+            self.hosts % shared == 0,
+            "slurm.hosts_per_node",
+            f"a divisor of `hosts` ({self.hosts})",
+            shared,
+            "a node takes as many processes as every other",
+        )
+        require(
+            shared == 1 or self.devices_per_host == 1 or self.simulate_devices,
+            "slurm.hosts_per_node",
+            f"1 if a process has several devices ({self.devices_per_host})",
+            shared,
+            "use one process per node, or one device per process",
+        )
         times = {"slurm.stop_seconds": self.slurm.stop_seconds}
         if self.kubernetes:
             times["kubernetes.stop_seconds"] = self.kubernetes.stop_seconds
         for field, seconds in times.items():
-            _at_least(field, seconds, 1)
+            require_count(field, seconds, _REMEDY)
 
     def check_target(self, target: str) -> None:
         """Refuse a target that is unknown, or that the definition does not fit.
@@ -198,27 +201,29 @@ class Definition:
         Raises:
             ValueError: with what is missing.
         """
-        if target not in TARGETS:
-            raise ValueError(
-                f"`target` must be one of {', '.join(TARGETS)}, got {target!r}; choose "
-                "one of these."
-            )
+        require_choice("target", target, TARGETS)
         settings = getattr(self, target, self)
-        if settings is None:
-            raise ValueError(
-                f"`{target}` must be set in the definition {self.name!r} to launch it "
-                f"there, got None; give it a {target.capitalize()}(...)."
-            )
-        if target == "local" and self.hosts > 1 and not self.simulate_devices:
-            raise ValueError(
-                f"`hosts` must be 1 on one machine unless devices are simulated, got "
-                f"{self.hosts}; one process uses all devices of a machine."
-            )
-        if target == "slurm" and "\\" in self.workdir:
-            raise ValueError(
-                f"`workdir` must have no backslash on slurm, got {self.workdir!r}; "
-                "SLURM takes it out of the name of the log. Rename the directory."
-            )
+        require(
+            settings is not None,
+            target,
+            f"set in the definition {self.name!r} to launch it there",
+            settings,
+            f"give it a {target.capitalize()}(...)",
+        )
+        require(
+            target != "local" or self.hosts == 1 or self.simulate_devices,
+            "hosts",
+            "1 on one machine unless devices are simulated",
+            self.hosts,
+            "one process uses all devices of a machine",
+        )
+        require(
+            target != "slurm" or "\\" not in self.workdir,
+            "workdir",
+            "without a backslash on slurm",
+            self.workdir,
+            "SLURM takes it out of the name of the log, so rename the directory",
+        )
         if target == "kubernetes" and self.kubernetes:
             place = self.kubernetes.mount_path
             for field, path in [
@@ -226,11 +231,13 @@ class Definition:
                 *(("start_from", each) for each in self.start_from),
             ]:
                 directory = PurePosixPath(place, path)
-                if ".." in directory.parts or not directory.is_relative_to(place):
-                    raise ValueError(
-                        f"`{field}` must be below the volume at {place} on kubernetes, "
-                        f"got {path!r}; only that is kept and shared."
-                    )
+                require(
+                    directory.is_relative_to(place) and ".." not in directory.parts,
+                    field,
+                    f"below the volume at {place} on kubernetes",
+                    path,
+                    "only that is kept and shared",
+                )
 
     def root(self, target: Target, directory: str) -> str:
         """Where relative paths begin, as the hosts see it.
@@ -246,17 +253,9 @@ class Definition:
         return directory
 
 
-def _match(definition: Definition, field: str, pattern: str, rule: str) -> None:
-    value = getattr(definition, field)
-    if not re.fullmatch(pattern, value, re.ASCII):
-        raise ValueError(f"`{field}` must be {rule}, got {value!r}; rename it.")
-
-
-def _at_least(field: str, value: int, least: int) -> None:
-    if value < least:
-        raise ValueError(
-            f"`{field}` must be at least {least}, got {value}; correct the definition."
-        )
+def _require_match(field: str, value: str, pattern: str, rule: str) -> None:
+    is_match = re.fullmatch(pattern, value, re.ASCII) is not None
+    require(is_match, field, rule, value, "rename it")
 
 
 def _refuse_control_characters(field: str, value: object) -> None:
@@ -267,8 +266,6 @@ def _refuse_control_characters(field: str, value: object) -> None:
     elif isinstance(value, tuple):
         for each in value:
             _refuse_control_characters(field, each)
-    elif isinstance(value, str) and any(not char.isprintable() for char in value):
-        raise ValueError(
-            f"`{field}` must be one line of printable characters, got {value!r}; take "
-            "out the others."
-        )
+    elif isinstance(value, str):
+        rule = "one line of printable characters"
+        require(value.isprintable(), field, rule, value, "take out the others")

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, cast
 
+from jaxrobust.arguments import require, require_choice
 from jaxrobust.launching.definition import Definition, Target
 from jaxrobust.launching.rendering import FILE_NAMES, render
 from jaxrobust.references import importable_from, run
@@ -60,12 +61,13 @@ def launch(target: str, definition: str, *, dry_run: bool) -> int:
         return 0
     check(job, target)
     tool = TOOLS[target]
-    if shutil.which(tool) is None:
-        raise ValueError(
-            f"`target` must be one whose program {tool} is installed here, got "
-            f"{target!r}; launch from a machine that has it, or print the job with "
-            "--dry-run."
-        )
+    require(
+        shutil.which(tool) is not None,
+        "target",
+        f"one whose program {tool} is installed here",
+        target,
+        "launch from a machine that has it, or print the job with --dry-run",
+    )
     if target in ("local", "slurm"):
         workdir = Path(job.workdir).absolute()
         path = workdir.with_name(f"{workdir.name}.{FILE_NAMES[target]}")
@@ -104,13 +106,10 @@ def load_definition(name: str) -> Definition:
     file, separator, name = name.rpartition(":")
     path = Path(file) if separator else DEFINITIONS
     known = definitions_in(path)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {close[0]!r}" if close else "choose one of these"
-        raise ValueError(
-            f"`definition` must be one of {', '.join(known) or 'none'} in {path}, got "
-            f"{name!r}; {hint}."
-        )
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}" if close else "choose one of these"
+    rule = f"one of {', '.join(known) or 'none'} in {path}"
+    require(name in known, "definition", rule, name, hint)
     return known[name]
 
 
@@ -120,12 +119,13 @@ def definitions_in(path: Path) -> dict[str, Definition]:
     Raises:
         ValueError: if it is no Python file, or gives a definition an unknown field.
     """
-    if not path.is_file() or path.suffix != ".py":
-        raise ValueError(
-            f"`definition` must be NAME in {DEFINITIONS} or path/file.py:NAME, got "
-            f"{str(path)!r}, which is no Python file here; go to the checkout, or name "
-            "the file."
-        )
+    require(
+        path.is_file() and path.suffix == ".py",
+        "definition",
+        f"NAME in {DEFINITIONS} or path/file.py:NAME",
+        str(path),
+        "it is no Python file here, so go to the checkout, or name the file",
+    )
     try:
         module = run(path, what="definition")
     except TypeError as error:
@@ -163,19 +163,17 @@ def check(definition: Definition, target: Target) -> None:
     """
     if target in ("local", "slurm"):
         for each in definition.start_from:
-            if not Path(each).is_dir():
-                raise ValueError(
-                    f"`start_from` must be directories that exist, got {each!r}; run "
-                    "what it comes from first, or correct the path."
-                )
+            require(
+                Path(each).is_dir(),
+                "start_from",
+                "directories that exist",
+                each,
+                "run what it comes from first, or correct the path",
+            )
     presets = _presets(definition.experiment)
     if presets is None:
         return
-    if definition.preset not in presets:
-        raise ValueError(
-            f"`preset` must be one of {', '.join(presets)} for "
-            f"{definition.experiment}, got {definition.preset!r}; choose one of these."
-        )
+    require_choice("preset", definition.preset, tuple(presets))
     if definition.batch_size is None:
         preset = presets[definition.preset]
         setting = getattr(preset, "setting", preset)
@@ -196,12 +194,8 @@ def _presets(experiment: str) -> Mapping[str, Any] | None:
             if paper in papers
             else []
         )
-        if item not in items:
-            known = ", ".join(f"{paper}/{each}" for each in items)
-            raise ValueError(
-                f"`experiment` must be one of {known or ', '.join(papers)}, got "
-                f"{experiment!r}; choose one of these."
-            )
+        known = [f"{paper}/{each}" for each in items]
+        require_choice("experiment", experiment, known or papers)
         module = importlib.import_module(f"experiments.{paper}.{item}")
     presets = getattr(module, "PRESETS", None)
     if not isinstance(presets, Mapping):

@@ -55,8 +55,8 @@ def test_a_definition_is_found_by_name_and_by_file(checkout):
             "must be one of job in launch/definitions.py, got 'jobb'; did you mean",
         ),
         ("other", "must be one of job in .*, got 'other'; choose one of these"),
-        ("nowhere.py:job", "got 'nowhere.py', which is no Python file here"),
-        ("launch:job", "got 'launch', which is no Python file here"),
+        ("nowhere.py:job", "got 'nowhere.py'; it is no Python file here"),
+        ("launch:job", "got 'launch'; it is no Python file here"),
     ],
 )
 def test_a_definition_that_is_not_there_is_refused(name, message, checkout):
