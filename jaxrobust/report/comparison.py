@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxrobust.arguments import require
 from jaxrobust.keeping import claimed, plain, versions, write_whole
 from jaxrobust.report.assessment import Assessment, assess
 from jaxrobust.report.drawing import Drawing, draw
@@ -86,10 +87,7 @@ def write_report(
             and `looked_at` refuse.
         InUseError: if another process writes a report there.
     """
-    if not runs:
-        raise ValueError(
-            "`runs` must hold at least one run, got none; load one by `load_run`."
-        )
+    require(bool(runs), "runs", "one run or more", runs, "load one by `load_run`")
     config = config or ReportConfig()
     say = say or (lambda _: None)
     runs = list({run.directory.resolve(): run for run in runs}.values())

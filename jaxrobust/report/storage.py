@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxrobust.arguments import require
 from jaxrobust.keeping import (
     DamagedFileError,
     Kept,
@@ -40,12 +41,13 @@ class Storage(Kept):
         self.settings = plain(settings)
         path = self.directory / SETTINGS
         if not path.exists():
-            if output.exists() and not self._is_free():
-                raise ValueError(
-                    f"`output` must be a new or empty directory, or that of the same "
-                    f"report, got {str(output)!r}, which holds no {PARTS}/{SETTINGS}; "
-                    "choose another directory."
-                )
+            require(
+                not output.exists() or self._is_free(),
+                "output",
+                "a new or empty directory, or that of the same report",
+                str(output),
+                f"it holds no {PARTS}/{SETTINGS}, so choose another directory",
+            )
             return
         try:
             before = read_json(path, remedy="choose another directory")
@@ -54,12 +56,15 @@ class Storage(Kept):
                 "`output` must be a new directory or that of the same report, got "
                 f"{str(output)!r}: {error}"
             ) from error
-        if lines := difference(before, self.settings):
-            raise ValueError(
-                f"`output` must be the directory of the same report, got "
-                f"{str(output)!r}, which differs in {'; '.join(lines[:5])}; choose "
-                "another directory, or give the same command."
-            )
+        lines = difference(before, self.settings)
+        require(
+            not lines,
+            "output",
+            "the directory of the same report",
+            str(output),
+            f"that one differs in {'; '.join(lines[:5])}; choose another directory, or "
+            "give the same command",
+        )
 
     def _is_free(self) -> bool:
         """Whether nothing is there, or what a claim or a killed begin leaves."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from jaxrobust.arguments import require, require_choice, require_count, require_in
 from jaxrobust.data import Dataset, Split, subset
 from jaxrobust.evaluation import Flag, check_model
 from jaxrobust.keeping import fingerprint
@@ -88,34 +89,28 @@ class ReportConfig:
     """Of everything random."""
 
     def __post_init__(self):
-        restarts = 1 if self.num_restarts is None else self.num_restarts
-        images = 1 if self.num_images is None else self.num_images
         counts = ("num_minimal_images", "num_checklist_images", "num_pictures")
         counts += ("num_steps", "num_queries")
-        checks = (
-            ("parts", bool(self.parts), f"some of {', '.join(PARTS)}"),
-            ("parts", set(self.parts) <= set(PARTS), f"some of {', '.join(PARTS)}"),
-            ("attack", self.attack in ("standard", "pgd"), "standard or pgd"),
-            ("norm", self.norm in (None, *THREATS), f"one of {', '.join(THREATS)}"),
-            ("epsilons", self.epsilons != (), "at least one radius, or None"),
-            ("num_restarts", restarts >= 1, "at least 1"),
-            ("num_images", images >= 1, "at least 1"),
-            *((name, getattr(self, name) >= 1, "at least 1") for name in counts),
-            ("num_points", self.num_points >= 3, "at least 3"),
-            ("num_points", self.num_points % 2 == 1, "odd"),
-        )
-        for name, is_right, rule in checks:
-            if not is_right:
-                raise ValueError(
-                    f"`{name}` must be {rule}, got {getattr(self, name)!r}; "
-                    "see the help of `jaxrobust report`."
-                )
-        for epsilon in self.epsilons or ():
-            if epsilon <= 0:
-                raise ValueError(
-                    f"`epsilons` must be positive, got {epsilon!r}; the accuracy on "
-                    "clean images is in every report."
-                )
+        remedy = "see the help of `jaxrobust report`"
+        are_known = bool(self.parts) and set(self.parts) <= set(PARTS)
+        rule = f"some of {', '.join(PARTS)}"
+        require(are_known, "parts", rule, self.parts, remedy)
+        require_choice("attack", self.attack, ("standard", "pgd"))
+        if self.norm is not None:
+            require_choice("norm", self.norm, tuple(THREATS))
+        for name in ("num_restarts", "num_images"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), remedy)
+        for name in counts:
+            require_count(name, getattr(self, name), remedy)
+        require_count("num_points", self.num_points, remedy, least=3)
+        is_odd = self.num_points % 2 == 1
+        require(is_odd, "num_points", "odd", self.num_points, remedy)
+        if self.epsilons is not None:
+            rule = "at least one radius, or None"
+            require(len(self.epsilons) > 0, "epsilons", rule, self.epsilons, remedy)
+            remedy = "the accuracy on clean images is in every report"
+            require_in("epsilons", self.epsilons, "(0, inf)", remedy)
 
     def has(self, part: Part) -> bool:
         """Whether a part was asked for."""
@@ -190,11 +185,13 @@ def _names(directories: Sequence[Path]) -> list[str]:
 def _norm_of(runs: Sequence[Run], config: ReportConfig) -> str:
     trained = {run.config.phases[-1].norm: run for run in runs if _trained_at(run) > 0}
     if config.norm is None:
-        if len(trained) > 1:
-            raise ValueError(
-                f"`norm` must be given for runs trained in {' and in '.join(trained)}; "
-                "give --norm and --epsilons, or report them apart."
-            )
+        require(
+            len(trained) <= 1,
+            "norm",
+            f"given for runs trained in {' and in '.join(trained)}",
+            None,
+            "give --norm and --epsilons, or report them apart",
+        )
         return next(iter(trained), "linf")
     others = [run for norm, run in trained.items() if norm != config.norm]
     if others and config.epsilons is None:
@@ -235,11 +232,8 @@ def _load(runs: Sequence[Run], config: ReportConfig, **where: Any) -> Dataset:
     count = config.num_images
     if count is None:
         count = min(NUM_IMAGES, len(dataset))
-    if count > len(dataset):
-        raise ValueError(
-            f"`num_images` must be in [1, {len(dataset)}] for {dataset.title}, got "
-            f"{count}; leave it out for {min(NUM_IMAGES, len(dataset))}."
-        )
+    remedy = f"leave it out for {min(NUM_IMAGES, len(dataset))} of {dataset.title}"
+    require_count("num_images", count, remedy, most=len(dataset))
     return subset(dataset, count)
 
 
@@ -307,11 +301,13 @@ def subjects(
         widest = 1.0 if norm == "linf" else math.sqrt(num_pixels)
         for radius in tables:
             require_epsilon(norm, radius, num_pixels)
-            if radius >= widest:
-                raise ValueError(
-                    f"`epsilons` must be below {widest:g} in {norm} for "
-                    f"{run.problem.title}, got {radius:g}; that ball holds every image."
-                )
+            require(
+                radius < widest,
+                "epsilons",
+                f"below {widest:g} in {norm} for {run.problem.title}",
+                radius,
+                "that ball holds every image",
+            )
         curve = {_as_printed(share * max(tables)) for share in CURVE} | tables
         epsilon, reason = _judged_at(run, alike, norm, config.epsilons)
         base = _base_of(run) if config.has("checklist") else None

@@ -93,7 +93,7 @@ def test_wrong_requests_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"epsilons": (0.0,)}, "`epsilons` must be positive, got 0.0"),
+        ({"epsilons": (0.0,)}, r"`epsilons` must be in \(0, inf\), got 0\.0"),
         ({"epsilons": ()}, "`epsilons` must be at least one radius"),
         ({"parts": ()}, "`parts` must be some of accuracy, curve"),
         ({"parts": ("all",)}, "`parts` must be some of accuracy, curve"),
@@ -131,5 +131,5 @@ def test_a_model_that_answers_with_nan_is_refused_by_name(runs, tmp_path):
 
 
 def test_no_runs_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="`runs` must hold at least one run"):
+    with pytest.raises(ValueError, match="`runs` must be one run or more"):
         write_report([], tmp_path / "report")
