@@ -382,7 +382,7 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
         ),
         (["train", "--recipe", "standard", "--epochs", "1", "2"], "several --epochs"),
         (["train", "--epsilon", "0.1", "0.2", "--epochs", "1"], "as many numbers"),
-        (["train", "--epsilon", "-0.1"], "non-negative, got -0.1"),
+        (["train", "--epsilon", "-0.1"], "must be in [0, inf), got -0.1"),
         (["train", "--epsilon", "8"], "so 8/255 rather than 8"),
         (["train", "--epsilon", "1e30"], "must be in [0, 1] in linf"),
         (["train", "--norm", "l2", "--epsilon", "9"], "must be in [0, 8] in l2"),
