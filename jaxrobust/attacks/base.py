@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -234,6 +235,9 @@ def better(first: AttackResult, second: AttackResult) -> AttackResult:
     Success comes first because a cross-entropy can be higher on an image that is still
     classified rightly than on one that is not. Ties keep `first`.
     """
+    # One number for a whole batch would be compared with every example of it.
+    chex.assert_equal_shape((*first[1:], *second[1:]))
+    chex.assert_equal_shape((first.images, second.images))
     is_second = (second.is_adversarial & ~first.is_adversarial) | (
         (second.is_adversarial == first.is_adversarial) & (second.loss > first.loss)
     )

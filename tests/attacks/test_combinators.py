@@ -45,6 +45,12 @@ def test_anything_improves_on_nothing():
     assert float(better(nothing_found(jnp.ones((1, 1))), found).images[0, 0]) == 2.0
 
 
+def test_a_number_for_a_whole_batch_is_no_result():
+    found = nothing_found(jnp.ones((2, 1)))
+    with pytest.raises(AssertionError, match="assert_equal_shape"):
+        better(found, found._replace(loss=jnp.float32(1)))
+
+
 def test_a_loss_that_is_no_number_is_never_preferred():
     first, second = result(1.0, [0.1], [False]), result(2.0, [jnp.nan], [False])
     assert float(better(first, second).images[0, 0]) == 1.0

@@ -248,6 +248,17 @@ def test_changing_any_number_needs_no_new_trace():
         state = run(state, numbers, images, labels, jnp.int32(1))
 
 
+def test_what_an_index_would_run_over_is_refused():
+    images, labels = data()
+    trainer = trainer_of(batch_size=2)
+    state = first_of(trainer, images)
+    with pytest.raises(AssertionError, match="assert_equal_shape_prefix"):
+        train(trainer, state, steps(), images, labels[:-1])
+    shorter = steps()._replace(optimizer=steps(num_batches=1).optimizer)
+    with pytest.raises(AssertionError, match="assert_equal_shape_prefix"):
+        train(trainer, state, shorter, images, labels)
+
+
 def test_the_distance_of_an_epoch_is_that_of_its_parameters():
     images, labels = data()
     trainer = trainer_of()

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,6 +136,9 @@ class MemberProgram:
 
     def mapped(self, run: Callable[..., Any], members: tuple[Any, ...]) -> Any:
         """A function of one member, over stacked arguments of members."""
+        # Of more members than one, the last branch would move the first alone.
+        count = self.count // self.placement.config.member
+        chex.assert_tree_shape_prefix(members, (count,))
         if self.mapping == "vmap":
             return jax.vmap(run)(*members)
         if self.mapping == "loop":

@@ -14,6 +14,7 @@ its batch (statistics, dropout, random starts) has the numbers of one device.
 from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -217,6 +218,7 @@ def make_trainer(
 
         value_and_grad = jax.value_and_grad(loss_of, has_aux=True)
         (loss, seen), gradient = value_and_grad(variables.params)
+        chex.assert_equal_shape((labels, seen.is_correct, seen.is_gradient_finite))
         return loss, seen._replace(logits=None), gradient
 
     def gradient_of(
@@ -296,6 +298,9 @@ def make_trainer(
         stop_batch: Int[Array, ""],
         first_batch: Int[Array, ""] | None = None,
     ) -> TrainState:
+        # An index beyond the end is no error in jax: it gives the last value.
+        chex.assert_equal_shape_prefix((images, labels), 1)
+        chex.assert_equal_shape_prefix(jax.tree.leaves(settings), 1)
         # Not touched by a step: kept out of the loop, whose state may be copied.
         kept = state.epoch_weights
         state = state._replace(epoch_weights=())
