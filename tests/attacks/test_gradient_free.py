@@ -453,7 +453,8 @@ def test_more_noise_is_never_weaker(key):
     ]
     is_won = judge(logits_fn(images), labels)
     assert not np.any(is_won)
-    assert np.all(np.diff(np.stack(losses), axis=0) >= 0)
+    # Each number of samples has a program of its own, which may round differently.
+    assert np.all(np.diff(np.stack(losses), axis=0) >= -1e-5)
 
 
 # --- All of them ---
