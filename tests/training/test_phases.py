@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from jaxrobust.attacks import PGD
@@ -97,6 +97,7 @@ def test_a_warm_up_grows_evenly_into_whatever_schedule():
     st.integers(1, 7),
     st.floats(0, 3),
 )
+@example("constant", 1, 1, 5e-324)
 def test_no_step_has_a_rate_of_zero_or_above_the_given_one(
     schedule, epochs, num_batches, warmup
 ):

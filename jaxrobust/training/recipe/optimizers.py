@@ -115,7 +115,8 @@ class OptimizerConfig(Pytree):
         rates = self.learning_rate * self.decay**passed * np.ones(num_batches)
         rates *= rate_factors(self.schedule, done / epochs)
         if self.warmup_epochs:
-            rates *= np.minimum(done / self.warmup_epochs, 1)
+            # In this order, since a quotient by next to nothing overflows.
+            rates *= np.minimum(done, self.warmup_epochs) / self.warmup_epochs
         return rates
 
     def at(self, epoch: int, epochs: int, num_batches: int) -> "OptimizerConfig":
