@@ -164,7 +164,7 @@ def apart(tmp_path_factory):
         ("settings", r"config\[0\]\.phases\[0\]\.epsilon\.end: 0\.1, now 0\.4"),
         ("members", r"config\[1\]\.phases\[0\]\.epsilon\.end: 0\.2, now 0\.5"),
         ("work", "operation: 'train', now 'sweep'"),
-        ("data", r"data\.fingerprint: '\w+', now '"),
+        ("data", r"data\[0\]\.fingerprint: '\w+', now '"),
         ("files", r"is_begun\[0\]: True, now False"),
     ],
 )
