@@ -83,7 +83,9 @@ def test_success_is_counted_by_class():
     assert found[2].interval() == (0.0, 1.0)
     with pytest.raises(ValueError, match=r"one of 0\.1, 0\.2, got 0\.3"):
         success_by_class(FOUND, LABELS, 0.3)
-    with pytest.raises(ValueError, match="8 examples evaluated, got 2"):
+    with pytest.raises(
+        ValueError, match=r"`labels` must be of shape \(8,\), got \(2,\)"
+    ):
         success_by_class(FOUND, LABELS[:2], 0.1)
 
 

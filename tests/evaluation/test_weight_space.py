@@ -151,7 +151,7 @@ def test_barrier_height_is_the_rise_above_the_chord():
     losses = [[1, 3, 2, 2], [4, 3, 2, 0]]
     # Chords: 1, 1.25, 1.5, 2 and 4, 3, 2, 0; the second curve is its own chord.
     np.testing.assert_allclose(weight_space.barrier_height(alphas, losses), [1.75, 0])
-    with pytest.raises(ValueError, match="`alphas` must increase from 0 to 1"):
+    with pytest.raises(ValueError, match="`alphas` must be increasing from 0 to 1"):
         weight_space.barrier_height([0.0, 0.5], [1.0, 2.0])
 
 
