@@ -227,7 +227,7 @@ class TestJumpRule:
     [
         (lambda: standard(1, norm="l7"), "`norm` must be one of linf, l2"),
         (lambda: PGD(step_size=0), r"`step_size` must be in \(0, inf\), got 0"),
-        (lambda: PGD(num_steps=-1), r"`num_steps` must be in \[0, inf\), got -1"),
+        (lambda: PGD(num_steps=-1), "`num_steps` must be at least 0, got -1"),
         (lambda: PGD(direction="up"), "`direction` must be one of"),
         (lambda: PGD(loss="l"), "`loss` must be one of"),
         (lambda: PGD(keep="no"), "`keep` must be one of"),
@@ -257,8 +257,14 @@ class TestJumpRule:
             "`attack` must be left out where there is an objective",
         ),
         (lambda: OptimizerConfig(milestones=(2, 1)), "`milestones` must be increasing"),
-        (lambda: EpsilonSchedule(end=-0.1), "`epsilon.end` must be finite and"),
-        (lambda: EpsilonSchedule(start=float("nan")), "`epsilon.start` must be finite"),
+        (
+            lambda: EpsilonSchedule(end=-0.1),
+            r"`epsilon.end` must be in \[0, inf\), got",
+        ),
+        (
+            lambda: EpsilonSchedule(start=float("nan")),
+            r"`epsilon.start` must be in \[0, inf\), got",
+        ),
         (lambda: EpsilonSchedule(end=1e39), "`epsilon.end` must be at most 3.4"),
         (lambda: adversarial(8, 1), r"`epsilon.end` must be in \[0, 1\].*8/255"),
         (lambda: adversarial(1e30, 1), r"`epsilon.end` must be in \[0, 1\] in linf"),
