@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.arguments import require_count
 from jaxrobust.data import Dataset, require_learnable
 from jaxrobust.hosts import is_primary
 from jaxrobust.hosts.together import failing_together, require_same
@@ -141,11 +142,7 @@ def train_group(
     reporter = reporter or NullReporter()
     if not is_primary():
         reporter = NullReporter()
-    if checkpoint_every < 1:
-        raise ValueError(
-            f"`checkpoint_every` must be at least 1, got {checkpoint_every!r}; "
-            "it counts epochs."
-        )
+    require_count("checkpoint_every", checkpoint_every, "it counts epochs")
     require_learnable(dataset)
     # What can go wrong does so before anything is computed or written.
     with failing_together():

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple
 
+from jaxrobust.arguments import require_choice, require_count
 from jaxrobust.data import with_level
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.named_numbers import with_number
@@ -33,10 +34,7 @@ def linspace(
     Raises:
         ValueError: if `count` is below 2.
     """
-    if count < 2:
-        raise ValueError(
-            f"`count` must be at least 2, got {count!r}; it includes both ends."
-        )
+    require_count("count", count, "it includes both ends", least=2)
     # A float stands for the decimal that it is written as.
     first, last = Fraction(str(start)), Fraction(str(stop))
     width = (last - first) / (count - 1)
@@ -61,17 +59,10 @@ class WarmStart:
     """What they take over, see `Phase`."""
 
     def __post_init__(self):
-        rules = ("none", "chain", "above")
-        if self.rule not in rules:
-            raise ValueError(
-                f"`rule` must be one of {', '.join(rules)}, got {self.rule!r}; choose "
-                "one of these."
-            )
-        if self.epochs is not None and self.epochs < 1:
-            raise ValueError(
-                f"`epochs` must be at least 1, got {self.epochs!r}; leave it out for "
-                "as many as from random weights."
-            )
+        require_choice("rule", self.rule, ("none", "chain", "above"))
+        if self.epochs is not None:
+            remedy = "leave it out for as many as from random weights"
+            require_count("epochs", self.epochs, remedy)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -159,10 +150,7 @@ class SweepConfig:
     """Which members start from other members."""
 
     def __post_init__(self):
-        if self.mode not in ("grid", "list"):
-            raise ValueError(
-                f"`mode` must be grid or list, got {self.mode!r}; choose one of them."
-            )
+        require_choice("mode", self.mode, ("grid", "list"))
         self.members()
 
     def _columns(self) -> dict[str, Sequence[Any]]:
