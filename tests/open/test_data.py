@@ -106,3 +106,10 @@ def test_a_folder_of_images_by_class(config, tmp_path):
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(first)
     with pytest.raises(RunError, match="whose training examples are others"):
         load_run_data(run, "test")
+
+
+@pytest.mark.parametrize("field", ["dataset", "variant"])
+def test_a_value_where_a_configuration_has_a_name_is_refused(field, config):
+    """No run directory could say what it was, and no evaluation find it again."""
+    with pytest.raises(TypeError, match=f"`{field}` must be a name, got .*function"):
+        dataclasses.replace(config, **{field: lambda images: images})

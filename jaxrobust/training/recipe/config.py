@@ -17,14 +17,27 @@ from jaxrobust.training.recipe.validation import Validation
 __all__ = ["TrainConfig", "differ_in_level", "settings_of"]
 
 
+def _require_name(field: str, value: object, remedy: str) -> None:
+    """Refuse what no run directory could name."""
+    if not isinstance(value, str):
+        raise TypeError(f"`{field}` must be a name, got {value!r}; {remedy}.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides the numbers of a run."""
+    """Everything that decides the numbers of a run.
+
+    Raises:
+        ValueError: for an unknown name or a number out of range.
+        TypeError: for data or a variant that are no names.
+    """
 
     dataset: str = "digits"
-    """Name of a data set, or a directory of arrays."""
+    """Name of a data set, a directory of arrays, or a function of your own that makes
+    one, path.py:NAME or package.module:NAME."""
     variant: str = "original"
-    """Transform of the data set, such as "binary"."""
+    """Transform of the data set, such as "binary", or one of your own, path.py:NAME, or
+    path.py:NAME(0.3) with its level."""
     train_size: int | None = None
     """Use only that many training examples; None for all."""
     model: ModelConfig = ModelConfig(name="lenet-small")
@@ -50,6 +63,9 @@ class TrainConfig:
     JAX takes no more bits of it."""
 
     def __post_init__(self):
+        _require_name("dataset", self.dataset, "hand it over: train(..., dataset=...)")
+        remedy = "name it, or hand over dataset=apply_variant(dataset, variant)"
+        _require_name("variant", self.variant, remedy)
         require(
             self.batch_size >= 1, "batch_size", "at least 1", self.batch_size, "try 128"
         )
