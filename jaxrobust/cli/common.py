@@ -12,6 +12,7 @@ from jaxrobust.attacks import PGD
 from jaxrobust.cli.numbers import numbers
 from jaxrobust.cli.places import quoted
 from jaxrobust.networks import ModelConfig
+from jaxrobust.references import is_reference, name_of
 from jaxrobust.training import (
     Averaging,
     MeshConfig,
@@ -30,7 +31,7 @@ from jaxrobust.training import (
 )
 from jaxrobust.training.course.signals import stop_on_signals
 
-__all__ = ["Common", "RunOptions", "default_model", "model_flag", "require_runs"]
+__all__ = ["Common", "RunOptions", "default_model", "own_code", "require_runs"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +89,7 @@ class RunOptions:
                 profile=self.profile,
             )
         self.say(f"done: {directory}, {len(run.records)} epochs")
-        self.say(f"next: jaxrobust evaluate {quoted(directory)}{model_flag(run)}")
+        self.say(f"next: jaxrobust evaluate {quoted(directory)}{own_code(run)}")
         return 0
 
 
@@ -189,11 +190,22 @@ class Common:
         )
 
 
-def model_flag(run: Run | None) -> str:
-    """What a suggested command has to name, since the run's network is not ours."""
-    if run is None or run.config.model.is_known:
+def own_code(run: Run | None) -> str:
+    """Flags by which a suggested command is told of the code that a run needs."""
+    if run is None:
         return ""
-    return f" --model {quoted(Path(run.config.model.name))}"
+    config = run.config
+    # Nothing but trust lets what makes variants and optimizers be run.
+    names = [config.variant.partition("(")[0]]
+    names += [name_of(phase.optimizer.name) for phase in config.phases]
+    if any(map(is_reference, names)):
+        return " --trust-code"
+    flags = ""
+    if not config.model.is_known:
+        flags += f" --model {quoted(Path(config.model.name))}"
+    if is_reference(config.dataset):
+        flags += f" --dataset {quoted(Path(config.dataset))}"
+    return flags
 
 
 def require_runs(runs: Sequence[Path]) -> None:

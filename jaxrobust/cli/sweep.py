@@ -6,7 +6,7 @@ from typing import Literal
 
 import tyro
 
-from jaxrobust.cli.common import Common, model_flag
+from jaxrobust.cli.common import Common, own_code
 from jaxrobust.cli.numbers import numbers
 from jaxrobust.cli.places import quoted
 from jaxrobust.training import (
@@ -95,6 +95,6 @@ class Sweep(Common):
         options.say(f"done: {directory}, {len(found.runs)} members")
         for name, reason in found.failures.items():
             options.say(f"failed: {name}: {reason}")
-        flag = model_flag(next(iter(found.runs.values()), None))
-        options.say(f"next: jaxrobust evaluate {quoted(directory)}/*/{flag}")
+        flags = own_code(next(iter(found.runs.values()), None))
+        options.say(f"next: jaxrobust evaluate {quoted(directory)}/*/{flags}")
         return 1 if found.failures else 0
