@@ -1,4 +1,4 @@
-"""Objectives of a user's own: a function, and one with numbers that can be swept."""
+"""An objective of a user's own, with an attack and numbers that can be swept."""
 
 import dataclasses
 
@@ -9,11 +9,6 @@ from jaxrobust.attacks import PGD
 from jaxrobust.losses import cross_entropy
 from jaxrobust.pytrees import Pytree
 from jaxrobust.training import attacked, seen
-
-
-def clean(key, model, threat, images, labels):
-    logits, model = model.train(key, images)
-    return jnp.mean(cross_entropy(logits, labels)), seen(model, logits, labels)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -36,11 +36,12 @@ from jaxrobust.training.step import programs as programs_module
 
 HERE = Path(__file__).parent
 OBJECTIVES, OPTIMIZER = HERE / "own_objective.py", HERE / "own_optimizer.py"
+FILES = {"clean": HERE / "own_loss.py", "Paired": OBJECTIVES}
 LINEAR = ModelConfig(name="linear")
 
 
 def own(name):
-    return resolve(f"{OBJECTIVES}:{name}", what="objective").value
+    return resolve(f"{FILES[name]}:{name}", what="objective").value
 
 
 def config_of(objective, epochs=2, **settings):

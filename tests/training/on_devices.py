@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 os.environ["XLA_FLAGS"] = (
@@ -25,7 +24,6 @@ from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset, PadCropFlip
 from jaxrobust.networks import Linear, ModelConfig, as_network
 from jaxrobust.networks.resnet import ResNet
-from jaxrobust.references import resolve
 from jaxrobust.training import (
     MeshConfig,
     OptimizerConfig,
@@ -51,16 +49,9 @@ def steps(num_steps: int) -> Settings:
     return adversarial(0.1, 1, attack=attack, optimizer=OPTIMIZER).at(1, 4)
 
 
-OPEN = Path(__file__).parents[1] / "open"
-OWN = "own_linen"
-"""A network of a user's own, with dropout and batch normalization."""
-
-
 def network_of(kind: str) -> Any:
     if kind == "linear":
         return Linear(3)
-    if kind == OWN:
-        return resolve(f"{OPEN}/{kind}.py:Net", what="model").value
     return ResNet(
         block_counts=(1,), is_bottleneck=False, num_classes=3, widen_factor=0.0625
     )
@@ -171,8 +162,6 @@ def main(directory: str) -> None:
             mesh = trained(kind, member, data)
             found["differences"][name] = difference(mesh, alone)
         found["differences"][f"{kind} pmap"] = difference(by_pmap(kind, 4), alone)
-    alone, mesh = trained(OWN, 1, 1, 2), trained(OWN, 1, 4, 2)
-    found["differences"][f"{OWN} 1x4"] = difference(mesh, alone)
     found["collectives"] = {
         "members alone": collectives("resnet", 8, 1),
         "both": collectives("linear", 2, 4),
