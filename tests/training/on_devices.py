@@ -25,12 +25,14 @@ from jaxrobust.data import Dataset, PadCropFlip
 from jaxrobust.networks import Linear, ModelConfig, as_network
 from jaxrobust.networks.resnet import ResNet
 from jaxrobust.training import (
+    Averaging,
     MeshConfig,
     OptimizerConfig,
     Placement,
     Settings,
     SweepConfig,
     TrainConfig,
+    Validation,
     adversarial,
     make_trainer,
     sweep,
@@ -130,14 +132,25 @@ def difference(one: np.ndarray, other: np.ndarray) -> float:
     return float(np.max(np.abs(one - other)))
 
 
-def swept(directory: str, member: int, data: int) -> np.ndarray:
+def swept(directory: str, member: int, data: int) -> tuple[np.ndarray, list]:
+    """Weights of members, with an average, and what was measured on held-out images."""
     dataset = Dataset(
         name="noise", title="noise", images=IMAGES, labels=LABELS, num_classes=3
     )
     base = TrainConfig(
         model=ModelConfig(name="linear"),
         batch_size=BATCH,
-        phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
+        phases=(
+            adversarial(
+                0.1,
+                2,
+                attack=PGD(step_size=0.05),
+                averaging=Averaging(decay=0.5),
+                optimizer=OPTIMIZER,
+            ),
+        ),
+        validation=Validation(share=0.25, num_steps=2),
+        micro_batches=2,
     )
     found = sweep(
         SweepConfig(base=base, epsilon=(0.05, 0.1, 0.2)),
@@ -145,7 +158,13 @@ def swept(directory: str, member: int, data: int) -> np.ndarray:
         dataset=dataset,
         placement=Placement(MeshConfig(member=member, data=data)),
     )
-    return np.stack([flat(run.weights) for run in found.runs.values()])
+    weights = [flat(run.state.weights[::3]) for run in found.runs.values()]
+    measured = [
+        [each["validation_accuracy"], each["validation_robust_accuracy"]]
+        for run in found.runs.values()
+        for each in run.records
+    ]
+    return np.stack(weights), measured
 
 
 def main(directory: str) -> None:
@@ -167,9 +186,11 @@ def main(directory: str) -> None:
         "both": collectives("linear", 2, 4),
         "batch norm": collectives("resnet", 2, 4),
     }
-    one = swept(directory, 1, 1)
+    one, measured = swept(directory, 1, 1)
     # Three members on four devices: one of them has nothing to do.
-    found["differences"]["sweep 4x2"] = difference(swept(directory, 4, 2), one)
+    other, found["measured on 4x2"] = swept(directory, 4, 2)
+    found["measured"] = measured
+    found["differences"]["sweep 4x2"] = difference(other, one)
     print(json.dumps(found))
 
 

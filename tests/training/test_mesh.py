@@ -39,6 +39,12 @@ def test_any_mesh_trains_the_weights_of_one_device(found):
         assert difference < 1e-5, name
 
 
+def test_any_mesh_measures_held_out_images_as_one_device(found):
+    measured = found["measured"]
+    assert len(measured) == 6 and found["measured on 4x2"] == measured
+    assert any(robust < clean for clean, robust in measured)
+
+
 def test_members_under_pmap_have_the_same_weights(found):
     assert found["differences"]["linear pmap"] < 1e-5
     assert found["differences"]["resnet pmap"] < 1e-5
