@@ -159,7 +159,7 @@ class Killing(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.exact
+@pytest.mark.slow
 def test_resuming_an_averaged_run_equals_never_having_stopped(
     averaged, digits, tmp_path, small_slices
 ):

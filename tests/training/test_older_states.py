@@ -103,7 +103,9 @@ def normalized(tiny, digits, tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("name", ["trained", "normalized"])
+@pytest.mark.parametrize(
+    "name", ["trained", pytest.param("normalized", marks=pytest.mark.slow)]
+)
 def test_runs_of_older_versions_are_loaded(name, form, request, tmp_path):
     run = request.getfixturevalue(name)
     sums = in_older_form(form, run.directory, tmp_path / "run")
@@ -118,8 +120,8 @@ def test_runs_of_older_versions_are_loaded(name, form, request, tmp_path):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_damage_to_a_run_of_older_versions_is_noticed(form, normalized, tmp_path):
-    in_older_form(form, normalized.directory, tmp_path / "run", is_damaged=True)
+def test_damage_to_a_run_of_older_versions_is_noticed(form, trained, tmp_path):
+    in_older_form(form, trained.directory, tmp_path / "run", is_damaged=True)
     with (
         pytest.warns(CheckpointWarning, match=r"checksum of .* does not match"),
         pytest.raises(RunError, match="no usable checkpoint"),

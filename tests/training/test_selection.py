@@ -155,8 +155,10 @@ class Killing(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.exact
-@pytest.mark.parametrize("batch", [6, 13, 17])
+@pytest.mark.parametrize(
+    "batch",
+    [13, *(pytest.param(each, marks=pytest.mark.slow) for each in (6, 17))],
+)
 def test_resuming_finds_the_same_best(
     batch, config, selected, digits, tmp_path, small_slices
 ):
@@ -173,6 +175,7 @@ def test_resuming_finds_the_same_best(
         assert measured == [each.get(ROBUST) for each in other.records]
 
 
+@pytest.mark.slow
 def test_members_of_a_sweep_have_each_their_best(config, selected, digits, tmp_path):
     base = dataclasses.replace(config, phases=config.phases[1:2])
     found = sweep(
@@ -204,6 +207,7 @@ def test_where_an_average_is_kept_it_is_judged_and_chosen(config, digits, tmp_pa
     assert best.records[-1][CLEAN] == pytest.approx(accuracy)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_best_with_its_optimizer(
     selected, config, digits, tmp_path
 ):

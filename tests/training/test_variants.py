@@ -79,7 +79,7 @@ class Killing(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.exact
+@pytest.mark.slow
 def test_it_is_resumed(config, digits, tmp_path, small_slices):
     whole = sweep(config, tmp_path / "whole", dataset=digits)
     with pytest.raises(Interrupted):
