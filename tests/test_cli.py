@@ -82,6 +82,7 @@ STANDARD = ["--attack", "standard", "--epsilons", "0.05", "0.1", "--num-steps", 
 STANDARD += ["--num-queries", "9", "--num-targets", "2", "--num-images", "40"]
 
 
+@pytest.mark.slow
 def test_evaluate_runs_the_ensemble(run_dir, tmp_path, capsys):
     output = tmp_path / "numbers.json"
     assert main(["evaluate", str(run_dir), *STANDARD, "--output", str(output)]) == 0

@@ -165,6 +165,7 @@ def test_a_flat_softmax_lets_cross_entropy_miss_what_the_margin_finds():
     assert checklist(model, test, with_margin, only=["zoo"]).verdict == "pass"
 
 
+@pytest.mark.slow
 def test_a_network_is_checked_with_its_base(model_of):
     # Not trained from one another, but of growing radii all the same.
     model, base = model_of(HONEST), model_of(LINEAR)

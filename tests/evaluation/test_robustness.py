@@ -460,6 +460,7 @@ np.save({output!r}, np.array(flags))
 """
 
 
+@pytest.mark.slow
 def test_several_devices_find_the_same_without_a_collective(tmp_path):
     flags = {}
     for num_devices in (1, 4):
