@@ -408,6 +408,14 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
             "`threshold` must be one of",
         ),
         (["launch", "slurm", "nothing", "--dry-run"], "go to the checkout"),
+        (["train", "--validation", "2"], "`validation.share` must be in (0, 1)"),
+        (["train", "--validation-every", "2"], "left out without --validation"),
+        (["train", "--set", "averaging.decay", "0.9"], "`number` must be one of"),
+        (
+            ["train", "--averaging", "swa", "--set", "averaging.start_epoch", "31"],
+            "`averaging.start_epoch` must be in [1, 30], got 31",
+        ),
+        (["train", "--micro-batches", "3"], "a divisor of the batch size (128)"),
     ],
 )
 def test_wrong_usage_is_refused_and_leaves_nothing(

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from jaxrobust import hosts
+from jaxrobust.arguments import require
 from jaxrobust.attacks import PGD
 from jaxrobust.cli.numbers import numbers
 from jaxrobust.cli.places import quoted
@@ -108,8 +109,8 @@ class Common:
     train_size: int | None = None
     """Number of training examples; by default all."""
     model: str | None = None
-    """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32 images);
+    """linear; lenet (5x5 VALID, that of Shaeiri et al.); lenet-same (5x5 SAME,
+    Madry's); lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50, wrn28 (32x32);
     or one of your own, path/to/file.py:NAME or package.module:NAME. By default one that
     suits the data set."""
     widen_factor: float = 1.0
@@ -170,6 +171,13 @@ class Common:
         for name, text in self.set:
             (value,) = numbers("--set", (text,))
             phases = [with_number(phase, name, value) for phase in phases]
+        require(
+            self.validation is not None or self.validation_every == 1,
+            "validation_every",
+            "left out without --validation",
+            self.validation_every,
+            "hold examples out (--validation 0.1)",
+        )
         validation = None
         if self.validation is not None:
             every = self.validation_every

@@ -1,4 +1,4 @@
-"""Which process of how many this is, and what happens when another one dies.
+"""Joining the processes of a job, and what happens when one of them dies.
 
 A job of several processes runs the same program in each; `initialize` finds the others
 before jax computes anything. A process that dies takes its part of every array with it,

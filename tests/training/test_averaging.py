@@ -90,6 +90,11 @@ def test_its_numbers_are_swept_by_name():
     phase = with_number(phase_with(Averaging()), "averaging.decay", 0.9)
     assert phase.averaging == Averaging(decay=0.9)
     assert phase.at(5, 100).average_share[0] == pytest.approx(1 - 0.9)
+    phase = with_number(phase_with(Averaging(name="swa")), "averaging.start_epoch", 2)
+    assert phase.averaging == Averaging(name="swa", start_epoch=2)
+    with pytest.raises(ValueError, match=r"must be in \[1, 3\], got 4"):
+        with_number(phase, "averaging.start_epoch", 4)
+    phase = with_number(phase_with(Averaging()), "averaging.decay", 0.9)
     # The first steps: nine parts in eleven are new, whatever the decay.
     assert phase.at(1, 100).average_share[0] == pytest.approx(9 / 11)
 

@@ -16,7 +16,9 @@ from jaxrobust.evaluation import EvaluationConfig, evaluate_models
 from jaxrobust.training import (
     Averaging,
     Interrupted,
+    LineReporter,
     NullReporter,
+    Placement,
     RunError,
     SweepConfig,
     TrainConfig,
@@ -26,7 +28,9 @@ from jaxrobust.training import (
     sweep,
     train,
 )
+from jaxrobust.training.course.examples import problem_of
 from jaxrobust.training.course.selection import CLEAN, ROBUST, best_epoch
+from jaxrobust.training.step.programs import Programs
 from jaxrobust.training.step.trainer import to_arrays
 
 
@@ -138,6 +142,25 @@ def test_the_best_checkpoint_has_the_weights_of_its_epoch(selected, config, tmp_
     assert len(best.records) == epoch and best.checkpoint == "best"
     assert best.is_complete
     assert int(best.state.step) == 4 * epoch
+
+
+def test_groups_of_a_sweep_share_the_program_that_judges(config, digits):
+    kept, held = hold_out(digits, 0.25)
+    programs = Programs([config], problem_of(kept), Placement(), 1)
+    validator = programs.validator(held, config.validation)
+    assert programs.validator(held, config.validation) is validator
+    # Others are judged on others.
+    assert programs.validator(kept, config.validation) is not validator
+
+
+def test_the_log_says_what_was_measured(config, digits, tmp_path, capsys):
+    phases = config.phases[1:2]
+    short = dataclasses.replace(config, phases=phases)
+    run = train(short, tmp_path / "run", dataset=digits, reporter=LineReporter())
+    lines = [line for line in capsys.readouterr().out.splitlines() if "epoch" in line]
+    assert "held out" not in lines[0]
+    last = run.records[-1]
+    assert f"held out {last[CLEAN]:.2%} clean, {last[ROBUST]:.2%} robust" in lines[1]
 
 
 def test_without_any_held_out_there_is_no_best(trained):

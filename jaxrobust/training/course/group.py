@@ -168,7 +168,8 @@ class Group:
             position.compare(record)
             if index in judged:
                 record |= {CLEAN: judged[index].clean, ROBUST: judged[index].robust}
-                member.save_if_best(program.take(states, index), record)
+                if member.is_best(record):
+                    member.save_best(program.take(states, index), record)
             changes = position.advance(record, self.reporter.message)
             if changes is not None:
                 taken = program.take(states, index)

@@ -12,7 +12,7 @@ from jaxrobust.training.course.directory import BEST, CHECKPOINTS, METRICS
 from jaxrobust.training.course.position import Position, fresh_state
 from jaxrobust.training.course.reporters import Reporter
 from jaxrobust.training.course.runs import Run, template_for
-from jaxrobust.training.course.selection import ROBUST, best_epoch
+from jaxrobust.training.course.selection import best_epoch
 from jaxrobust.training.course.storage import failing_storage
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.own import Own, network_for
@@ -87,19 +87,19 @@ class OpenRun:
         assert self.checkpoints is not None
         self.checkpoints.save(state, self.position.progress())
 
-    def save_if_best(self, state: TrainState, record: dict[str, Any]) -> None:
-        """Save the state at the end of an epoch, if it is the best so far.
+    def is_best(self, record: dict[str, Any]) -> bool:
+        """Whether an epoch that is done is the best so far."""
+        return best_epoch([*self.position.records, record]) == record["epoch"]
+
+    def save_best(self, state: TrainState, record: dict[str, Any]) -> None:
+        """Save the state at the end of the best epoch so far.
 
         Returns when it is on disk: no newer checkpoint is there before it, so that a
         run that is killed and resumed finds it, or finds it again.
         """
-        if self.best is None or ROBUST not in record:
-            return
-        records = [*self.position.records, record]
-        if best_epoch(records) == record["epoch"]:
-            progress = self.position.progress() | {"best": record}
-            self.best.save(state, progress)
-            self.best.wait()
+        assert self.best is not None
+        self.best.save(state, self.position.progress() | {"best": record})
+        self.best.wait()
 
     def log(self, record: dict[str, Any]) -> None:
         """Write down an epoch that is done."""

@@ -7,6 +7,8 @@ from typing import Any, Protocol, TextIO, runtime_checkable
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from jaxrobust.training.course.selection import CLEAN, ROBUST
+
 __all__ = [
     "LineReporter",
     "NotebookReporter",
@@ -67,10 +69,13 @@ class NullReporter:
 def _describe(values: dict[str, Any]) -> str:
     # Members of a sweep say who they are.
     name = f"{values['member']}  " if "member" in values else ""
-    return name + (
+    told = name + (
         f"{values['phase']:<11} eps {values['epsilon']:.3f}  "
         f"loss {values['loss']:.4f}  adv acc {values['adversarial_accuracy']:6.2%}"
     )
+    if ROBUST not in values:
+        return told
+    return f"{told}  held out {values[CLEAN]:.2%} clean, {values[ROBUST]:.2%} robust"
 
 
 def _duration(seconds: float) -> str:

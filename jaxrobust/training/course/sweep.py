@@ -268,8 +268,15 @@ def sweep(
         widest = max(map(len, pending))
         if not widest:
             return SweepResult(runs, failures)
-        whole = dataset
-        dataset, held_out = parts_of(configs[0], whole)
+        left = [member for wave in pending for member in wave]
+        tasks = tasks_of(
+            [(_located(each, directory), directory / each.name) for each in left],
+            dataset,
+            is_given=is_given,
+            has_variant=has_variant,
+        )
+        task_of = dict(zip((each.name for each in left), tasks, strict=True))
+        dataset, held_out = parts_of(configs[0], dataset)
         batch_size = configs[0].batch_size
         stretch = stretch_for(dataset, batch_size, stream=stream)
         with starting(stop):
@@ -299,15 +306,7 @@ def sweep(
                 directories = [directory / member.name for member in group]
                 with claimed_together(directories):
                     results = train_group(
-                        tasks_of(
-                            [
-                                (_located(member, directory), its)
-                                for member, its in zip(group, directories, strict=True)
-                            ],
-                            whole,
-                            is_given=is_given,
-                            has_variant=has_variant,
-                        ),
+                        [task_of[member.name] for member in group],
                         dataset,
                         held_out,
                         stop,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jaxrobust.arguments import require, require_choice, require_in
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.pytrees import Pytree, static
 
 __all__ = ["AVERAGES", "Averaging"]
@@ -57,19 +57,14 @@ class Averaging(Pytree):
     """ema or swa."""
     decay: float = 0.995
     """Of ema, in [0, 1); others ignore it."""
-    start_epoch: int = static(default=1)
+    start_epoch: int = 1
     """Of swa: the first epoch of the phase that counts; others ignore it."""
 
     def __post_init__(self):
         require_choice("averaging.name", self.name, tuple(AVERAGES))
         require_in("averaging.decay", self.decay, "[0, 1)", "try 0.995")
-        require(
-            self.start_epoch >= 1,
-            "averaging.start_epoch",
-            "at least 1",
-            self.start_epoch,
-            "it counts epochs of the phase",
-        )
+        remedy = "it counts epochs of the phase"
+        require_count("averaging.start_epoch", self.start_epoch, remedy)
 
     def shares(self, epoch: int, num_batches: int) -> np.ndarray:
         """Share of the new weights after each batch, `(num_batches,)` in [0, 1].

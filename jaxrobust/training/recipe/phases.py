@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import jax
 import numpy as np
 
-from jaxrobust.arguments import require, require_choice
+from jaxrobust.arguments import require, require_choice, require_count
 from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
 from jaxrobust.training.recipe.averaging import Averaging
 from jaxrobust.training.recipe.named_numbers import as_arrays
@@ -135,6 +135,14 @@ class Phase:
         require_choice("start_checkpoint", self.start_checkpoint, get_args(Checkpoint))
         require_choice("norm", self.norm, get_args(Norm))
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs, "train for one")
+        if self.averaging is not None:
+            # Beyond, the average would be what the phase began with.
+            require_count(
+                "averaging.start_epoch",
+                self.averaging.start_epoch,
+                "it counts epochs of the phase",
+                most=self.epochs,
+            )
         self.require_radii()
 
     def require_radii(self, num_pixels: int | None = None) -> None:

@@ -90,6 +90,7 @@ class Programs:
         if isinstance(augmentation, str):
             augmentation = augmentation_of(augmentation)
         self.augmentation = augmentation
+        self._validator: Validator | None = None
         size = placement.config.member
         self.count = -(-count // size) * size
 
@@ -160,10 +161,12 @@ class Programs:
         return network_for(model, self.problem.num_classes, self.own)
 
     def validator(self, held_out: Dataset, validation: Validation) -> Validator:
-        """What judges the members on held-out examples."""
-        size = self.config.batch_size
-        steps = validation.num_steps
-        return Validator(self.program, self.network, held_out, size, steps)
+        """What judges the members on held-out examples; one for all groups."""
+        if self._validator is None or self._validator.held_out is not held_out:
+            size, steps = self.config.batch_size, validation.num_steps
+            found = Validator(self.program, self.network, held_out, size, steps)
+            self._validator = found
+        return self._validator
 
     @cached_property
     def program(self) -> MemberProgram:
