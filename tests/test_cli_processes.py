@@ -40,6 +40,7 @@ def test_training_outlives_the_reader_of_its_output(run_dir):
     assert load_run(run_dir).is_complete
 
 
+@pytest.mark.slow
 def test_a_limit_on_files_is_a_failure_in_one_line(tmp_path):
     # Of Orbax, in threads of its own: it tells of it three times.
     target = tmp_path / "run"
@@ -57,6 +58,7 @@ def test_a_limit_on_files_is_a_failure_in_one_line(tmp_path):
 EVALUATE = ["--num-steps", "1", "--num-images", "20"]
 
 
+@pytest.mark.slow
 def test_an_encoding_without_greek_letters_costs_no_result(run_dir, tmp_path):
     output = tmp_path / "numbers.json"
     ascii = {"PYTHONIOENCODING": "ascii"}

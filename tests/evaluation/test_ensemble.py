@@ -167,6 +167,7 @@ def weakly(names, dataset, weights, batch_size, **settings):
     batch_size=st.sampled_from([3, 8]),
     data=st.data(),
 )
+@pytest.mark.slow
 def test_a_further_stage_can_only_lower_the_accuracy(names, batch_size, data):
     weights, dataset, distance = linear_problem(3, size=13, seed=1)
     count = data.draw(st.integers(1, len(names) - 1))

@@ -242,6 +242,7 @@ def test_flags_are_those_of_attacking_one_example_at_a_time(changes):
     batch_size=st.sampled_from([1, 4, 13, 40]),
     seed=st.integers(0, 99),
 )
+@pytest.mark.slow
 def test_packing_changes_no_answer(size, batch_size, seed):
     weights, dataset = line_models(count=2, size=size, seed=seed)
     config = dataclasses.replace(WEAK, batch_size=batch_size, seed=seed)

@@ -30,7 +30,7 @@ NEEDS = {
     "benchmarks/peers": "torchattacks",
     "benchmarks/sweep": "torch",
 }
-EVERYDAY = {"large_perturbations/table1"}
+EVERYDAY = {"concentration/optimum", "large_perturbations/figure12"}
 
 
 def module_of(name):
@@ -103,6 +103,7 @@ def test_smoke_preset_writes_results_and_a_report(name, result_of):
     assert "<table" in page and 'src="http' not in page
 
 
+@pytest.mark.slow
 def test_table1_has_the_four_models_and_accuracies(result_of):
     _, result = result_of("large_perturbations/table1")
     roles = [row["role"] for row in result["rows"]]
@@ -112,6 +113,7 @@ def test_table1_has_the_four_models_and_accuracies(result_of):
         assert max(row["robust_accuracy"].values()) <= row["clean_accuracy"]
 
 
+@pytest.mark.slow
 def test_started_again_an_experiment_trains_and_attacks_nothing(result_of, monkeypatch):
     directory, result = result_of("large_perturbations/table1")
     monkeypatch.setattr(

@@ -43,7 +43,9 @@ def test_widths_of_lenet_follow_the_factor(factor):
     assert num_parameters(as_network(module, 10), (28, 28, 1)) == expected
 
 
-@pytest.mark.parametrize("name", ["lenet", "lenet-same"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("lenet", marks=pytest.mark.slow), "lenet-same"]
+)
 def test_formulations_give_the_same_logits_and_input_gradients(name, key):
     images = jax.random.uniform(key, (3, 28, 28, 1))
     settings = {"name": name, "widen_factor": 0.125}
@@ -217,6 +219,7 @@ def test_an_image_of_one_color_is_standardized_to_nothing_with_finite_gradients(
     assert highest == pytest.approx(1e-3 * 47 / 48 * 48**0.5, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_wide_resnet_moves_its_statistics_in_training(wide_resnet):
     module, variables, images = wide_resnet
     moved = jax.jit(

@@ -149,10 +149,14 @@ def test_loaded_evaluated_and_exported_it_says_the_same(
 @pytest.mark.parametrize(
     ("name", "mapping"),
     [
-        ("linen", "vmap"),
         *(
             pytest.param(*pair, marks=pytest.mark.slow)
-            for pair in (("nnx", "vmap"), ("equinox", "vmap"), ("nnx", "loop"))
+            for pair in (
+                ("linen", "vmap"),
+                ("nnx", "vmap"),
+                ("equinox", "vmap"),
+                ("nnx", "loop"),
+            )
         ),
     ],
 )
@@ -191,6 +195,7 @@ def test_in_half_precision_its_weights_and_state_keep_their_types(name, digits):
     assert other.dtype == np.float32 and 0 < np.max(np.abs(one - other)) < 0.1
 
 
+@pytest.mark.slow
 def test_it_is_extended_from_its_own_run(trained, digits, tmp_path):
     run, value = trained("pair")
     phase = extended(

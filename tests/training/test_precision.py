@@ -19,6 +19,7 @@ def network_and_weights():
     return network, network.init(jax.random.key(1), images), images
 
 
+@pytest.mark.slow
 def test_logits_and_input_gradients_are_float32_but_rounded(network_and_weights):
     network, variables, images = network_and_weights
     exact = bind(network, variables)
@@ -45,6 +46,7 @@ def test_the_matrix_products_are_bfloat16(network_and_weights):
     assert products and all("bf16" in line for line in products)
 
 
+@pytest.mark.slow
 def test_training_keeps_float32_weights_and_learns_as_much(digits, tmp_path):
     config = TrainConfig(
         model=ModelConfig(name="lenet-small", widen_factor=0.25),

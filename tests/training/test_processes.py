@@ -106,6 +106,7 @@ def test_four_processes_train_the_weights_of_one(alone, tmp_path):
     assert all(line.startswith("[Gloo]") for line in said.splitlines())
 
 
+@pytest.mark.slow
 def test_a_killed_process_stops_the_others_and_the_job_goes_on_without_it(
     alone, tmp_path
 ):

@@ -23,7 +23,10 @@ def penalty(params, images, others, labels):
 
 
 @pytest.mark.parametrize("inner", [Standard(), Fast()])
-@pytest.mark.parametrize("weight", [0.0, 0.2, 10.0])
+@pytest.mark.parametrize(
+    "weight",
+    [0.2, *(pytest.param(each, marks=pytest.mark.slow) for each in (0.0, 10.0))],
+)
 def test_loss_and_gradient_are_those_of_the_formula(inner, weight):
     images, labels = linear.batch()
     threat = LinfBall(0.5)
