@@ -11,7 +11,6 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
 from jaxrobust.arguments import require
@@ -29,6 +28,7 @@ __all__ = [
     "targeted_cross_entropy",
     "targeted_dlr",
     "targeted_margin",
+    "towards",
 ]
 
 LossName = Literal["cross_entropy", "margin", "dlr"]
@@ -124,24 +124,34 @@ def cross_entropy(logits: Logits, labels: Labels) -> PerExample:
 def _cross_entropy(
     logits: Logits, labels: Labels, is_class: PerExampleFlag
 ) -> PerExample:
-    loss = optax.losses.softmax_cross_entropy_with_integer_labels(
-        logits.astype(jnp.float32), labels
-    )
-    return _meaningful(loss, is_class)
+    logits = logits.astype(jnp.float32)
+    # Of differences, since the softmax at the label minus 1, which is the gradient of
+    # the plain form, is nothing but rounding where the model is sure.
+    is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
+    lead = jnp.where(is_label, 0.0, logits - _at(is_label, logits)[:, None])
+    return _meaningful(jax.nn.logsumexp(lead, axis=-1), is_class)
+
+
+def _at(is_label: jax.Array, logits: Logits) -> PerExample:
+    """The logit of each label.
+
+    A sum rather than a look-up, whose gradient is a scatter: of batches that are
+    divided, devices would send each other the gradients of all examples.
+    """
+    return jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
 
 
 def margin(logits: Logits, labels: Labels) -> PerExample:
     """Largest other logit minus the logit at `labels`; positive when misclassified.
 
-    The negative of the margin M of SN/SW (SW-V1). Unlike the cross-entropy it has a
-    gradient where the softmax is saturated.
+    The negative of the margin of Ding et al. (2019) and of Wen et al. (2020). Unlike
+    the cross-entropy it has a gradient where the softmax is saturated.
     """
     labels, is_class = as_classes(logits, labels)
     logits = logits.astype(jnp.float32)
     is_label = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     others = jnp.max(jnp.where(is_label, -jnp.inf, logits), axis=-1)
-    at_label = jnp.sum(jnp.where(is_label, logits, 0.0), axis=-1)
-    return _meaningful(others - at_label, is_class)
+    return _meaningful(others - _at(is_label, logits), is_class)
 
 
 def _spread(logits: Logits, places: dict[int, float]) -> PerExample:
@@ -235,3 +245,38 @@ LOSSES: dict[str, Loss] = {
     "margin": margin,
     "dlr": dlr,
 }
+
+_TARGETED: dict[str, Callable[[Labels], Loss]] = {
+    "cross_entropy": targeted_cross_entropy,
+    "margin": targeted_margin,
+    "dlr": targeted_dlr,
+}
+
+
+def towards(
+    loss: str | Loss, targets: Labels | None, *, must_hit: bool = False
+) -> Loss:
+    """What an attack climbs that is steered at targets, if there are any.
+
+    Args:
+        loss: of the attack without targets, by name or as a function.
+        targets: `(batch,)`, the classes it is steered at; None for the loss itself.
+        must_hit: whether only the target counts as a success. Then it is minus the loss
+            at the targets, whose margin is positive where the target is met.
+
+    Returns:
+        A loss `(logits, labels) -> (batch,)`: for a name its targeted form, for a
+        function minus its value at the targets.
+    """
+    loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
+    if targets is None:
+        return loss_fn
+    if isinstance(loss, str) and not must_hit:
+        return _TARGETED[loss](targets)
+
+    def at_targets(logits: Logits, labels: Labels) -> PerExample:
+        del labels
+        as_classes(logits, targets, name="targets")
+        return -loss_fn(logits, targets)
+
+    return at_targets

@@ -1,11 +1,12 @@
 """The common case of training in one call; everything beyond it is `TrainConfig`."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jaxrobust import training
 from jaxrobust.arguments import require, require_in
 from jaxrobust.data import Augmentation, Dataset
+from jaxrobust.threat import ThreatModel
 from jaxrobust.training import (
     Adversarial,
     Objective,
@@ -53,7 +54,7 @@ def train(
     *,
     epsilon: float,
     epochs: int = 30,
-    norm: Literal["linf", "l2"] = "linf",
+    norm: str | type[ThreatModel] = "linf",
     objective: Objective | str | None = None,
     optimizer: OptimizerConfig | str = "adam",
     batch_size: int = 128,
@@ -79,7 +80,8 @@ def train(
             run with `resume`.
         epsilon: radius of the ball, in units of [0, 1] pixels, such as 8/255.
         epochs: passes over the examples, at least 1.
-        norm: of the ball: linf or l2.
+        norm: of the ball: one of `THREATS`; or one of your own, `path/to/file.py:NAME`
+            or the subclass of `ThreatModel`.
         objective: what is minimized: a value, or a name such as "trades" or
             "awp(trades)", see `named_objective`. By default PGD adversarial training
             (Madry et al., 2018), or standard training if the radius is 0.

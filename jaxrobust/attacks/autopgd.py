@@ -6,8 +6,10 @@ from typing import NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from jaxrobust.arguments import require_choice, require_count, require_in
+from jaxrobust.attacks.autopgd_l1 import climb_sparsely
 from jaxrobust.attacks.base import (
     Attack,
     AttackResult,
@@ -15,10 +17,13 @@ from jaxrobust.attacks.base import (
     checked,
     judge,
     nothing_found,
+    refuse_threat,
 )
+from jaxrobust.attacks.builders import costs
 from jaxrobust.attacks.gradient import Loss
-from jaxrobust.losses import LOSSES, LossName
-from jaxrobust.threat import ThreatModel
+from jaxrobust.attacks.loops import repeated
+from jaxrobust.losses import LossName, towards
+from jaxrobust.threat import L0Ball, L1Ball, ThreatModel
 from jaxrobust.types import (
     Images,
     Labels,
@@ -89,11 +94,13 @@ def sample_sphere(
     return threat.project(moved.astype(center.dtype), center)
 
 
+@costs(lambda num_steps, num_samples, **_: (3 * num_steps + 1) * num_samples)
 def auto_pgd(
     threat: ThreatModel,
     *,
     num_steps: Scalar = 100,
     loss: Loss = "cross_entropy",
+    targets: Labels | None = None,
     momentum: float = 0.75,
     rho: float = 0.75,
     random_start: bool = True,
@@ -107,14 +114,20 @@ def auto_pgd(
     the step size stayed, halves its step size and starts again from its best iterate.
     The result is the strongest iterate of all: success first, then the loss.
 
+    In l_1 steps are sparse (Croce & Hein, 2021): see `climb_sparsely`; momentum and
+    `rho` play no part.
+
     Costs `num_steps * num_samples` backward and `(num_steps + 1) * num_samples` forward
     passes. Memory does not depend on the number of steps.
 
     Args:
-        threat: the set to stay in; any norm with a direction of steepest ascent.
+        threat: the set to stay in: linf, l2, l1, or a norm of your own; not l0, whose
+            ball is not convex.
         num_steps: at least 1; may be traced.
         loss: "cross_entropy", "margin", "dlr" or a function `(logits, labels) ->
-            (batch,)`, such as `targeted_dlr(targets)`.
+            (batch,)`.
+        targets: `(batch,)`, classes that the search is steered at: it climbs the
+            targeted form of the loss. Success is any wrong answer.
         momentum: share of the new direction in a step, in (0, 1].
         rho: share of steps that have to raise the loss, in [0, 1].
         random_start: start on a random point of the sphere, rather than at the clean
@@ -127,15 +140,20 @@ def auto_pgd(
         An attack `(key, logits_fn, images, labels) -> AttackResult`.
 
     Raises:
+        TypeError: for an l0 ball.
         ValueError: for an unknown loss or a number out of range.
 
     References:
         Croce & Hein, 2020, arXiv:2003.01690, Algorithm 1; the authors' code for what
-        the text leaves open (checkpoints, momentum after a restart).
+        the text leaves open (checkpoints, momentum after a restart). In l_1 Croce &
+        Hein, 2021, arXiv:2103.01208, Algorithm 1.
 
     Differs from the authors' code: its first checkpoint compares the first loss with 0,
-    here, as in the text, with the loss at the start.
+    here, as in the text, with the loss at the start. In l_1 the radius is the same
+    throughout; theirs may begin at three times as much.
     """
+    remedy = "its ball is not convex; take pgd with keep='best'"
+    refuse_threat("auto_pgd", threat, (L0Ball,), remedy)
     if isinstance(loss, str):
         require_choice("loss", loss, get_args(LossName))
     remedy = "leave it out for the paper's choice"
@@ -143,8 +161,9 @@ def auto_pgd(
     require_in("momentum", momentum, "(0, 1]", remedy)
     require_in("rho", rho, "[0, 1]", remedy)
     require_count("num_samples", num_samples, remedy)
-    loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
+    loss_fn = towards(loss, targets)
     steps = jnp.asarray(num_steps, jnp.int32)
+    is_known = not isinstance(num_steps, Tracer)
     # In whole numbers, since .06 * 50 is only just 3 in floating point.
     first, shortest, decrement = (
         jnp.maximum(percent * steps // 100, 1) for percent in (22, 6, 3)
@@ -179,6 +198,13 @@ def auto_pgd(
             loss, pull, logits = jax.vjp(losses, images, has_aux=True)
             return loss, logits, widened(pull(jnp.ones_like(loss))[0])
 
+        def look(images: Images) -> tuple[AttackResult, Images]:
+            loss, logits, gradient = averaged(with_gradient, images)
+            axes = tuple(range(1, gradient.ndim))
+            is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
+            found = AttackResult(images, loss, judge(logits, labels), is_finite)
+            return found, jnp.where(jnp.isnan(gradient), 0, gradient)
+
         def project(moved: jax.Array) -> Images:
             return threat.project(moved.astype(images.dtype), images)
 
@@ -186,11 +212,8 @@ def auto_pgd(
             index: jax.Array, carry: tuple[_Search, AttackResult]
         ) -> tuple[_Search, AttackResult]:
             search, kept = carry
-            loss, logits, gradient = averaged(with_gradient, search.images)
-            axes = tuple(range(1, gradient.ndim))
-            is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
-            gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
-            found = AttackResult(search.images, loss, judge(logits, labels), is_finite)
+            found, gradient = look(search.images)
+            loss = found.loss
 
             is_best = loss > search.best_loss
             best_loss = jnp.where(is_best, loss, search.best_loss)
@@ -233,29 +256,37 @@ def auto_pgd(
             )
             return search, better(kept, found)
 
+        def climb(start: Images) -> tuple[Images, AttackResult]:
+            low = jnp.full(batch, -jnp.inf, jnp.float32)
+            search = _Search(
+                images=start,
+                previous=start,
+                best_images=start,
+                best_gradient=jnp.zeros_like(widened(images)),
+                best_loss=low,
+                checked_loss=low,
+                last_loss=-low,  # nothing rises above it
+                num_rises=jnp.zeros(batch, jnp.float32),
+                step_size=jnp.full(batch, 2 * threat.radius(images)),
+                is_halved=jnp.ones(batch, bool),
+                num_since=jnp.asarray(0, jnp.int32),
+                window=first,
+            )
+            carry = search, nothing_found(images)
+            search, kept = repeated(steps, body, carry, is_known=is_known)
+            return search.images, kept
+
         start = images
         if random_start:
             start = sample_sphere(threat, key, images, threat.epsilon)
-        low = jnp.full(batch, -jnp.inf, jnp.float32)
-        search = _Search(
-            images=start,
-            previous=start,
-            best_images=start,
-            best_gradient=jnp.zeros_like(widened(images)),
-            best_loss=low,
-            checked_loss=low,
-            last_loss=-low,  # nothing rises above it
-            num_rises=jnp.zeros(batch, jnp.float32),
-            step_size=jnp.full(batch, 2 * threat.radius(images)),
-            is_halved=jnp.ones(batch, bool),
-            num_since=jnp.asarray(0, jnp.int32),
-            window=first,
-        )
-        search, kept = lax.fori_loop(0, steps, body, (search, nothing_found(images)))
-        loss, logits = averaged(losses, search.images)
-        last = AttackResult(
-            search.images, loss, judge(logits, labels), jnp.ones(batch, bool)
-        )
+        if isinstance(threat, L1Ball):
+            moved, kept = climb_sparsely(
+                threat, look, start, images, steps, is_known=is_known
+            )
+        else:
+            moved, kept = climb(start)
+        loss, logits = averaged(losses, moved)
+        last = AttackResult(moved, loss, judge(logits, labels), jnp.ones(batch, bool))
         return better(kept, last)
 
     return attack

@@ -13,11 +13,11 @@ from typing import Any, Literal, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.core import Tracer
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from jaxrobust.attacks.loops import repeated
 from jaxrobust.losses import as_classes, as_labels, require_classes_below
 from jaxrobust.pytrees import outline
 from jaxrobust.threat import ThreatModel
@@ -34,6 +34,7 @@ from jaxrobust.types import (
 
 __all__ = [
     "Attack",
+    "AttackBuilder",
     "AttackInfo",
     "AttackKernel",
     "AttackResult",
@@ -44,6 +45,8 @@ __all__ = [
     "iterate",
     "judge",
     "nothing_found",
+    "per_example",
+    "refuse_threat",
 ]
 
 Keep = Literal["last", "best"]
@@ -56,14 +59,17 @@ class AttackState(NamedTuple):
     Attributes:
         images: current iterate.
         center: clean images.
-        labels: true labels, or the targets of a targeted attack.
+        labels: true labels.
         is_gradient_finite: False once any gradient of the example was not finite.
+        memory: what else the kernel carries, a pytree of arrays whose shapes and types
+            stay; `iterate` does not look at it.
     """
 
     images: Images
     center: Images
     labels: Labels
     is_gradient_finite: PerExampleFlag
+    memory: Any = ()
 
 
 class AttackInfo(NamedTuple):
@@ -83,10 +89,9 @@ class AttackResult(NamedTuple):
 
     Attributes:
         images: perturbed images, inside the threat model.
-        loss: the attack's objective there, higher = better for the attacker; for a
-            targeted attack minus the loss at the target.
-        is_adversarial: the model misclassifies the image (untargeted), or takes it
-            for the target (targeted).
+        loss: the attack's objective there, higher = better for the attacker.
+        is_adversarial: the model misclassifies the image; of an attack that must hit
+            its targets, takes it for the target.
         is_gradient_finite: False if a NaN or infinite gradient was met on the way.
             NaN was replaced by 0; the example's outcome is not to be trusted.
     """
@@ -101,6 +106,10 @@ class AttackResult(NamedTuple):
 
 
 Attack = Callable[[PRNGKey, LogitsFn, Images, Labels], AttackResult]
+
+AttackBuilder = Callable[[ThreatModel], Attack]
+"""From what is searched to the search: the only form in which an attack is handed over,
+such as `partial(auto_pgd, num_steps=50)` or `PGD(num_steps=50)`."""
 
 
 class AttackKernel(NamedTuple):
@@ -120,13 +129,14 @@ class AttackKernel(NamedTuple):
     threat: ThreatModel | None = None
 
 
-def judge(logits: Logits, labels: Labels, *, targeted: bool = False) -> PerExampleFlag:
+def judge(logits: Logits, labels: Labels, *, must_hit: bool = False) -> PerExampleFlag:
     """Whether logits count as the attacker's success.
 
-    Untargeted, anything but a finite answer with its largest logit at the label is a
-    success: a model that answers NaN has not answered rightly. Ties go to the first
-    class, as in `argmax`. A label that is no class counts as a success in both cases,
-    since no answer could be one that withstands.
+    Anything but a finite answer with its largest logit at the label is a success: a
+    model that answers NaN has not answered rightly. Ties go to the first class, as in
+    `argmax`. With `must_hit` the labels are targets, and success is to be taken for
+    them. A label that is no class counts as a success in both cases, since no answer
+    could be one that withstands.
 
     Raises:
         TypeError: for labels that are not integers.
@@ -136,7 +146,7 @@ def judge(logits: Logits, labels: Labels, *, targeted: bool = False) -> PerExamp
     labels, is_class = as_classes(logits, labels)
     is_number = ~jnp.any(jnp.isnan(logits), axis=-1)
     is_label = (jnp.argmax(logits, axis=-1) == labels) & is_number
-    return is_label | ~is_class if targeted else ~is_label
+    return is_label | ~is_class if must_hit else ~is_label
 
 
 def _no_pullback(cotangent: Any, value: jax.Array) -> list:
@@ -218,6 +228,36 @@ def checked(
     return decorate
 
 
+def per_example(values: jax.Array, images: jax.Array) -> jax.Array:
+    """Numbers of shape `(batch,)`, to be combined with images of any shape."""
+    return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
+
+
+def refuse_threat(
+    name: str,
+    threat: ThreatModel,
+    kinds: tuple[type[ThreatModel], ...],
+    remedy: str,
+) -> None:
+    """Refuse threat models that an attack cannot search.
+
+    Args:
+        name: of the attack, for the message.
+        threat: that is given.
+        kinds: that are refused.
+        remedy: why, and what to do instead, for the message.
+
+    Raises:
+        TypeError: for one of them.
+    """
+    if isinstance(threat, kinds):
+        refused = ", ".join(kind.name for kind in kinds)
+        raise TypeError(
+            f"`threat` must be of another norm than {refused} for {name}, got "
+            f"{type(threat).__name__}; {remedy}."
+        )
+
+
 def nothing_found(images: Images) -> AttackResult:
     """The result that any other one improves on: clean images, no success."""
     batch = images.shape[0]
@@ -243,8 +283,7 @@ def better(first: AttackResult, second: AttackResult) -> AttackResult:
     )
 
     def choose(one: jax.Array, other: jax.Array) -> jax.Array:
-        which = is_second.reshape(is_second.shape + (1,) * (one.ndim - 1))
-        return jnp.where(which, other, one)
+        return jnp.where(per_example(is_second, one), other, one)
 
     chosen = jax.tree.map(choose, first, second)
     return chosen._replace(
@@ -263,7 +302,7 @@ def iterate(
     Args:
         kernel: the attack's step.
         num_steps: how often, at least 0; may be traced.
-        keep: "last" returns the last iterate (facts 0.1), "best" the strongest of all
+        keep: "last" returns the last iterate, "best" the strongest of all
             `num_steps + 1` iterates of each example.
 
     Returns:
@@ -291,7 +330,7 @@ def iterate(
 
         state = kernel.init(init_key, logits_fn, images, labels)
         best = nothing_found(state.images) if keep == "best" else None
-        state, best = lax.fori_loop(0, num_steps, body, (state, best))
+        state, best = repeated(num_steps, body, (state, best))
         last = as_result(state, kernel.evaluate(logits_fn(state.images), state.labels))
         return last if best is None else better(best, last)
 

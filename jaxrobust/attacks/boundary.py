@@ -8,9 +8,19 @@ from jax import lax
 
 from jaxrobust.arguments import require_count, require_in
 from jaxrobust.attacks.autopgd import sample_sphere
-from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
+from jaxrobust.attacks.base import (
+    Attack,
+    AttackResult,
+    checked,
+    judge,
+    per_example,
+    refuse_threat,
+)
+from jaxrobust.attacks.builders import costs
+from jaxrobust.attacks.loops import repeated
+from jaxrobust.attacks.nearest import CLEARANCE, Nearest, choose, reported
 from jaxrobust.losses import margin, targeted_margin
-from jaxrobust.threat import ThreatModel
+from jaxrobust.threat import L0Ball, L1Ball, ThreatModel
 from jaxrobust.types import (
     Images,
     Labels,
@@ -26,20 +36,8 @@ __all__ = ["fab", "project_on_hyperplane"]
 
 _TINY = 1e-12
 
-_CLEARANCE = 1e-5
-"""Margin from which on a success is clear, in units of the largest logit: what another
-program, or another size of batch, may round differently."""
-
 _GROWTHS = (0.0, *(1e-5 * 4.0**turn for turn in range(6)))
 """By how much a perturbation is lengthened until its success is clear."""
-
-
-def _spread(values: jax.Array, images: Images) -> jax.Array:
-    return values.reshape(values.shape + (1,) * (images.ndim - values.ndim))
-
-
-def _choose(flag: PerExampleFlag, one: Images, other: Images) -> Images:
-    return jnp.where(_spread(flag, one), one, other)
 
 
 def _pixels(images: Images) -> tuple[int, ...]:
@@ -74,9 +72,9 @@ def project_on_hyperplane(
     """
     largest = jnp.max(jnp.abs(normal), axis=_pixels(normal), initial=0.0)
     scale = jnp.where(largest > 0, largest, 1.0)
-    normal = normal / _spread(scale, normal)
+    normal = normal / per_example(scale, normal)
     offset = offset / scale
-    toward = _spread(jnp.where(offset < 0, -1.0, 1.0), normal) * jnp.sign(normal)
+    toward = per_example(jnp.where(offset < 0, -1.0, 1.0), normal) * jnp.sign(normal)
     wanted = jnp.abs(offset)
     size = jnp.abs(threat.steepest(normal))
     if threat.bounds is None:
@@ -100,12 +98,12 @@ def project_on_hyperplane(
         full, slope = gain(is_full)
         length = jnp.maximum(wanted - full, 0.0) / jnp.maximum(slope, 1e-30)
         length = jnp.minimum(length, 1e30)
-        is_full_now = is_full | (_spread(length, size) * size >= room)
+        is_full_now = is_full | (per_example(length, size) * size >= room)
         return is_full_now, length, jnp.any(is_full_now != is_full)
 
     start = toward == 0, jnp.zeros_like(wanted), jnp.asarray(True)
     is_full, length, _ = lax.while_loop(lambda loop: loop[2], body, start)
-    return toward * jnp.where(is_full, room, _spread(length, size) * size)
+    return toward * jnp.where(is_full, room, per_example(length, size) * size)
 
 
 class _Search(NamedTuple):
@@ -126,6 +124,14 @@ class _Search(NamedTuple):
     is_finite: PerExampleFlag
 
 
+def _passes(num_steps: int, targets: object, num_classes: int, **_: object) -> int:
+    # The distance to every class needs a gradient for each.
+    if targets is None:
+        return (2 * num_classes + 2) * num_steps
+    return 4 * num_steps + 1
+
+
+@costs(_passes)
 def fab(
     threat: ThreatModel,
     *,
@@ -158,7 +164,8 @@ def fab(
     successes are not clear.
 
     Args:
-        threat: gives the norm (l_inf or l_2), the pixel range and the ball.
+        threat: gives the norm, the pixel range and the ball. Any norm whose steepest
+            direction moves every value, so neither l1 nor l0.
         num_steps: at least 1; may be traced.
         targets: classes whose boundary with the label is followed, one derivative a
             step (FAB-T); None for the nearest boundary of all, which takes the
@@ -174,6 +181,7 @@ def fab(
         An attack `(key, logits_fn, images, labels) -> AttackResult`.
 
     Raises:
+        TypeError: for an l1 or l0 ball.
         ValueError: for a number out of range.
 
     References:
@@ -182,6 +190,8 @@ def fab(
     Differs from the paper: the final search brackets the boundary by the secant of
     the margin.
     """
+    remedy = "its steps move every value; take auto_pgd in l1, pgd in l0"
+    refuse_threat("fab", threat, (L1Ball, L0Ball), remedy)
     remedy = "leave it out for the paper's choice"
     require_count("num_steps", num_steps, remedy)
     require_in("alpha_max", alpha_max, "[0, 1]", remedy)
@@ -246,7 +256,7 @@ def fab(
             search: _Search, wide: Images, height: PerExample, is_new: PerExampleFlag
         ) -> _Search:
             return search._replace(
-                nearest=_choose(is_new, wide, search.nearest),
+                nearest=choose(is_new, wide, search.nearest),
                 norm=jnp.where(is_new, threat.norm(wide - center), search.norm),
                 height=jnp.where(is_new, height, search.height),
             )
@@ -271,13 +281,13 @@ def fab(
             clean = project_on_hyperplane(threat, center, normal, ahead - height)
             near, far = threat.norm(here), threat.norm(clean)
             near, far = jnp.maximum(near, 1e-8), jnp.maximum(far, 1e-8)
-            alpha = _spread(jnp.minimum(near / (near + far), alpha_max), wide)
+            alpha = per_example(jnp.minimum(near / (near + far), alpha_max), wide)
             moved = (wide + eta * here) * (1 - alpha) + (center + eta * clean) * alpha
             moved = threat.clip(moved)
             search, is_adversarial, _ = keep(search, moved)
             back = center + beta * (moved - center)
             return search._replace(
-                images=_choose(is_adversarial, back, moved),
+                images=choose(is_adversarial, back, moved),
                 is_finite=search.is_finite & is_finite,
             )
 
@@ -293,7 +303,7 @@ def fab(
             is_finite=jnp.ones(batch, bool),
         )
         search, _, clean_height = keep(search, center)
-        search = lax.fori_loop(0, num_steps, body, search)
+        search = repeated(num_steps, body, search)
 
         growths = jnp.asarray(_GROWTHS, center.dtype)
 
@@ -307,7 +317,7 @@ def fab(
             turn, search, is_clear = settling
             moved = center + (1 + growths[turn]) * (closest - center)
             moved = threat.clip(moved)
-            is_beyond, height = judged(moved, _CLEARANCE)
+            is_beyond, height = judged(moved, CLEARANCE)
             search = replaced(search, moved, height, is_beyond & ~is_clear)
             return turn + 1, search, is_clear | is_beyond
 
@@ -324,8 +334,8 @@ def fab(
             fall = inside_height / jnp.minimum(inside_height - search.height, -_TINY)
             # A quarter of the way beyond the secant's root, or rounding would decide.
             share = inside + (1 - inside) * jnp.clip(0.75 * fall + 0.25, 0.0, 1.0)
-            moved = center + _spread(share, center) * (search.nearest - center)
-            search, is_adversarial, height = keep(search, moved, _CLEARANCE)
+            moved = center + per_example(share, center) * (search.nearest - center)
+            search, is_adversarial, height = keep(search, moved, CLEARANCE)
             inside = jnp.where(
                 is_adversarial, inside / jnp.maximum(share, _TINY), share
             )
@@ -333,14 +343,10 @@ def fab(
             return search, jnp.minimum(inside, 1.0), inside_height
 
         bracket = search, jnp.zeros(batch, jnp.float32), clean_height
-        search, *_ = lax.fori_loop(0, num_searches, narrow, bracket)
+        search, *_ = repeated(num_searches, narrow, bracket)
 
-        found = _choose(search.norm < jnp.inf, search.nearest, search.images)
-        found = threat.project(found.astype(images.dtype), images)
-        is_adversarial = judge(logits_fn(found), labels)
-        inside_norm = threat.norm(widened(found) - center)
-        norm = jnp.where(is_adversarial, inside_norm, search.norm)
-        loss = -norm.astype(jnp.float32)
-        return AttackResult(found, loss, is_adversarial, search.is_finite)
+        images_found = choose(search.norm < jnp.inf, search.nearest, search.images)
+        nearest = Nearest(images_found, search.norm, search.is_finite)
+        return reported(threat, logits_fn, images, labels, nearest)
 
     return attack

@@ -1,5 +1,6 @@
 """Attacks made of attacks, and models that draw anew at every evaluation."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from functools import partial, reduce
@@ -13,79 +14,163 @@ from jax.experimental import io_callback
 from jaxrobust.arguments import require, require_count
 from jaxrobust.attacks.base import (
     Attack,
+    AttackBuilder,
     AttackResult,
     better,
     checked,
     judge,
     nothing_found,
 )
+from jaxrobust.attacks.builders import (
+    builder_name,
+    num_passes,
+    num_turns,
+    settled,
+    turn_of,
+)
 from jaxrobust.losses import margin
+from jaxrobust.pytrees import Pytree, static
+from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, PRNGKey, Scalar
 
 __all__ = [
+    "Aim",
     "aimed",
     "over_targets",
     "randomized",
+    "restarts_of",
     "transferred_from",
     "with_restarts",
     "worst_of",
 ]
 
-Aim = Callable[[Labels], Attack]
+Aim = Callable[..., Attack]
+"""What can be steered: `(threat, targets=targets) -> attack`, such as `pgd`, `auto_pgd`
+or `fab` with their settings given by `functools.partial`."""
 
 
-def with_restarts(attack: Attack, num_restarts: int) -> Attack:
-    """The strongest result of several runs of one attack, example by example.
-
-    Args:
-        attack: a randomized attack; run one after another, in one compiled loop.
-        num_restarts: number of runs in all, at least 1.
-
-    Raises:
-        ValueError: if `num_restarts` is below 1.
-    """
-    require_count("num_restarts", num_restarts, "1 runs the attack once")
+def _strongest(attack_at: Callable[[jax.Array], Attack], count: int) -> Attack:
+    """The strongest result of attacks that differ by a number, in one compiled loop."""
 
     @checked(None, has_fixed_length=True)
-    def restarted(
+    def strongest(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
     ) -> AttackResult:
         def body(index: jax.Array, best: AttackResult) -> AttackResult:
             run_key = jax.random.fold_in(key, index)
-            return better(best, attack(run_key, logits_fn, images, labels))
+            return better(best, attack_at(index)(run_key, logits_fn, images, labels))
 
-        return lax.fori_loop(0, num_restarts, body, nothing_found(images))
+        return lax.fori_loop(0, count, body, nothing_found(images))
 
-    return restarted
+    return strongest
 
 
-def worst_of(*attacks: Attack) -> Attack:
+@dataclasses.dataclass(frozen=True)
+class _Restarts(Pytree):
+    build: AttackBuilder
+    num_restarts: int = static()
+
+    def __post_init__(self):
+        require_count("num_restarts", self.num_restarts, "1 runs the attack once")
+
+    def __call__(self, threat: ThreatModel) -> Attack:
+        attack = self.build(threat)
+        return _strongest(lambda _: attack, self.num_restarts)
+
+    def num_turns(self, num_classes: int) -> int:
+        return self.num_restarts * num_turns(self.build, num_classes)
+
+    def turn(self, index: Scalar) -> AttackBuilder:
+        return turn_of(self.build, index)
+
+    def at(self, epsilon: float) -> "_Restarts":
+        return dataclasses.replace(self, build=settled(self.build, epsilon))
+
+    def num_passes(self, num_classes: int) -> int:
+        return num_passes(self.build, num_classes)
+
+    @property
+    def builder_name(self) -> str:
+        return builder_name(self.build)
+
+
+def with_restarts(build: AttackBuilder, num_restarts: int) -> AttackBuilder:
+    """The strongest result of several runs of one attack, example by example.
+
+    Args:
+        build: builds a randomized attack.
+        num_restarts: number of runs in all, at least 1; one after another.
+
+    Returns:
+        A builder, of which an evaluation runs each restart only on what the earlier
+        ones left.
+
+    Raises:
+        ValueError: if `num_restarts` is below 1.
+    """
+    return _Restarts(build, num_restarts)
+
+
+def restarts_of(build: AttackBuilder) -> tuple[AttackBuilder, int]:
+    """What `with_restarts` was given; a builder that runs once is itself, and 1."""
+    if isinstance(build, _Restarts):
+        inner, count = restarts_of(build.build)
+        return inner, count * build.num_restarts
+    return build, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class _Worst(Pytree):
+    builds: tuple[AttackBuilder, ...]
+
+    def __call__(self, threat: ThreatModel) -> Attack:
+        attacks = [build(threat) for build in self.builds]
+
+        @checked(None, has_fixed_length=True)
+        def worst(
+            key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+        ) -> AttackResult:
+            results = (
+                attack(jax.random.fold_in(key, index), logits_fn, images, labels)
+                for index, attack in enumerate(attacks)
+            )
+            return reduce(better, results)
+
+        return worst
+
+    def at(self, epsilon: float) -> "_Worst":
+        return _Worst(tuple(settled(build, epsilon) for build in self.builds))
+
+    def num_passes(self, num_classes: int) -> int:
+        return sum(
+            num_turns(build, num_classes) * num_passes(build, num_classes)
+            for build in self.builds
+        )
+
+    @property
+    def builder_name(self) -> str:
+        return "worst-of-" + "-".join(map(builder_name, self.builds))
+
+
+def worst_of(*builds: AttackBuilder) -> AttackBuilder:
     """The strongest result of several attacks, example by example.
 
     Success comes first. Among results alike in success the higher loss counts, and the
     earlier attack where they tie; losses of different kinds are compared as they are,
     so that this choice means something only for attacks that climb the same loss.
 
+    All attacks are run on every example. An evaluation of a list of them, which tells
+    the same broken from unbroken, runs each only on what the earlier ones left.
+
     Args:
-        attacks: at least one; each draws from its own part of the key.
+        builds: at least one; each attack draws from its own part of the key.
 
     Raises:
         ValueError: if there is no attack.
     """
-    remedy = "give `worst_of(pgd(...), fab(...))`"
-    require(bool(attacks), "attacks", "one or more attacks", attacks, remedy)
-
-    @checked(None, has_fixed_length=True)
-    def worst(
-        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
-    ) -> AttackResult:
-        found = (
-            attack(jax.random.fold_in(key, index), logits_fn, images, labels)
-            for index, attack in enumerate(attacks)
-        )
-        return reduce(better, found)
-
-    return worst
+    remedy = "give `worst_of(PGD(num_steps=100), fab)`"
+    require(bool(builds), "builds", "one builder or more", builds, remedy)
+    return _Worst(builds)
 
 
 def _wrong_classes(logits: Logits, labels: Labels) -> Labels:
@@ -97,17 +182,46 @@ def _wrong_classes(logits: Logits, labels: Labels) -> Labels:
     return order[:, :-1].astype(jnp.int32)
 
 
-def _check_rank(rank: Scalar, num_wrong: int) -> None:
-    remedy = "0 aims at the likeliest of the wrong classes"
-    require_count("rank", rank, remedy, least=0, most=num_wrong - 1)
+@dataclasses.dataclass(frozen=True)
+class _Aimed(Pytree):
+    """A search at the target of one rank, counted modulo the number of targets."""
+
+    aim: Aim
+    rank: Scalar
+    num_targets: int | None = static()
+
+    def __call__(self, threat: ThreatModel) -> Attack:
+        @checked(None, has_fixed_length=True)
+        def attack(
+            key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+        ) -> AttackResult:
+            targets = _wrong_classes(logits_fn(images), labels)
+            rank, num_wrong = self.rank, targets.shape[1]
+            if self.num_targets is not None:
+                rank = jnp.asarray(rank) % min(self.num_targets, num_wrong)
+            remedy = "0 aims at the likeliest of the wrong classes"
+            require_count("rank", rank, remedy, least=0, most=num_wrong - 1)
+            search = self.aim(threat, targets=targets[:, rank])
+            return search(key, logits_fn, images, labels)
+
+        return attack
+
+    def at(self, epsilon: float) -> "_Aimed":
+        return dataclasses.replace(self, aim=settled(self.aim, epsilon))
+
+    def num_passes(self, num_classes: int) -> int:
+        return num_passes(self.aim, num_classes, targets="one for each image")
+
+    @property
+    def builder_name(self) -> str:
+        return f"{builder_name(self.aim)}-t"
 
 
-def aimed(aim: Aim, rank: Scalar) -> Attack:
-    """An untargeted attack that runs a targeted one at a wrong class of each example.
+def aimed(aim: Aim, rank: Scalar) -> AttackBuilder:
+    """An attack that is steered at one wrong class of each example.
 
     Args:
-        aim: from the targets to an attack, such as
-            `lambda targets: auto_pgd(threat, loss=targeted_dlr(targets))`.
+        aim: what can be steered, such as `partial(auto_pgd, loss="dlr")`.
         rank: place of the target among the wrong classes, ordered by the logits of the
             clean image: 0 is the likeliest. May be traced; must then be in range.
 
@@ -115,28 +229,64 @@ def aimed(aim: Aim, rank: Scalar) -> Attack:
         ValueError: when it is run, if a rank known to Python is not below the number of
             wrong classes.
     """
-
-    @checked(None, has_fixed_length=True)
-    def attack(
-        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
-    ) -> AttackResult:
-        targets = _wrong_classes(logits_fn(images), labels)
-        _check_rank(rank, targets.shape[1])
-        return aim(targets[:, rank])(key, logits_fn, images, labels)
-
-    return attack
+    return _Aimed(aim, rank, None)
 
 
-def over_targets(aim: Aim, num_targets: int) -> Attack:
-    """The strongest result over several targets of each example: LP-C7.
+@dataclasses.dataclass(frozen=True)
+class _OverTargets(Pytree):
+    aim: Aim
+    num_targets: int = static()
+
+    def __post_init__(self):
+        remedy = "the number of classes less one takes every wrong class"
+        require_count("num_targets", self.num_targets, remedy)
+
+    def __call__(self, threat: ThreatModel) -> Attack:
+        @checked(None, has_fixed_length=True)
+        def attack(
+            key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+        ) -> AttackResult:
+            targets = _wrong_classes(logits_fn(images), labels)
+
+            def at_rank(rank: jax.Array) -> Attack:
+                return self.aim(threat, targets=targets[:, rank])
+
+            count = min(self.num_targets, targets.shape[1])
+            return _strongest(at_rank, count)(key, logits_fn, images, labels)
+
+        return attack
+
+    def num_turns(self, num_classes: int) -> int:
+        return min(self.num_targets, num_classes - 1)
+
+    def turn(self, index: Scalar) -> AttackBuilder:
+        return _Aimed(self.aim, index, self.num_targets)
+
+    def at(self, epsilon: float) -> "_OverTargets":
+        return dataclasses.replace(self, aim=settled(self.aim, epsilon))
+
+    def num_passes(self, num_classes: int) -> int:
+        return num_passes(self.turn(0), num_classes)
+
+    @property
+    def builder_name(self) -> str:
+        return builder_name(self.turn(0))
+
+
+def over_targets(aim: Aim, num_targets: int) -> AttackBuilder:
+    """The strongest result over several targets of each example.
 
     The targets are the wrong classes that are likeliest at the clean image. They are
     taken one after another in one compiled loop.
 
     Args:
-        aim: from the targets to an attack; see `aimed`.
+        aim: what can be steered, such as `partial(auto_pgd, loss="dlr")`.
         num_targets: how many targets, at least 1; if there are fewer wrong classes,
             all of them.
+
+    Returns:
+        A builder, of which an evaluation runs each target only on what the earlier ones
+        left.
 
     Raises:
         ValueError: if `num_targets` is below 1.
@@ -144,62 +294,66 @@ def over_targets(aim: Aim, num_targets: int) -> Attack:
     References:
         Gowal et al., 2019, arXiv:1910.09338.
     """
-    remedy = "the number of classes less one takes every wrong class"
-    require_count("num_targets", num_targets, remedy)
-
-    @checked(None, has_fixed_length=True)
-    def attack(
-        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
-    ) -> AttackResult:
-        targets = _wrong_classes(logits_fn(images), labels)
-
-        def body(rank: jax.Array, best: AttackResult) -> AttackResult:
-            rank_key = jax.random.fold_in(key, rank)
-            found = aim(targets[:, rank])(rank_key, logits_fn, images, labels)
-            return better(best, found)
-
-        count = min(num_targets, targets.shape[1])
-        return lax.fori_loop(0, count, body, nothing_found(images))
-
-    return attack
+    return _OverTargets(aim, num_targets)
 
 
-def transferred_from(
-    attack: Attack, source_fn: LogitsFn, *, targeted: bool = False
-) -> Attack:
+@dataclasses.dataclass(frozen=True)
+class _Transferred(Pytree):
+    build: AttackBuilder
+    source_fn: LogitsFn
+
+    def __call__(self, threat: ThreatModel) -> Attack:
+        attack = self.build(threat)
+
+        @checked(None, has_fixed_length=True)
+        def transferred(
+            key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
+        ) -> AttackResult:
+            found = attack(key, self.source_fn, images, labels)
+            logits = logits_fn(found.images)
+            return found._replace(
+                loss=margin(logits, labels), is_adversarial=judge(logits, labels)
+            )
+
+        return transferred
+
+    def num_turns(self, num_classes: int) -> int:
+        return num_turns(self.build, num_classes)
+
+    def turn(self, index: Scalar) -> "_Transferred":
+        return dataclasses.replace(self, build=turn_of(self.build, index))
+
+    def at(self, epsilon: float) -> "_Transferred":
+        return dataclasses.replace(self, build=settled(self.build, epsilon))
+
+    def num_passes(self, num_classes: int) -> int:
+        return num_passes(self.build, num_classes)
+
+    @property
+    def builder_name(self) -> str:
+        return f"{builder_name(self.build)}-transferred"
+
+
+def transferred_from(build: AttackBuilder, source_fn: LogitsFn) -> AttackBuilder:
     """Images made on another model and judged on the one under attack.
 
-    With an independently trained model this is the transfer of LP-C11, with the model
-    from which training went on it is the "semi-black-box" of LP-C12. Of the model
-    under attack one evaluation is asked for, and no gradient.
+    The other model may be one that was trained independently, or the one from which
+    training of the model under attack went on. Of the model under attack one evaluation
+    is asked for, and no gradient.
 
     Args:
-        attack: what is run on the other model.
+        build: builds what is run on the other model.
         source_fn: the other model, images to logits.
-        targeted: the labels are targets, for the judgement too.
 
     Returns:
-        An attack; its `loss` is the margin on the model under attack, and
+        A builder; the attack's `loss` is the margin on the model under attack, and
         `is_gradient_finite` tells of the gradients of the other model.
     """
-
-    @checked(None, has_fixed_length=True)
-    def transferred(
-        key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
-    ) -> AttackResult:
-        found = attack(key, source_fn, images, labels)
-        logits = logits_fn(found.images)
-        height = margin(logits, labels)
-        return found._replace(
-            loss=-height if targeted else height,
-            is_adversarial=judge(logits, labels, targeted=targeted),
-        )
-
-    return transferred
+    return _Transferred(build, source_fn)
 
 
 def _fingerprint(images: Images) -> jax.Array:
-    """A number that differs between different batches, as good as always."""
+    """A number that differs between different batches, almost surely."""
     bits = lax.bitcast_convert_type(images.astype(jnp.float32), jnp.uint32).reshape(-1)
     odd = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
     mixed = (bits ^ (bits >> 15)) * (odd * jnp.uint32(2654435761))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxrobust.attacks.base import Attack
+from jaxrobust.keys import seeded
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, PRNGKey
 
 __all__ = ["Passes", "count_passes"]
@@ -36,7 +37,7 @@ class _Tally:
 
         def note(value: np.ndarray, *, size: int) -> None:
             del value
-            self.calls[kind].append(size)
+            self.calls[kind].append(int(size))
 
         size = value.shape[0]
         # Depends on the array, or a `vmap` over it would count only once.
@@ -86,7 +87,7 @@ def count_passes(
         Mean numbers per example.
     """
     tally = _Tally()
-    key = jax.random.key(0) if key is None else key
+    key = seeded(0) if key is None else key
     counted = _counted(logits_fn, tally)
     jax.block_until_ready(
         jax.jit(lambda key, images, labels: attack(key, counted, images, labels))(

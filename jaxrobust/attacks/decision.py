@@ -7,13 +7,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxrobust.arguments import require_count
-from jaxrobust.attacks.base import Attack, AttackResult, checked, judge
-from jaxrobust.attacks.gradient_free import (
-    evaluated,
-    evaluated_many,
-    is_linf,
+from jaxrobust.attacks.base import (
+    Attack,
+    AttackResult,
+    checked,
+    judge,
     per_example,
 )
+from jaxrobust.attacks.querying import evaluated, evaluated_many, is_linf
 from jaxrobust.threat import ThreatModel, l2_normalize
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey, Scalar, widened
 

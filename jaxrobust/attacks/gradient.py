@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.arguments import require_choice, require_count, require_in
+from jaxrobust.arguments import require, require_choice, require_count, require_in
 from jaxrobust.attacks.base import (
     Attack,
     AttackInfo,
@@ -17,7 +17,8 @@ from jaxrobust.attacks.base import (
     iterate,
     judge,
 )
-from jaxrobust.losses import LOSSES, LossName
+from jaxrobust.attacks.builders import costs
+from jaxrobust.losses import LossName, towards
 from jaxrobust.threat import ThreatModel, l2_normalize
 from jaxrobust.types import (
     Images,
@@ -33,6 +34,7 @@ from jaxrobust.types import (
 __all__ = [
     "Direction",
     "Loss",
+    "climbed",
     "fgsm",
     "num_steps_for",
     "pgd",
@@ -48,7 +50,7 @@ _REMEDY = "it is in units of [0, 1] pixels, such as 0.01"
 def num_steps_for(
     epsilon: float | np.ndarray, step_size: float, *, factor: float = 2.5
 ) -> int | np.ndarray:
-    """Number of PGD steps that can cross a ball `factor` times: LP-A1.
+    """Number of PGD steps that can cross a ball `factor` times.
 
     `floor(factor * epsilon / step_size + 1e-9)`, in float64 on the host. The small
     term mends quotients such as 2.5 * .18 / .01 = 44.999..., which the authors' code
@@ -61,11 +63,42 @@ def num_steps_for(
 
     Raises:
         ValueError: if `step_size` is not positive or `epsilon` is negative.
+
+    References:
+        Shaeiri et al., 2020, arXiv:2003.13370, whose factor is 2.5.
     """
     require_in("step_size", step_size, "(0, inf)", _REMEDY)
     require_in("epsilon", epsilon, "[0, inf)", "radii are in units of [0, 1] pixels")
     steps = np.floor(factor * np.asarray(epsilon, np.float64) / step_size + 1e-9)
     return steps.astype(np.int32) if steps.ndim else int(steps)
+
+
+def climbed(
+    evaluate: Callable[[Logits, Labels], AttackInfo],
+    logits_fn: LogitsFn,
+    state: AttackState,
+) -> tuple[Images, AttackState, AttackInfo]:
+    """The gradient of the loss at an iterate, as every kernel that climbs one takes it.
+
+    Args:
+        evaluate: of the kernel, whose loss is climbed.
+        logits_fn: the model.
+        state: whose images are the iterate.
+
+    Returns:
+        The gradient, of the shape of the images, with 0 where it is not a number; the
+        state, which notes the examples whose gradient is not finite; and what was seen.
+    """
+
+    def objective(images: Images) -> tuple[jax.Array, AttackInfo]:
+        info = evaluate(logits_fn(images), state.labels)
+        return jnp.sum(info.loss), info
+
+    gradient, info = jax.grad(objective, has_aux=True)(state.images)
+    axes = tuple(range(1, gradient.ndim))
+    is_finite = state.is_gradient_finite & jnp.all(jnp.isfinite(gradient), axis=axes)
+    gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
+    return gradient, state._replace(is_gradient_finite=is_finite), info
 
 
 def pgd_kernel(
@@ -76,26 +109,30 @@ def pgd_kernel(
     loss: Loss = "cross_entropy",
     random_start: bool = True,
     start: Images | None = None,
-    targeted: bool = False,
+    targets: Labels | None = None,
+    must_hit: bool = False,
 ) -> AttackKernel:
     """The step of projected gradient descent; see `pgd`."""
     require_choice("direction", direction, get_args(Direction))
     if isinstance(loss, str):
         require_choice("loss", loss, get_args(LossName))
     require_in("step_size", step_size, "(0, inf)", _REMEDY)
-    loss_fn = LOSSES[loss] if isinstance(loss, str) else loss
-    sign = -1.0 if targeted else 1.0
-    climb = {
-        "steepest": threat.steepest,
+    remedy = "give `targets`, the classes to be taken for"
+    is_aimed = targets is not None or not must_hit
+    require(is_aimed, "must_hit", "False without targets", must_hit, remedy)
+    loss_fn = towards(loss, targets, must_hit=must_hit)
+    forced = {
         "sign": jnp.sign,
         "raw": lambda gradient: gradient,
         "l2": l2_normalize,
-    }[direction]
+    }
 
     def evaluate(logits: Logits, labels: Labels) -> AttackInfo:
-        is_adversarial = judge(logits, labels, targeted=targeted)
-        loss = (sign * loss_fn(logits, labels)).astype(jnp.float32)
-        return AttackInfo(loss, is_adversarial)
+        if must_hit and targets is not None:
+            is_adversarial = judge(logits, targets, must_hit=True)
+        else:
+            is_adversarial = judge(logits, labels)
+        return AttackInfo(loss_fn(logits, labels).astype(jnp.float32), is_adversarial)
 
     def init(
         key: PRNGKey, logits_fn: LogitsFn, images: Images, labels: Labels
@@ -112,25 +149,18 @@ def pgd_kernel(
         key: PRNGKey, logits_fn: LogitsFn, state: AttackState
     ) -> tuple[AttackState, AttackInfo]:
         del key
-
-        def objective(images: Images) -> tuple[jax.Array, AttackInfo]:
-            info = evaluate(logits_fn(images), state.labels)
-            return jnp.sum(info.loss), info
-
-        gradient, info = jax.grad(objective, has_aux=True)(state.images)
-        axes = tuple(range(1, gradient.ndim))
-        is_finite = jnp.all(jnp.isfinite(gradient), axis=axes)
-        gradient = jnp.where(jnp.isnan(gradient), 0, gradient)
-        moved = state.images + step_size * widened(climb(gradient))
+        gradient, state, info = climbed(evaluate, logits_fn, state)
+        if direction == "steepest":
+            moved = threat.ascend(state.images, gradient, step_size)
+        else:
+            moved = state.images + step_size * widened(forced[direction](gradient))
         images = threat.project(moved.astype(state.images.dtype), state.center)
-        state = state._replace(
-            images=images, is_gradient_finite=state.is_gradient_finite & is_finite
-        )
-        return state, info
+        return state._replace(images=images), info
 
     return AttackKernel(init, step, evaluate, threat)
 
 
+@costs(lambda num_steps, **_: 3 * num_steps + 1)
 def pgd(
     threat: ThreatModel,
     *,
@@ -140,10 +170,11 @@ def pgd(
     loss: Loss = "cross_entropy",
     random_start: bool = True,
     start: Images | None = None,
-    targeted: bool = False,
+    targets: Labels | None = None,
+    must_hit: bool = False,
     keep: Keep = "last",
 ) -> Attack:
-    """Projected gradient descent (Madry et al., 2018; facts 0.1).
+    """Projected gradient descent (Madry et al., 2018, arXiv:1706.06083).
 
     From a start in the ball, repeat: move by `step_size` along the direction of the
     gradient of the loss, project on the ball, clip to the pixel range. Everything
@@ -152,16 +183,19 @@ def pgd(
     Args:
         threat: the set to stay in.
         step_size: length of a step, in the threat's norm and units of [0, 1] pixels;
-            with `direction="raw"` it multiplies the gradient itself (LP-A2: 5e4).
+            with `direction="raw"` it multiplies the gradient itself.
         num_steps: at least 0; `num_steps_for` gives the paper's number.
-        direction: "steepest" climbs fastest in the threat's norm; "sign", "raw" and
-            "l2" (each example's gradient divided by its Euclidean length) force one.
+        direction: "steepest" climbs as the threat's norm has it (`ascend`: in l_1 in a
+            hundredth of the values, in l_0 along the gradient); "sign", "raw" and "l2"
+            (each example's gradient divided by its Euclidean length) force one.
         loss: "cross_entropy", "margin", "dlr", or a function `(logits, labels) ->
             (batch,)`.
         random_start: start uniformly in the ball rather than at the clean image.
         start: images of the same shape, to start at in place of both, moved into the
             ball; then the attack is one on these images only.
-        targeted: take `labels` as the classes to be mistaken for.
+        targets: `(batch,)`, classes that the search is steered at; any wrong answer is
+            a success all the same.
+        must_hit: whether only an answer with the target is a success.
         keep: "last" or "best" iterate.
 
     Returns:
@@ -169,7 +203,8 @@ def pgd(
 
     Raises:
         ValueError: for an unknown choice, a step size that is not positive, or a
-            negative number of steps, when these are known to Python.
+            negative number of steps, when these are known to Python; for `must_hit`
+            without targets.
     """
     require_choice("keep", keep, get_args(Keep))
     remedy = "`num_steps_for(epsilon, step_size)` gives the paper's choice"
@@ -181,21 +216,25 @@ def pgd(
         loss=loss,
         random_start=random_start,
         start=start,
-        targeted=targeted,
+        targets=targets,
+        must_hit=must_hit,
     )
     return iterate(kernel, num_steps=num_steps, keep=keep)
 
 
+@costs(lambda **_: 4)
 def fgsm(
     threat: ThreatModel,
     *,
     loss: Loss = "cross_entropy",
     random_start: bool = False,
-    targeted: bool = False,
+    targets: Labels | None = None,
+    must_hit: bool = False,
 ) -> Attack:
     """The fast gradient sign method: one PGD step as long as the radius.
 
     With an l2 threat the step follows the normalized gradient (fast gradient method).
+    Arguments are those of `pgd`.
 
     References:
         Goodfellow et al., 2015, arXiv:1412.6572.
@@ -207,5 +246,6 @@ def fgsm(
         num_steps=1,
         loss=loss,
         random_start=random_start,
-        targeted=targeted,
+        targets=targets,
+        must_hit=must_hit,
     )

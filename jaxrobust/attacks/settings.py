@@ -1,17 +1,19 @@
 """PGD as settings: what training and evaluation configure, and build an attack from."""
 
 import dataclasses
-from typing import get_args
+from typing import Any, get_args
+
+import jax
 
 from jaxrobust.arguments import require_choice, require_count, require_in
-from jaxrobust.attacks.base import Attack, Keep
+from jaxrobust.attacks.base import Attack, AttackBuilder, Keep
 from jaxrobust.attacks.gradient import Direction, Loss, num_steps_for, pgd
 from jaxrobust.losses import LossName
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.threat import ThreatModel
-from jaxrobust.types import Images
+from jaxrobust.types import Images, Labels
 
-__all__ = ["PGD"]
+__all__ = ["PGD", "in_proportion"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class PGD(Pytree):
         *,
         loss: Loss | None = None,
         start: Images | None = None,
+        targets: Labels | None = None,
     ) -> Attack:
         """The attack on a threat model; `at` must have settled the number of steps.
 
@@ -76,6 +79,7 @@ class PGD(Pytree):
             threat: what is searched.
             loss: climbed in place of that of the settings.
             start: images to start at in place of what `random_start` says; see `pgd`.
+            targets: classes that it is steered at; see `pgd`.
 
         Raises:
             ValueError: if the number of steps depends on the radius.
@@ -93,5 +97,31 @@ class PGD(Pytree):
             loss=self.loss if loss is None else loss,
             random_start=self.random_start,
             start=start,
+            targets=targets,
             keep=self.keep,
         )
+
+    def num_passes(self, num_classes: int, **settings: object) -> int:
+        """Forward passes for each image, about; the number of steps must be settled."""
+        del num_classes, settings
+        return 0 if self.num_steps is None else 3 * self.num_steps + 1
+
+
+def in_proportion(
+    build: AttackBuilder, *, epsilon: float, made_for: float
+) -> AttackBuilder:
+    """A builder, with the steps of every PGD in it in proportion to the radius.
+
+    Args:
+        build: the builder; what is no PGD in it stays as it is.
+        epsilon: radius at which it is run, in units of [0, 1] pixels.
+        made_for: radius that its steps were chosen for, positive.
+    """
+
+    def scaled(part: Any) -> Any:
+        if not isinstance(part, PGD):
+            return part
+        step_size = part.step_size * epsilon / made_for
+        return dataclasses.replace(part, step_size=step_size)
+
+    return jax.tree.map(scaled, build, is_leaf=lambda part: isinstance(part, PGD))

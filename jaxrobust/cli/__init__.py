@@ -5,61 +5,62 @@ same command goes on, for training with --resume; schedulers take 75 for "start 
 again").
 """
 
+import dataclasses
+import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING
 
-import tyro
-
-from jaxrobust import hosts
-from jaxrobust.cli.datasets import DataList, DataPrepare
-from jaxrobust.cli.ending import execute
-from jaxrobust.cli.evaluate import Evaluate
-from jaxrobust.cli.export import Export
-from jaxrobust.cli.extend import Extend
-from jaxrobust.cli.launch import Launch
-from jaxrobust.cli.limits import LIMITS
-from jaxrobust.cli.numbers import NUMBERS
-from jaxrobust.cli.places import require_local_paths
-from jaxrobust.cli.report import Report
+from jaxrobust.cli.commands import choice
 from jaxrobust.cli.streams import lasting_streams
-from jaxrobust.cli.sweep import Sweep
-from jaxrobust.cli.train import Train
-from jaxrobust.compilation import keep_compilations
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from jaxrobust.cli.command import Command
+
+__all__ = ["chosen", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     with lasting_streams():
-        chosen = _chosen(arguments)
+        command = chosen(sys.argv[1:] if arguments is None else arguments)
 
-        def command() -> int:
-            require_local_paths(chosen)
+        from jaxrobust import hosts
+        from jaxrobust.cli.ending import execute
+        from jaxrobust.cli.places import require_local_paths
+        from jaxrobust.compilation import keep_compilations
+
+        def work() -> int:
+            require_local_paths(command)
             keep_compilations()
-            return chosen.run()
+            return command.run()
 
-        return hosts.leave(execute("jaxrobust", command))
+        return hosts.leave(execute("jaxrobust", work))
 
 
-def _chosen(arguments: Sequence[str] | None) -> Any:
-    """The command that the arguments ask for, with its options."""
-    return tyro.cli(
-        Annotated[Train, tyro.conf.subcommand("train")]
-        | Annotated[Sweep, tyro.conf.subcommand("sweep")]
-        | Annotated[Extend, tyro.conf.subcommand("extend")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-        | Annotated[Launch, tyro.conf.subcommand("launch")]
-        | Annotated[
-            Annotated[DataList, tyro.conf.subcommand("list")]
-            | Annotated[DataPrepare, tyro.conf.subcommand("prepare")],
-            tyro.conf.subcommand("data", description="Data sets: list or prepare."),
-        ]
-        | LIMITS,
-        prog="jaxrobust",
-        description="Adversarial training and evaluation at large perturbations.",
-        args=arguments,
+def chosen(arguments: Sequence[str]) -> "Command":
+    """The command that the arguments ask for, with its flags.
+
+    Nothing is imported for the help that lists the commands, or for the version; for a
+    command no more than it needs.
+
+    Raises:
+        SystemExit: after help, or a message about wrong words.
+    """
+    entry, program, flags = choice(arguments)
+
+    import tyro
+
+    from jaxrobust.cli.numbers import NUMBERS
+
+    command = tyro.cli(
+        entry.load(),
+        prog=program,
+        description=entry.summary,
+        args=flags,
         registry=NUMBERS,
     )
+    if hasattr(command, "given"):
+        from jaxrobust.cli.settings_file import given_flags
+
+        command = dataclasses.replace(command, given=given_flags(flags))
+    return command

@@ -10,13 +10,18 @@ import tyro
 from jaxrobust import hosts
 from jaxrobust.arguments import require
 from jaxrobust.attacks import PGD
+from jaxrobust.cli.command import Command
 from jaxrobust.cli.numbers import numbers
 from jaxrobust.cli.places import quoted
+from jaxrobust.data import names_in
 from jaxrobust.networks import ModelConfig
+from jaxrobust.precision import MatmulPrecision
 from jaxrobust.references import is_reference, name_of
+from jaxrobust.threat import norm_name
 from jaxrobust.training import (
     Averaging,
     MeshConfig,
+    NullReporter,
     OptimizerConfig,
     Phase,
     Placement,
@@ -65,15 +70,14 @@ class RunOptions:
         hosts.initialize(self.host)
         return Placement(self.mesh)
 
-    def say(self, text: str) -> None:
-        """Print, in one of the processes."""
-        if hosts.is_primary():
-            print(text, flush=True)
-
     def train(
-        self, config: TrainConfig, default_name: str, network: str | None = None
+        self,
+        command: Command,
+        config: TrainConfig,
+        default_name: str,
+        network: str | None = None,
     ) -> int:
-        """Train and say where the result is."""
+        """Train for a command, which says where the result is."""
         directory = self.run_dir or Path("runs") / default_name
         with stop_on_signals():
             run = train(
@@ -84,28 +88,36 @@ class RunOptions:
                 resume=self.resume,
                 checkpoint_every=self.checkpoint_every,
                 tensorboard=self.tensorboard,
-                reporter=reporter_for(),
+                reporter=NullReporter() if command.quiet else reporter_for(),
                 placement=self.join(),
                 stream=self.stream,
                 profile=self.profile,
             )
-        self.say(f"done: {directory}, {len(run.records)} epochs")
-        self.say(f"next: jaxrobust evaluate {quoted(directory)}{own_code(run)}")
+        command.tell(f"done: {directory}, {len(run.records)} epochs")
+        command.say(f"next: jaxrobust evaluate {quoted(directory)}{own_code(run)}")
         return 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Common:
+class Common(Command):
     """What a single run and all members of a sweep have alike."""
 
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """Settings from this file: a run's own config.json, or TOML of the same form. Flags
+    that are given beside it win."""
+    trust_code: bool = False
+    """Run the code that the file of --config names. Only for files whose origin you
+    know."""
+    given: Annotated[frozenset[str], tyro.conf.Suppress, tyro.conf.Fixed] = frozenset()
+    """Fields whose flags were given, which the command line fills in."""
     dataset: str = "digits"
     """digits, mnist, fashion_mnist, kmnist, cifar10, cifar100, svhn_cropped, any
     other name that TensorFlow Datasets has prepared, a directory with train.npz and
     test.npz or with images as train/CLASS/NAME.png, or own.py:load, a function of the
     split."""
     variant: str = "original"
-    """Transform of the images: original, binary, saturate(4), smooth(3), gamma(2),
-    scale(0.5), or one of your own."""
+    """Transform of the images: original, binary, saturate:4, smooth:3, gamma:2,
+    scale:0.5, edges:1, or one of your own, path.py:NAME; or several joined by "+"."""
     train_size: int | None = None
     """Number of training examples; by default all."""
     model: str | None = None
@@ -121,8 +133,9 @@ class Common:
     or your own, path.py:NAME or package.module:NAME."""
     attack: PGD = PGD()
     """PGD inside the objective."""
-    norm: Literal["linf", "l2"] = "linf"
-    """Norm of the ball."""
+    norm: str = "linf"
+    """Norm of the ball: linf, l2, l1, l0, or one of your own, path.py:NAME or
+    package.module:NAME."""
     is_bounded: bool = True
     """Keep pixels in [0, 1]."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -148,6 +161,9 @@ class Common:
     precision: Precision = "float32"
     """Of the forward pass and its gradients; weights, optimizer and projection stay
     float32."""
+    matmul_precision: MatmulPrecision = "default"
+    """Of matrix products in training: default (the fastest: TF32 on a GPU, bfloat16 on
+    a TPU), high or highest (float32). The same numbers on a CPU."""
     options: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
     def phase_settings(self, objective: str | None = None) -> dict[str, Any]:
@@ -194,17 +210,18 @@ class Common:
             validation=validation,
             augmentation=self.augmentation,
             precision=self.precision,
+            matmul_precision=self.matmul_precision,
             seed=seed,
         )
 
 
 def own_code(run: Run | None) -> str:
-    """Flags by which a suggested command is told of the code that a run needs."""
+    """Flags by which a suggested evaluation is told of the code that a run needs."""
     if run is None:
         return ""
     config = run.config
     # Nothing but trust lets what makes variants and optimizers be run.
-    names = [config.variant.partition("(")[0]]
+    names = names_in(config.variant)
     names += [name_of(phase.optimizer.name) for phase in config.phases]
     if any(map(is_reference, names)):
         return " --trust-code"
@@ -213,6 +230,9 @@ def own_code(run: Run | None) -> str:
         flags += f" --model {quoted(Path(config.model.name))}"
     if is_reference(config.dataset):
         flags += f" --dataset {quoted(Path(config.dataset))}"
+    norm = norm_name(config.phases[-1].norm)
+    if is_reference(norm):
+        flags += f" --norm {quoted(Path(norm))}"
     return flags
 
 

@@ -1,6 +1,7 @@
 """`jaxrobust evaluate`."""
 
 import dataclasses
+import io
 import json
 import shutil
 import sys
@@ -9,44 +10,87 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 
 from jaxrobust import data, hosts
+from jaxrobust.arguments import require
+from jaxrobust.attacks import AttackBuilder
+from jaxrobust.attacks.builders import described
+from jaxrobust.cli.attacking import AttackChoice, table_of
+from jaxrobust.cli.command import Command
 from jaxrobust.cli.common import require_runs
-from jaxrobust.cli.loading import RunLoading
+from jaxrobust.cli.loading import NetworkChoice
+from jaxrobust.cli.settings_file import beside, read_settings
 from jaxrobust.cli.streams import require_printed
-from jaxrobust.evaluation import (
-    EnsembleConfig,
-    Evaluation,
-    EvaluationConfig,
-    Progress,
-    evaluate_ensemble_models,
-    evaluate_models,
-)
+from jaxrobust.evaluation import Evaluation, Progress, evaluate_models
+from jaxrobust.evaluation.choosing import require_attacks
 from jaxrobust.keeping import plain, require_writable, versions, write_whole
-from jaxrobust.losses import LossName
+from jaxrobust.precision import (
+    JUDGED,
+    MatmulPrecision,
+    precision_note,
+    unconfirmed_note,
+)
 from jaxrobust.report import (
-    evaluation_row,
+    attack_table,
     interval_table,
     markdown_table,
     percent,
-    stage_table,
 )
+from jaxrobust.threat import threat_of
 from jaxrobust.training import (
+    Checkpoint,
     Interrupted,
     Run,
     applied,
     check_data,
     data_of,
     load_run_data,
+    read_run,
+    trained_norm,
 )
+from jaxrobust.training.recipe.config_json import config_to_json
 
-__all__ = ["Evaluate", "EvaluationLine"]
+__all__ = ["Evaluate", "EvaluationLine", "EvaluationSettings"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate:
-    """Clean and robust accuracy of runs, with 95 % intervals, by PGD or the ensemble.
+class EvaluationSettings(AttackChoice):
+    """What decides the numbers of an evaluation; what a file of `--config` has."""
+
+    checkpoint: Checkpoint = "newest"
+    """Weights of runs: newest; average, where one is kept (train --averaging); or best,
+    those that were best on what was held out (train --validation)."""
+    split: data.Split = "test"
+    """Split of the data set that the run was trained on."""
+    num_images: int | None = None
+    """Take the first images of each class, in proportion; by default all."""
+    epsilons: Annotated[tuple[float, ...], tyro.conf.arg(name="epsilon")] = (0.3,)
+    """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255."""
+    norm: str | None = None
+    """Norm of the ball: linf, l2, l1, l0, or one of your own, path.py:NAME or
+    package.module:NAME; by default that of the training."""
+    search: Literal["every", "bisect"] = "every"
+    """every radius in ascending order; or bisect, which takes about log2 as many
+    attacks and trusts that who withstands a radius withstands the smaller ones."""
+    matmul_precision: MatmulPrecision = "default"
+    """Of matrix products in attacks: default (the fastest: TF32 on a GPU, bfloat16 on a
+    TPU), high or highest (float32). The same numbers on a CPU. Images, clean ones and
+    those that attacks found, are judged at highest."""
+    batch_size: int | None = None
+    """Images attacked at once; by default what takes some seconds."""
+    seed: int = 0
+    """Of everything random in the attacks."""
+
+    def record(self) -> dict[str, Any]:
+        """As JSON; the inverse of `of_record`."""
+        return config_to_json(self) | {"set": table_of(self.set)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluate(Command):
+    """Clean and robust accuracy of runs, with 95 % intervals, by any attacks.
 
     An evaluation that was interrupted, or killed, goes on when the same command is
     given again, if it has a place for its state: --output or --journal.
@@ -54,98 +98,59 @@ class Evaluate:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run directories."""
-    attack: Literal["pgd", "standard"] = "pgd"
-    """pgd, or standard: Auto-PGD on two losses, FAB and Square, each on what the
-    others left (AutoAttack's order)."""
-    split: data.Split = "test"
-    """Split of the data set that the run was trained on."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+    """Settings from this file: what --output wrote, or JSON or TOML of the same form.
+    Flags that are given beside it win."""
+    given: Annotated[frozenset[str], tyro.conf.Suppress, tyro.conf.Fixed] = frozenset()
+    """Fields whose flags were given, which the command line fills in."""
+    settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")] = (
+        EvaluationSettings()
+    )
     dataset: str | None = None
     """Name or directory of the data that the runs were trained on; by default those of
     their configurations. For data that have moved, or were arrays of the caller."""
-    num_images: int | None = None
-    """Take the first images of each class, in proportion; by default all."""
     data_dir: Path | None = None
     """Where prepared data sets lie."""
     output: Path | None = None
-    """Also write the numbers as JSON to this new file."""
+    """Also write the numbers and the settings as JSON to this new file."""
+    save_images: Path | None = None
+    """Also write the images that broke each example to this new .npz file: `images`
+    (examples, height, width, channels), float32, and the clean one where none did;
+    `labels`, int32; `epsilon`, float64, the smallest radius that broke it, 0 where the
+    clean image is lost, inf where none did; `attack`, int32, its place in `attacks`, -1
+    where none did, -2 where the clean image is lost. Of one run only."""
     journal: Path | None = None
     """Directory in which progress is kept; by default beside --output, until that is
     written."""
-    epsilons: tuple[float, ...] = (0.3,)
-    """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255."""
-    norm: Literal["linf", "l2"] = "linf"
-    """Norm of the ball."""
-    num_steps: int | Literal["default"] | None = "default"
-    """Steps of each attack; by default 200 for pgd, 100 for standard. None takes
-    floor(2.5 * epsilon / step_size), for pgd."""
-    num_restarts: int | None = None
-    """Runs of each attack; by default 5 for pgd, 1 for standard."""
-    batch_size: int | None = None
-    """Images attacked at once; by default 250 for pgd, and what takes some seconds for
-    standard."""
-    seed: int = 0
-    """Of everything random in the attacks."""
-    step_size: float | None = None
-    """pgd: length of a step, in units of [0, 1] pixels; by default 0.01."""
-    loss: LossName | None = None
-    """pgd: what the attack climbs; by default cross_entropy."""
-    keep: Literal["last", "best"] | None = None
-    """pgd: iterate that counts; by default the last."""
-    search: Literal["every", "bisect"] | None = None
-    """pgd: every radius (the default), or bisection, which takes about log2 as many
-    attacks and trusts that who withstands a radius withstands the smaller ones."""
-    num_targets: int | None = None
-    """standard: target classes of each example; by default 9."""
-    num_queries: int | None = None
-    """standard: squares that Square tries; by default 5000."""
-    stages: tuple[str, ...] | None = None
-    """standard: attacks in their order; by default apgd-ce apgd-t fab-t square."""
-    loading: Annotated[RunLoading, tyro.conf.arg(name="")] = RunLoading()
+    networks: Annotated[NetworkChoice, tyro.conf.arg(name="")] = NetworkChoice()
 
-    def config(self) -> EvaluationConfig | EnsembleConfig:
-        """The evaluation that the flags ask for.
+    def configured(self) -> "Evaluate":
+        """With the settings of --config, where there is one, and the flags beside it.
 
         Raises:
-            ValueError: for a flag of the other attack, or one out of range.
+            ValueError: for a file that is refused.
         """
-        own = {
-            "pgd": ("step_size", "loss", "keep", "search"),
-            "standard": ("num_targets", "num_queries", "stages"),
-        }
-        for attack, names in own.items():
-            for name in names:
-                if attack != self.attack and getattr(self, name) is not None:
-                    flag = name.replace("_", "-")
-                    raise ValueError(
-                        f"`--{flag}` must not be given with --attack {self.attack}, "
-                        f"got {getattr(self, name)!r}; leave it out, or choose "
-                        f"--attack {attack}."
-                    )
-        names = ("num_restarts", "batch_size", *own[self.attack])
-        given: dict[str, Any] = {
-            name: getattr(self, name)
-            for name in names
-            if getattr(self, name) is not None
-        }
-        given |= {"epsilons": self.epsilons, "norm": self.norm, "seed": self.seed}
-        if self.num_steps != "default":
-            given["num_steps"] = self.num_steps
-        if self.attack == "pgd":
-            return EvaluationConfig(**given)
-        if self.num_steps is None:
-            raise ValueError(
-                "`--num-steps` must be at least 1 with --attack standard, got None; "
-                "100 is its default."
-            )
-        return EnsembleConfig(**given)
+        if self.config_file is None:
+            return self
+        file = read_settings(
+            self.config_file,
+            EvaluationSettings.of_record,
+            trust_code=self.networks.trust_code,
+            frame="settings",
+        )
+        settings = beside(file, self.settings, self.given, epsilons="epsilon")
+        # Of several values the last one counts.
+        changes = file.set + self.settings.set
+        settings = dataclasses.replace(settings, set=changes)
+        return dataclasses.replace(self, config_file=None, settings=settings)
 
     def groups(self) -> list[list[Run]]:
         """The runs, those together that one program can evaluate."""
         groups: dict[Any, list[Run]] = {}
         for directory in dict.fromkeys(self.runs):
-            run = self.loading.load(directory)
+            run = self.networks.load_at(directory, self.settings.checkpoint)
             if not run.is_complete:
-                print(f"note: {directory} is not finished; this is its state by now")
+                self.say(f"note: {directory} is not finished; this is its state by now")
             config = run.config
             kind = (repr(config.model), run.problem, data_of(run), config.variant)
             groups.setdefault((run.network, repr(kind)), []).append(run)
@@ -156,43 +161,55 @@ class Evaluate:
         where: dict[str, Any] = {
             "name": self.dataset,
             "data_dir": self.data_dir,
-            "trust_code": self.loading.trust_code,
+            "trust_code": self.networks.trust_code,
         }
-        dataset = load_run_data(alike[0], self.split, **where)
+        dataset = load_run_data(alike[0], self.settings.split, **where)
         for run in alike[1:]:
             check_data(run, dataset, **where)
-        if self.num_images is None:
+        num_images = self.settings.num_images
+        if num_images is None:
             return dataset
-        if not 1 <= self.num_images <= len(dataset):
+        if not 1 <= num_images <= len(dataset):
             raise ValueError(
                 f"`--num-images` must be in [1, {len(dataset)}] for "
-                f"{dataset.title}, got {self.num_images}; leave it out for all."
+                f"{dataset.title}, got {num_images}; leave it out for all."
             )
-        return data.subset(dataset, self.num_images)
+        return data.subset(dataset, num_images)
 
     def run(self) -> int:
         """Evaluate each run and print a table."""
         require_runs(self.runs)
-        config = self.config()
-        if self.output is not None and self.output.exists():
-            raise ValueError(
-                f"`output` must be a new file, got {str(self.output)!r}, which exists; "
-                "choose another name."
-            )
+        return self.configured().evaluate_all()
+
+    def evaluate_all(self) -> int:
+        """The work, once all settings are here."""
+        settings = self.settings
+        attacks = settings.builders()
+        norm = settings.norm
+        if norm is None:
+            trained = [read_run(directory)[0] for directory in self.runs]
+            norm = trained_norm(trained, trust_code=self.networks.trust_code)
+        for epsilon in settings.epsilons:
+            threat_of(norm).require_epsilon(epsilon)
+        self.require_new_files()
         journals = self.journal
         if journals is None and self.output is not None:
             journals = self.output.with_name(self.output.name + ".journal")
         found: dict[Path, Evaluation] = {}
-        shown = EvaluationLine()
+        labels = np.zeros(0, np.int32)
+        shown = EvaluationLine(is_wanted=not self.quiet)
         try:
             groups = self.groups()
             if hosts.is_primary():
-                for path in (self.output, journals):
+                for path in (self.output, self.save_images, journals):
                     if path is not None and not path.is_dir():
                         require_writable(path)
+            self.warn_of_precisions([run for alike in groups for run in alike])
             for index, alike in enumerate(groups):
                 journal = None if journals is None else journals / f"{index}.npz"
-                results = self.evaluate(alike, config, journal, shown)
+                dataset = self.load(alike)
+                results = self.evaluate(alike, dataset, attacks, norm, journal, shown)
+                labels = np.asarray(dataset.labels, np.int32)
                 directories = [run.directory for run in alike]
                 found |= dict(zip(directories, results, strict=True))
         except KeyboardInterrupt as error:
@@ -209,83 +226,150 @@ class Evaluate:
         finally:
             shown.clear()
         rows = [
-            {"model": directory.name, **evaluation_row(found[directory])}
+            {"model": directory.name, **dataclasses.asdict(found[directory].row())}
             for directory in self.runs
         ]
         if hosts.is_primary():
             try:
                 # First: what is shown can fail, and the numbers are not to be lost.
-                self.write(rows, config)
+                self.write(rows, attacks, norm)
+                self.write_images(*found.values(), labels=labels)
             finally:
-                self.show(found, rows)
+                self.show(found, rows, norm)
             if self.output is not None and self.journal is None and journals:
                 # Its work is done; a journal that was asked for stays.
                 shutil.rmtree(journals, ignore_errors=True)
         return 0
 
+    def warn_of_precisions(self, runs: Sequence[Run]) -> None:
+        """Say it if the runs, which a table compares, were trained differently."""
+        trained = [(run.directory.name, run.config.matmul_precision) for run in runs]
+        note = precision_note("the runs were trained", trained)
+        if note is not None and hosts.is_primary():
+            print(f"warning: {note}", file=sys.stderr)
+
+    def require_new_files(self) -> None:
+        """Refuse what would be written over, and images of several runs."""
+        for name in ("output", "save_images"):
+            path = getattr(self, name)
+            is_new = path is None or not path.exists()
+            require(is_new, name, "a new file", str(path), "choose another name")
+        if self.save_images is not None:
+            remedy = "evaluate the runs one by one"
+            path = str(self.save_images)
+            count = len(dict.fromkeys(self.runs))
+            require(
+                count == 1, "save_images", "left out for several runs", path, remedy
+            )
+            is_npz = self.save_images.suffix == ".npz"
+            require(
+                is_npz, "save_images", "a name that ends in .npz", path, "append it"
+            )
+
     def write(
-        self, rows: list[dict[str, Any]], config: EvaluationConfig | EnsembleConfig
+        self,
+        rows: list[dict[str, Any]],
+        attacks: Mapping[str, AttackBuilder],
+        norm: str,
     ) -> None:
         """The numbers as JSON, if they are asked for."""
         if self.output is None:
             return
         record = {
-            "split": self.split,
-            "num_images": self.num_images,
-            "checkpoint": self.loading.checkpoint,
-            "attack": self.attack,
-            "config": dataclasses.asdict(config),
+            "settings": self.settings.record() | {"norm": norm},
+            "judged_at": JUDGED,
+            "attacks": {name: described(build) for name, build in attacks.items()},
             "versions": versions(),
             "rows": rows,
         }
         text = json.dumps(plain(record), indent=2) + "\n"
         write_whole(self.output, text, is_new=True)
 
+    def write_images(self, *found: Evaluation, labels: np.ndarray) -> None:
+        """The images that broke each example, if they are asked for."""
+        if self.save_images is None:
+            return
+        (evaluation,) = found
+        assert evaluation.images is not None
+        assert evaluation.image_epsilon is not None
+        assert evaluation.image_attack is not None
+        content = io.BytesIO()
+        np.savez_compressed(
+            content,
+            images=evaluation.images,
+            labels=labels,
+            epsilon=evaluation.image_epsilon,
+            attack=evaluation.image_attack.astype(np.int32),
+            attacks=np.array(evaluation.attacks),
+        )
+        write_whole(self.save_images, content.getvalue(), is_new=True)
+
     def show(
-        self, found: Mapping[Path, Evaluation], rows: Sequence[Mapping[str, Any]]
+        self,
+        found: Mapping[Path, Evaluation],
+        rows: Sequence[Mapping[str, Any]],
+        norm: str,
     ) -> None:
         """Print the numbers, which must arrive if they are kept nowhere else."""
         for directory in self.runs:
-            num_bad = found[directory].num_bad_gradients
+            num_bad = sum(found[directory].num_bad_gradients)
             if num_bad:
                 print(
                     f"warning: {num_bad} attacks on {directory} met gradients that are "
                     "not finite; its robust accuracy is not to be trusted"
                 )
+            if count := sum(found[directory].num_unconfirmed):
+                print(f"warning: {directory}: {unconfirmed_note(count)}")
+        print(f"Robust accuracy in {norm}, pixels in [0, 1]:\n")
         print(markdown_table(interval_table(rows)), end="")
         for row in rows:
-            if "stages" in row:
+            if len(row["attacks"]) > 1:
                 print(f"\n{row['model']}, what each attack left:\n")
-                print(markdown_table(stage_table(row)), end="")
+                print(markdown_table(attack_table(row)), end="")
         if self.output is None:
             require_printed()
 
     def evaluate(
         self,
         alike: Sequence[Run],
-        config: EvaluationConfig | EnsembleConfig,
+        dataset: data.Dataset,
+        attacks: Mapping[str, AttackBuilder],
+        norm: str,
         journal: Path | None,
         shown: "EvaluationLine",
     ) -> Sequence[Evaluation]:
         """The runs that share a program."""
-        apply = applied(alike[0].network)
-        weights = [run.weights for run in alike]
-        dataset = self.load(alike)
-        show = partial(shown.show, [run.directory.name for run in alike])
-        if isinstance(config, EnsembleConfig):
-            return evaluate_ensemble_models(
-                apply, weights, dataset, config, journal=journal, progress=show
-            )
+        settings = self.settings
+        require_attacks(
+            attacks,
+            settings.epsilons,
+            norm=norm,
+            image_shape=dataset.images.shape[1:],
+            num_classes=dataset.num_classes,
+        )
         return evaluate_models(
-            apply, weights, dataset, config, journal=journal, progress=show
+            applied(alike[0].network),
+            [run.weights for run in alike],
+            dataset,
+            attacks,
+            settings.epsilons,
+            norm=norm,
+            search=settings.search,
+            matmul_precision=settings.matmul_precision,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            journal=journal,
+            progress=partial(shown.show, [run.directory.name for run in alike]),
+            keep_images=self.save_images is not None,
         )
 
 
 class EvaluationLine:
     """A line on a terminal that says how far an evaluation is."""
 
-    def __init__(self) -> None:
-        self.is_shown = hosts.is_primary() and sys.stderr.isatty()
+    def __init__(self, *, is_wanted: bool = True) -> None:
+        is_told = is_wanted and hosts.is_primary()
+        self.is_shown = is_told and sys.stderr.isatty()
 
     def show(self, names: Sequence[str], progress: Progress) -> None:
         """Write over the line."""
@@ -293,10 +377,12 @@ class EvaluationLine:
             return
         shares = ", ".join(
             f"ε {radius:g}: {percent(share)}"
-            for radius, share in progress.robust_accuracy.items()
+            for radius, share in zip(
+                progress.epsilons, progress.robust_accuracy, strict=True
+            )
         )
         text = (
-            f"{names[progress.model]}, {progress.stage}: {progress.num_done} attacks, "
+            f"{names[progress.model]}, {progress.attack}: {progress.num_done} attacks, "
             f"at most {progress.num_left} left; {shares}"
         )
         width = shutil.get_terminal_size().columns - 1

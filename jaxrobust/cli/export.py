@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from jaxrobust.cli.command import Command
 from jaxrobust.cli.loading import RunLoading
 from jaxrobust.interop import export_model
 
@@ -13,7 +14,7 @@ __all__ = ["Export"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Export:
+class Export(Command):
     """Write a trained model to a file that needs only jax to load.
 
     `jaxrobust.interop.load_exported` reads it; so does its module copied by itself.
@@ -31,7 +32,7 @@ class Export:
         """Export."""
         run = self.loading.load(self.source)
         if not run.is_complete:
-            print(f"note: {self.source} is not finished; this is its state by now")
+            self.say(f"note: {self.source} is not finished; this is its state by now")
         header = export_model(
             run,
             self.output,

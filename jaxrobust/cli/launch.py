@@ -5,14 +5,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jaxrobust import launching
+from jaxrobust.cli.command import Command
 from jaxrobust.cli.streams import require_printed
 
 __all__ = ["Launch"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Launch:
+class Launch(Command):
     """Render the job script of a definition for a cluster, and submit it."""
 
     target: Annotated[
@@ -26,6 +26,9 @@ class Launch:
 
     def run(self) -> int:
         """Render and submit."""
+        # Imported here, or help would wait for jax.
+        from jaxrobust import launching
+
         code = launching.launch(self.target, self.definition, dry_run=self.dry_run)
         if self.dry_run:
             require_printed()

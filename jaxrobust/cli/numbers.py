@@ -1,13 +1,12 @@
 """Flags: numbers as decimals or fractions such as 8/255, functions by their names."""
 
+import math
 import typing
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any
 
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec
-
-from jaxrobust.training import linspace
 
 __all__ = ["NUMBERS", "exact", "number", "numbers"]
 
@@ -86,9 +85,14 @@ def _float_rule(info: Any) -> PrimitiveConstructorSpec[float] | None:
 def numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
     """Numbers from texts such as 0.1, 8/255 or 0.1:0.5:9, both ends included.
 
+    Also inf, which is a level of `saturate`; what takes no such number refuses it.
+
     Raises:
         ValueError: naming the flag, for anything else.
     """
+    # Imported here, or flags of every command would import jax.
+    from jaxrobust.training import linspace
+
     found: list[float] = []
     for text in texts:
         try:
@@ -96,7 +100,7 @@ def numbers(flag: str, texts: Sequence[str]) -> tuple[float, ...]:
                 start, stop, count = text.split(":")
                 found += linspace(exact(start), exact(stop), int(count))
             else:
-                found.append(float(exact(text)))
+                found.append(math.inf if text == "inf" else float(exact(text)))
         except (ValueError, OverflowError) as error:
             raise ValueError(
                 f"`{flag}` must be numbers such as 0.1 or 8/255, or START:STOP:COUNT "

@@ -32,11 +32,7 @@ from jaxrobust.concentration.hyperrectangles import (
     sort_by_density,
     visit,
 )
-from jaxrobust.concentration.neighbors import (
-    NeighborLists,
-    kth_neighbor_distances,
-    neighbor_lists,
-)
+from jaxrobust.concentration.neighbors import kth_neighbor_distances, neighbor_lists
 from jaxrobust.concentration.regions import (
     Balls,
     HalfSpace,
@@ -44,6 +40,7 @@ from jaxrobust.concentration.regions import (
     Region,
     Risks,
 )
+from jaxrobust.data.distances import NeighborLists
 
 __all__ = [
     "Balls",

@@ -1,4 +1,4 @@
-"""Concentration in l2: error regions that are unions of a few balls (MC-A2).
+"""Concentration in l2: error regions that are unions of a few balls.
 
 Balls round training points are added one after another: each time the one that adds
 least to the expanded region for each point that it adds to the region itself.
@@ -21,15 +21,11 @@ from jaxrobust.concentration.estimates import (
     require_splits,
 )
 from jaxrobust.concentration.guarantee import generalization_guarantee
-from jaxrobust.concentration.neighbors import (
-    NeighborLists,
-    Report,
-    Space,
-    neighbor_lists,
-)
-from jaxrobust.concentration.points import unit_values
+from jaxrobust.concentration.neighbors import neighbor_lists
 from jaxrobust.concentration.regions import Balls
-from jaxrobust.concentration.storage import free_memory, in_gigabytes
+from jaxrobust.concentration.storage import in_gigabytes
+from jaxrobust.data.distances import NeighborLists, Report, Space, free_memory
+from jaxrobust.data.points import unit_values
 
 __all__ = ["Candidates", "candidate_balls", "estimate_l2", "greedy_balls"]
 
@@ -183,7 +179,7 @@ def greedy_balls(
         slack: how much more than `alpha` the training risk is to be, relatively.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2; facts MC-A2.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2.
     """
     space, centers, lists = candidates
     size = len(space)
@@ -367,7 +363,7 @@ def estimate_l2(
             neighbors take.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2; facts MC-A2.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 2.
     """
     counts = {"num_balls": num_balls}
     if max_centers is not None:

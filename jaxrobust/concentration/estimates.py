@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxrobust.arguments import require, require_count, require_in, require_shape
 from jaxrobust.concentration.guarantee import Guarantee
-from jaxrobust.concentration.points import as_points
 from jaxrobust.concentration.regions import Region, Risks
+from jaxrobust.data.points import as_points
 
 __all__ = ["Estimate", "Visit", "reaches", "require_settings", "require_splits"]
 

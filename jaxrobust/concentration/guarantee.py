@@ -27,7 +27,7 @@ def equal_volume_epsilon(
             :math:`2 \epsilon_\infty \Gamma(n/2 + 1)^{1/n} / \sqrt{\pi}`.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Section 5.2; facts MC-V1.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Section 5.2.
 
     Differs from the paper: nothing by default. The rule is said there to make the
     volumes equal; it is the larger radius, by 16 % at 784 dimensions.
@@ -49,7 +49,7 @@ def gaussian_concentration(alpha: float, epsilon: float) -> float:
         epsilon: l2 radius, non-negative.
 
     References:
-        Borell, 1975; Sudakov & Tsirelson, 1974; facts MC-V2.
+        Borell, 1975; Sudakov & Tsirelson, 1974.
     """
     return float(special.ndtr(special.ndtri(alpha) + epsilon))
 
@@ -143,7 +143,7 @@ def generalization_guarantee(
         delta: deviation of the measure, positive.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202; facts MC-V3.
+        Mahloujifar et al., 2019, arXiv:1905.12202.
 
     Differs from the paper: T = 1 counts as 2.
     """

@@ -1,4 +1,4 @@
-"""Concentration in l2: error regions that are half-spaces (MC-A3)."""
+"""Concentration in l2: error regions that are half-spaces."""
 
 import math
 from typing import Literal
@@ -13,8 +13,8 @@ from jaxrobust.concentration.estimates import (
     require_settings,
     require_splits,
 )
-from jaxrobust.concentration.points import unit_values
 from jaxrobust.concentration.regions import HalfSpace
+from jaxrobust.data.points import unit_values
 
 __all__ = [
     "estimate_half_space",
@@ -140,7 +140,7 @@ def estimate_half_space(
         ValueError: for an argument out of range.
 
     References:
-        Gilmer et al., 2018, arXiv:1801.02774; facts MC-A3.
+        Gilmer et al., 2018, arXiv:1801.02774.
 
     Differs from the paper: both signs are tried, where the code takes that of the
     library.

@@ -1,4 +1,4 @@
-"""Concentration in linf: error regions outside of a few rectangles (MC-A1).
+"""Concentration in linf: error regions outside of a few rectangles.
 
 The training points are sorted by density; the densest share q of them is covered by T
 rectangles, found by k-means; the error region is what the rectangles, expanded by
@@ -24,14 +24,15 @@ from jaxrobust.concentration.estimates import (
     require_splits,
 )
 from jaxrobust.concentration.guarantee import generalization_guarantee
-from jaxrobust.concentration.neighbors import Report, kth_neighbor_distances
-from jaxrobust.concentration.points import (
+from jaxrobust.concentration.neighbors import kth_neighbor_distances
+from jaxrobust.concentration.regions import Hyperrectangles
+from jaxrobust.data.distances import Report
+from jaxrobust.data.points import (
     Columns,
     accumulate,
     as_columns,
     unit_values,
 )
-from jaxrobust.concentration.regions import Hyperrectangles
 
 __all__ = [
     "Clusters",
@@ -195,7 +196,7 @@ def cluster(columns: Columns, count: int, starts: np.ndarray) -> Clusters:
             of the algorithm; infinite for none.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 1; facts MC-A1, step 3.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 1.
 
     Differs from the paper: a cluster that loses all its points is left out, where the
     authors' code divides by zero.
@@ -377,7 +378,7 @@ def estimate_linf(
             leaves a risk of `alpha`.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 1; facts MC-A1.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Algorithm 1.
 
     Differs from the paper: neighbors are exact; empty clusters are left out.
     """

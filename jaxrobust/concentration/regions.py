@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxrobust.concentration.points import (
+from jaxrobust.data.points import (
     Columns,
     accumulate,
     as_columns,

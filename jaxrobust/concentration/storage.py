@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from jaxrobust.data.distances import free_memory
 from jaxrobust.keeping import (
     DamagedFileError,
     claimed,
@@ -22,7 +23,7 @@ from jaxrobust.keeping import (
     write_json,
 )
 
-__all__ = ["FORMAT", "Shapes", "Store", "free_memory", "in_gigabytes", "rows_in"]
+__all__ = ["FORMAT", "Shapes", "Store", "in_gigabytes", "rows_in"]
 
 FORMAT = 2
 """Of what a cache holds, and part of its name; 2 has checksums."""
@@ -39,17 +40,6 @@ LESS = (
 
 Shapes = Mapping[str, tuple[tuple[int, ...], type]]
 """Shape and type of arrays by name; the first axis is what is filled."""
-
-
-def free_memory() -> int | None:
-    """Bytes that can be had without swapping; None where the system does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
 
 
 def in_gigabytes(size: int) -> str:

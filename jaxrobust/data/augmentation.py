@@ -7,7 +7,6 @@ mix labels, too, such as mixup, belong into an objective.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable
 
 import jax
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 from jaxrobust.arguments import require, require_count, require_in, require_shape
 from jaxrobust.data.arrays import Pixels, as_float
-from jaxrobust.data.naming import as_change, change_of
+from jaxrobust.data.naming import as_change, change_of, changes_in
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.types import PRNGKey, Scalar
 
@@ -280,9 +279,9 @@ def augmentation_of(name: str) -> Augmentation:
         ValueError: if there is no such augmentation, or it takes other numbers.
         TypeError: if a reference leads to something that cannot be called.
     """
-    # A sign inside parentheses belongs to a number, as in 1e+5.
-    texts = re.split(r"\+(?![^()]*\))", name)
-    parts = [change_of(each, AUGMENTATIONS, what="augmentation") for each in texts]
+    parts = [
+        change_of(each, AUGMENTATIONS, what="augmentation") for each in changes_in(name)
+    ]
     return compose(*parts)
 
 

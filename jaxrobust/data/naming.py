@@ -10,7 +10,7 @@ from typing import Any
 from jaxrobust.pytrees import Pytree, static
 from jaxrobust.references import is_reference, resolve
 
-__all__ = ["Given", "as_change", "change_of"]
+__all__ = ["Given", "as_change", "change_of", "changes_in", "names_in", "spelled"]
 
 _CALL = re.compile(r"(?P<name>[^()]+)(?:\((?P<numbers>[^()]*)\))?")
 _WORDS = {"true": True, "false": False}
@@ -59,6 +59,34 @@ def as_change(value: Any, *, what: str, name: str | None = None) -> Any:
     if isinstance(value, Pytree):
         return value
     return Given(value, name)
+
+
+def changes_in(text: str) -> list[str]:
+    """The texts that "+" joins in one, each of one change, as `change_of` reads it."""
+    # A sign inside parentheses belongs to a number, as in 1e+5.
+    return [each.strip() for each in re.split(r"\+(?![^()]*\))", text)]
+
+
+def names_in(text: str) -> list[str]:
+    """The names of the changes that "+" joins, without their numbers."""
+    return [each.partition("(")[0].strip() for each in changes_in(text)]
+
+
+def spelled(text: str, table: Mapping[str, Any]) -> str:
+    """A text in the one spelling that is written down.
+
+    Args:
+        text: changes joined by "+", where `smooth:3`, which a shell takes without
+            quotes, is short for `smooth(3)`.
+        table: the names that have this short form; references have a colon of their
+            own.
+    """
+
+    def one(each: str) -> str:
+        name, colon, numbers = each.partition(":")
+        return f"{name}({numbers})" if colon and name in table else each
+
+    return "+".join(one(each) for each in changes_in(text))
 
 
 def change_of(text: str, table: Mapping[str, Callable[..., Any]], *, what: str) -> Any:

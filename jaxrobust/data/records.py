@@ -11,14 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from jaxrobust.data.arrays import (
-    DataError,
-    Dataset,
-    Split,
-    numbered,
-    part_of,
-    part_of_range,
-)
+from jaxrobust.data.arrays import DataError, Dataset, Split, numbered
+from jaxrobust.data.parts import part_of, part_of_range
 from jaxrobust.data.prepared import FILE_FORMAT, DataDir, Prepared, find
 from jaxrobust.data.splits import SPLITS, Header, Part, join
 

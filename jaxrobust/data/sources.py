@@ -8,7 +8,8 @@ from typing import Any, get_args
 import numpy as np
 
 from jaxrobust.data import files, functions, records
-from jaxrobust.data.arrays import DataError, Dataset, Split, part_of
+from jaxrobust.data.arrays import DataError, Dataset, Split
+from jaxrobust.data.parts import part_of
 from jaxrobust.data.prepared import PREPARED, is_prepared, resolve
 from jaxrobust.references import is_reference
 

@@ -7,14 +7,11 @@ from jaxrobust.evaluation.checklist import (
     ChecklistConfig,
     checklist,
 )
-from jaxrobust.evaluation.ensemble import (
-    EnsembleConfig,
-    EnsembleEvaluation,
-    evaluate_ensemble,
-    evaluate_ensemble_models,
-    standard_stages,
-)
-from jaxrobust.evaluation.journal import JournalError
+from jaxrobust.evaluation.engine.journal import JournalError
+from jaxrobust.evaluation.engine.telling import Progress
+from jaxrobust.evaluation.ensemble import standard_ensemble
+from jaxrobust.evaluation.images import AdversarialImagesWarning
+from jaxrobust.evaluation.intervals import wilson_interval
 from jaxrobust.evaluation.metrics import (
     ClassSuccess,
     MinimalEpsilons,
@@ -24,46 +21,39 @@ from jaxrobust.evaluation.metrics import (
     minimal_epsilons,
     robustness_wrt_predictions,
     success_by_class,
-    wilson_interval,
 )
-from jaxrobust.evaluation.packing import Progress, Stage
+from jaxrobust.evaluation.optimality import area_under_accuracy, optimality
+from jaxrobust.evaluation.outcome import AttackRow, Evaluation, Row
 from jaxrobust.evaluation.preflight import Flag, check_model
-from jaxrobust.evaluation.robustness import (
-    Evaluation,
-    EvaluationConfig,
-    evaluate,
-    evaluate_models,
-    pgd_stage,
-)
+from jaxrobust.evaluation.robustness import Attacks, evaluate, evaluate_models
 
 __all__ = [
+    "AdversarialImagesWarning",
+    "AttackRow",
+    "Attacks",
     "Check",
     "Checklist",
     "ChecklistConfig",
     "ClassSuccess",
-    "EnsembleConfig",
-    "EnsembleEvaluation",
     "Evaluation",
-    "EvaluationConfig",
     "Flag",
     "JournalError",
     "MinimalEpsilons",
     "Progress",
-    "Stage",
+    "Row",
     "accuracy_curve",
     "accuracy_under_attack",
+    "area_under_accuracy",
     "check_model",
     "checklist",
     "evaluate",
-    "evaluate_ensemble",
-    "evaluate_ensemble_models",
     "evaluate_models",
     "input_space",
     "labelled_by_model",
     "minimal_epsilons",
-    "pgd_stage",
+    "optimality",
     "robustness_wrt_predictions",
-    "standard_stages",
+    "standard_ensemble",
     "success_by_class",
     "weight_space",
     "wilson_interval",

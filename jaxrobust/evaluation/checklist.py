@@ -1,6 +1,7 @@
-"""The twelve sanity checks of LP (LP-C1 to LP-C12), warnings, and signs of failure.
+"""The twelve sanity checks of Shaeiri et al. (2020), warnings, and signs of failure.
 
-    checks = checklist(logits_fn, dataset, ChecklistConfig(epsilon=0.3), base_fn=base)
+    config = ChecklistConfig(attack=PGD(num_steps=100), epsilon=0.3)
+    checks = checklist(logits_fn, dataset, config, base_fn=base)
     print(checks.verdict, [check.name for check in checks.failed])
 
 A robust accuracy is believed only if attacks that differ agree on it. The checklist
@@ -12,30 +13,26 @@ because the attack is weak; never that the accuracy is low.
 import dataclasses
 import json
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from jaxrobust.arguments import require
-from jaxrobust.attacks import brute_force, over_targets, pgd, zoo
+from jaxrobust.attacks import PGD, brute_force, over_targets, zoo
+from jaxrobust.attacks.builders import settings_of, takes_targets, with_setting
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation.evidence import (
-    BASE,
-    CHECKED,
-    AttackBuilder,
-    Check,
-    ChecklistConfig,
-    Evidence,
-    Judgement,
-    Question,
-    Verdict,
-)
+from jaxrobust.evaluation.checklist_config import ChecklistConfig
+from jaxrobust.evaluation.evidence import BASE, CHECKED, Evidence
 from jaxrobust.evaluation.indicators import FAILURES, WARNINGS, alone
-from jaxrobust.losses import targeted_cross_entropy
-from jaxrobust.threat import ThreatModel
-from jaxrobust.types import Labels, LogitsFn
+from jaxrobust.evaluation.questions import Check, Judgement, Question, Verdict
+from jaxrobust.types import LogitsFn
 
 __all__ = ["QUESTIONS", "Check", "Checklist", "ChecklistConfig", "checklist"]
+
+MANY = 20
+"""How many times its own steps an attack that is no PGD takes at most in item 5; the
+default of PGD is as many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Checklist:
     """The answers, and what they add up to.
 
     Attributes:
-        checks: one for each question asked, LP's first.
+        checks: one for each question asked, those of Shaeiri et al. first.
     """
 
     checks: tuple[Check, ...]
@@ -56,7 +53,7 @@ class Checklist:
         return f"Checklist({self.verdict!r}; {'; '.join(parts)})"
 
     def __getitem__(self, name: str) -> Check:
-        """The check of a name such as "brute_force", or of a source such as "LP-C8"."""
+        """The check of a name, or of a source such as "Shaeiri 2020, item 8"."""
         for check in self.checks:
             if name in (check.name, check.source):
                 return check
@@ -95,7 +92,7 @@ def _single_step(evidence: Evidence) -> Judgement:
 
 
 def _unbounded(evidence: Evidence) -> Judgement:
-    count = max(2, evidence.config.num_restarts)
+    count = max(2, evidence.num_restarts)
     broken = evidence.is_broken(epsilon=evidence.widest, num_restarts=count)
     left = int(np.sum(evidence.is_right & ~broken))
     return Judgement(
@@ -131,22 +128,44 @@ def _gain(
 
 
 def _random_offset(evidence: Evidence) -> Judgement:
-    if evidence.attack is not None:
-        return _gain(evidence, evidence.pgd().is_broken, "PGD from a random start")
-    centered = evidence.pgd(start="center").is_broken
-    return _gain(evidence, centered, "PGD from the clean image", both_ways=True)
+    """The attack from its other start; where it has no two, PGD from a random one."""
+    attack = evidence.attack
+    is_random = settings_of(attack).get("random_start")
+    if not isinstance(is_random, bool):
+        found = evidence.pgd(random_start=True)
+        return _gain(evidence, found.is_broken, "PGD from a random start")
+    start = "the clean image" if is_random else "a random start"
+    if isinstance(attack, PGD):
+        found = evidence.pgd(attack, random_start=not is_random)
+        name = f"PGD from {start}"
+    else:
+        name = f"the attack from {start}"
+        other = with_setting(attack, "random_start", not is_random)
+        found = evidence.run(name, other)
+    return _gain(evidence, found.is_broken, name, both_ways=True)
 
 
 def _restarts(evidence: Evidence) -> Judgement:
-    count = max(evidence.config.many_restarts, evidence.config.num_restarts)
+    count = max(evidence.config.many_restarts, evidence.num_restarts)
     broken = evidence.is_broken(num_restarts=count)
     return _gain(evidence, broken, f"{count} restarts")
 
 
 def _more_steps(evidence: Evidence) -> Judgement:
-    steps = evidence.config.long_steps
-    broken = evidence.pgd(num_steps=steps).is_broken
-    return _gain(evidence, broken, f"PGD of {steps} steps")
+    """The attack with more steps of its own; where it has no number of them, PGD."""
+    steps, attack = evidence.config.long_steps, evidence.attack
+    if isinstance(attack, PGD):
+        found = evidence.pgd(attack, num_steps=steps)
+        return _gain(evidence, found.is_broken, f"PGD of {steps} steps")
+    own = settings_of(attack).get("num_steps")
+    if not isinstance(own, int):
+        found = evidence.pgd(num_steps=steps)
+        return _gain(evidence, found.is_broken, f"PGD of {steps} steps")
+    # One that is a loop of Python is compiled step by step.
+    steps = min(steps, MANY * own)
+    name = f"the attack with {steps} steps"
+    found = evidence.run(name, with_setting(attack, "num_steps", steps))
+    return _gain(evidence, found.is_broken, name)
 
 
 def _monotone(evidence: Evidence) -> Judgement:
@@ -175,29 +194,20 @@ def _monotone(evidence: Evidence) -> Judgement:
 
 
 def _targeted(evidence: Evidence) -> Judgement:
-    config = evidence.config
-
-    def build(threat: ThreatModel):
-        def aim(targets: Labels):
-            return pgd(
-                threat,
-                step_size=config.step_size,
-                num_steps=config.num_steps,
-                loss=targeted_cross_entropy(targets),
-            )
-
-        return over_targets(aim, evidence.num_classes - 1)
-
-    broken = evidence.run("targeted PGD", build).is_broken
-    return _gain(evidence, broken, "PGD aimed at every class")
+    """The attack at every class if it can be steered, or else PGD."""
+    aim, name = evidence.attack, "the attack"
+    if isinstance(aim, PGD) or not takes_targets(aim):
+        # On the cross-entropy, also where the margin names a rival by itself.
+        aim = dataclasses.replace(evidence.reference, loss="cross_entropy")
+        name = "PGD"
+    build = over_targets(aim, evidence.num_classes - 1)
+    broken = evidence.run(f"targeted {name}", build).is_broken
+    return _gain(evidence, broken, f"{name} aimed at every class")
 
 
 def _brute_force(evidence: Evidence) -> Judgement:
     count = evidence.config.brute_force_samples
-
-    def build(threat: ThreatModel):
-        return brute_force(threat, num_samples=count, batch_size=min(count, 128))
-
+    build = partial(brute_force, num_samples=count, batch_size=min(count, 128))
     broken = evidence.run("brute force", build).is_broken
     return alone(evidence, broken, f"{count} corners")
 
@@ -242,7 +252,7 @@ def _larger_minimum(evidence: Evidence) -> Judgement:
     difference = found[CHECKED] - found[BASE]
     threshold = f"smaller than the base model's; equal within {resolution:.2g} is open"
     if not np.isfinite(found[CHECKED]):
-        reason = "The attack breaks the model at no radius; see LP-C2."
+        reason = "The attack breaks the model at no radius; see item 2."
         return Judgement("fail", measured, threshold, reason)
     if not np.isfinite(found[BASE]) or abs(difference) < resolution:
         reason = "The two radii cannot be told apart by this bisection."
@@ -256,7 +266,7 @@ def _larger_minimum(evidence: Evidence) -> Judgement:
 
 def _zoo(evidence: Evidence) -> Judgement:
     count = evidence.config.zoo_steps
-    found = evidence.run("ZOO", lambda threat: zoo(threat, num_steps=count))
+    found = evidence.run("ZOO", partial(zoo, num_steps=count))
     return alone(evidence, found.is_broken, "ZOO")
 
 
@@ -281,7 +291,7 @@ def _semi_black_box(evidence: Evidence) -> Judgement:
     return alone(evidence, np.any(moved, axis=0), "transfer from the base")
 
 
-_LP = (
+_TWELVE = (
     ("single_step", "Does the attack break what FGSM breaks?", _single_step),
     ("unbounded", "Does an unbounded attack break everything?", _unbounded),
     ("random_offset", "Does a random offset change little?", _random_offset),
@@ -306,8 +316,8 @@ _LP = (
 
 QUESTIONS = (
     *(
-        Question(name, f"LP-C{number}", text, decide)
-        for number, (name, text, decide) in enumerate(_LP, start=1)
+        Question(name, f"Shaeiri 2020, item {number}", text, decide)
+        for number, (name, text, decide) in enumerate(_TWELVE, start=1)
     ),
     *WARNINGS,
     *FAILURES,
@@ -322,7 +332,6 @@ def checklist(
     *,
     base_fn: LogitsFn | None = None,
     source_fns: Mapping[str, LogitsFn] | None = None,
-    attack: AttackBuilder | None = None,
     report: Callable[[str], None] | None = None,
     only: Collection[str] | None = None,
 ) -> Checklist:
@@ -331,16 +340,27 @@ def checklist(
     Each attack is compiled once and serves all radii. Differences between attacks are
     of paired outcomes on the same images.
 
+    Any builder is asked the same questions, as `config.attack`. What is needed of it:
+
+    - Nothing but runs at some radius, on the checked or the base model: items 1, 2, 4
+      (more runs, each with other draws), 6, 8, 9 and 10, and what is asked of its
+      images (`uses_budget`, `keeps_the_rules`, `no_single_step_mask`, `black_box`).
+    - A setting: item 3 changes `random_start`, item 5 sets `num_steps` to
+      `config.long_steps` (at most 20 times its own), item 7 gives it `targets`. A
+      builder without it is held against the reference PGD instead, which has it.
+    - A PGD: items 11 and 12 transfer images that the reference PGD made on the other
+      model, and `converged` lets it go on from the images of the attack. Whether images
+      were broken on the way (`ends_best`) is not asked of others, whose loss at the end
+      is compared with that of the clean image only.
+
     Args:
         logits_fn: the model in evaluation mode; images in [0, 1] to logits.
         dataset: images to ask about; `config.num_images` of them are used.
-        config: radius and budgets.
+        config: the attack that is judged, the radius, and budgets.
         base_fn: the model of a smaller radius whose weights the checked one started
-            from: LP-C9, C12, and C11 if there are no `source_fns`; left open without.
-        source_fns: models trained independently, by name, for LP-C11; in the paper
+            from: items 9, 12, and 11 if there are no `source_fns`; left open without.
+        source_fns: models trained independently, by name, for item 11; in the paper
             one trained at epsilon .3.
-        attack: builds the attack to be judged from a threat model, whose radius is
-            traced; None for the PGD of the configuration.
         report: told each attack as it is run.
         only: names or sources of the questions to ask; None for all.
 
@@ -352,10 +372,11 @@ def checklist(
             answers depend on the other images of the batch.
 
     References:
-        LP, the check-list (LP-C1 to LP-C12); Croce & Hein, 2020, arXiv:2003.01690;
+        Shaeiri et al., 2020, arXiv:2003.13370, the checklist; Croce & Hein, 2020,
+        arXiv:2003.01690;
         Pintor et al., 2022, arXiv:2106.09947.
 
-    Differs from the paper: it asks LP-C11 and LP-C12 of models whose provenance it does
+    Differs from the paper: it asks items 11 and 12 of models whose provenance it does
     not tell apart further; here C11 uses one image for each source, and C12 lets the
     checked model choose among many restarts made on its base.
     """
@@ -369,7 +390,6 @@ def checklist(
         config,
         base_fn=base_fn,
         source_fns=source_fns,
-        attack=attack,
         report=report,
     )
     asked = [

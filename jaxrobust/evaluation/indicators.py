@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.attacks import square
-from jaxrobust.evaluation.evidence import Evidence, Judgement, Question
+from jaxrobust.attacks import PGD, square
+from jaxrobust.evaluation.evidence import Evidence, Outcome
+from jaxrobust.evaluation.questions import Judgement, Question
 from jaxrobust.types import LogitsFn
 
 __all__ = ["FAILURES", "WARNINGS", "primitives"]
@@ -292,7 +293,7 @@ def _goes_on(evidence: Evidence) -> Judgement:
     start = np.asarray(
         threat.project(jnp.asarray(found.images), jnp.asarray(evidence.images))
     )
-    after = evidence.climb(start, config.epsilon, config.num_steps, config.step_size)
+    after = evidence.climb(start, evidence.reference, epsilon=config.epsilon)
     newly = int(np.sum(is_open & evidence.is_wrong(after)))
     gain, share = 0.0, 0.0
     if is_open.any():
@@ -316,14 +317,13 @@ def _goes_on(evidence: Evidence) -> Judgement:
 
 
 def _ends_best(evidence: Evidence) -> Judgement:
-    config = evidence.config
     clean = evidence.loss(evidence.images)
-    if evidence.attack is None:
-        steps = [max(1, round(config.num_steps * part)) for part in (0.25, 0.5, 0.75)]
-        before = [evidence.pgd(num_steps=each) for each in steps]
-    else:
-        # The inside of another attack is not seen: its end against its start.
-        before = []
+    # The inside of another attack is not seen: its end against its start.
+    before: list[Outcome] = []
+    if isinstance(attack := evidence.attack, PGD) and attack.num_steps is not None:
+        parts = (0.25, 0.5, 0.75)
+        steps = [max(1, round(attack.num_steps * part)) for part in parts]
+        before = [evidence.pgd(attack, num_steps=each) for each in steps]
     last = evidence.white_box()
     lost = np.any([each.is_broken for each in before], axis=0) & ~last.is_broken
     is_open = evidence.is_right & ~last.is_broken
@@ -442,7 +442,7 @@ FAILURES = (
     ),
     Question(
         "no_single_step_mask",
-        "LP-B",
+        "Shaeiri 2020",
         "Is the robustness more than that to a single step?",
         _is_no_single_step_mask,
     ),

@@ -14,10 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from jaxrobust.arguments import require_choice, require_count, require_shape
-from jaxrobust.attacks import Attack
+from jaxrobust.arguments import require, require_choice, require_count, require_shape
+from jaxrobust.attacks import AttackBuilder
+from jaxrobust.keys import seeded
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.pytrees import outline
+from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, PerExample, PRNGKey
 
 __all__ = [
@@ -105,7 +107,7 @@ def input_gradients(
     *,
     loss: Loss = "cross_entropy",
 ) -> Images:
-    """Gradient of each example's loss with respect to its image (NF-F5, NF-F8).
+    """Gradient of each example's loss with respect to its image.
 
     Args:
         logits_fn: model in evaluation mode.
@@ -120,7 +122,9 @@ def input_gradients(
 
     @jax.jit
     def gradients(images: Images, labels: Labels) -> Images:
-        return jax.grad(lambda each: jnp.sum(loss_fn(logits_fn(each), labels)))(images)
+        return jax.grad(lambda moved: jnp.sum(loss_fn(logits_fn(moved), labels)))(
+            images
+        )
 
     return gradients(images, labels)
 
@@ -133,9 +137,9 @@ def scale_for_display(
     Args:
         gradients: what to show.
         style: "signed" divides by the largest magnitude of the example, which gives
-            [-1, 1] with 0 in the middle, for a diverging color map (MNIST in NF-F5);
+            [-1, 1] with 0 in the middle, for a diverging color map;
             "unit" clips to three standard deviations round 0 and maps this range to
-            [0, 1], with 0 at .5 (the color images of NF-F5 and NF-F8).
+            [0, 1], with 0 at .5, for color images.
 
     Raises:
         ValueError: for another style.
@@ -160,7 +164,7 @@ def steepest_directions(
     *,
     loss: Loss = "cross_entropy",
 ) -> Images:
-    """The adversarial directions of LP-F5: signs of the input gradients.
+    """The adversarial directions of a loss surface: signs of the input gradients.
 
     A step of length s along one moves a pixel by s, or by 0 where the gradient is 0.
     Arguments and errors are those of `input_gradients`.
@@ -169,7 +173,7 @@ def steepest_directions(
 
 
 def random_directions(key: PRNGKey, images: Images) -> Images:
-    """The random directions of LP-F5: each pixel +1 or -1 with equal chance."""
+    """Random directions of a loss surface: each pixel +1 or -1 with equal chance."""
     return jax.random.rademacher(key, images.shape, images.dtype)
 
 
@@ -186,7 +190,7 @@ def loss_surface(
     loss: Loss = "cross_entropy",
     batch_size: int = 500,
 ) -> Surface:
-    """The loss at the points of a square grid round one image (LP-F5).
+    """The loss at the points of a square grid round one image.
 
     Args:
         logits_fn: model in evaluation mode.
@@ -195,8 +199,8 @@ def loss_surface(
         direction_a: where the first offset leads, of the shape of the image.
         direction_b: where the second leads.
         radius: largest offset along each direction, in units of [0, 1] pixels for
-            directions of +-1; offsets go from `-radius` to `radius`. LP takes half of
-            epsilon on MNIST and epsilon on CIFAR-10. May be traced.
+            directions of +-1; offsets go from `-radius` to `radius`. Shaeiri et al.,
+            2020, take half of epsilon on MNIST and epsilon on CIFAR-10. May be traced.
         num_points: along each side, at least 2; the middle is a point if it is odd.
         bounds: pixels are moved into this range before the model sees them, as every
             attack does; None for the plain plane.
@@ -207,8 +211,9 @@ def loss_surface(
         ValueError: for an unknown loss, a direction of another shape than the image,
             or too few points.
 
-    Differs from the paper: LP does not say which directions it takes, nor whether
-    pixels are clipped; see `steepest_directions` and `random_directions`.
+    Differs from Shaeiri et al., 2020, arXiv:2003.13370: they do not say which
+    directions they take, nor whether pixels are clipped; see `steepest_directions` and
+    `random_directions`.
     """
     require_count("num_points", num_points, "2 are the ends only", least=2)
     require_count("batch_size", batch_size, "100 is a good choice")
@@ -231,8 +236,10 @@ def loss_surface(
             return loss_fn(logits, label[None])[0], prediction
 
         points = jnp.arange(num_points**2)
-        found = lax.map(at, points, batch_size=min(batch_size, num_points**2))
-        losses, predictions = (each.reshape(num_points, num_points) for each in found)
+        flat = lax.map(at, points, batch_size=min(batch_size, num_points**2))
+        losses, predictions = (
+            values.reshape(num_points, num_points) for values in flat
+        )
         return Surface(offsets, losses, predictions)
 
     label = jnp.asarray(label, jnp.int32)
@@ -244,20 +251,21 @@ def saliency(
     images: Images,
     labels: Labels,
     *,
-    attack: Attack | None = None,
+    attack: AttackBuilder | None = None,
+    threat: ThreatModel | None = None,
     key: PRNGKey | None = None,
     loss: Loss = "cross_entropy",
     batch_size: int = 64,
 ) -> Saliency:
-    """Gradients of the loss at clean or at perturbed images (LP-F6, LP-F13).
+    """Gradients of the loss at clean or at perturbed images.
 
     Args:
         logits_fn: model in evaluation mode.
         images: clean images, in [0, 1].
         labels: true classes.
-        attack: what perturbs them, such as PGD at .3 for the gradients of LP-F6 and at
-            .45 for its perturbations; None for the clean images. It sees batches of
+        attack: builds what perturbs them; None for the clean images. It sees batches of
             one image, mapped.
+        threat: what it searches, such as `LinfBall(0.3)`; given with an attack.
         key: of the attack; by default that of seed 0. Each example draws by its
             number in the batch.
         loss: "cross_entropy", "margin", or a function `(logits, labels) -> (batch,)`.
@@ -267,17 +275,23 @@ def saliency(
         ValueError: for an unknown loss or a batch size below 1.
     """
     require_count("batch_size", batch_size, "100 is a good choice")
+    remedy = "give both, such as `PGD(num_steps=40)` and `LinfBall(0.3)`"
+    is_paired = (attack is None) == (threat is None)
+    require(is_paired, "threat", "given with an attack", threat, remedy)
     loss_fn = _loss_fn(loss)
-    base_key = jax.random.key(0) if key is None else key
+    search = None
+    if attack is not None and threat is not None:
+        search = attack(threat)
+    base_key = seeded(0) if key is None else key
 
     @jax.jit
     def shown(base_key: PRNGKey, images: Images, labels: Labels) -> Saliency:
         def one(item: tuple[jax.Array, jax.Array, jax.Array]) -> Saliency:
             index, image, label = item[0], item[1][None], item[2][None]
             moved = image
-            if attack is not None:
+            if search is not None:
                 example_key = jax.random.fold_in(base_key, index)
-                moved = attack(example_key, logits_fn, image, label).images
+                moved = search(example_key, logits_fn, image, label).images
             gradient = jax.grad(lambda x: jnp.sum(loss_fn(logits_fn(x), label)))(moved)
             return Saliency(moved[0], (moved - image)[0], gradient[0])
 
@@ -297,7 +311,7 @@ def interpolate(
     num_points: int = 100,
     loss: Loss = "cross_entropy",
 ) -> Interpolation:
-    """The model on the straight line from each clean to its adversarial image (NF-F4).
+    """The model on the straight line from each clean to its adversarial image.
 
     Args:
         logits_fn: model in evaluation mode.

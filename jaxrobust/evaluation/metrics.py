@@ -2,34 +2,27 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from statistics import NormalDist
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.arguments import (
-    require,
-    require_choice,
-    require_count,
-    require_in,
-    require_shape,
-)
-from jaxrobust.attacks import Attack, fab
+from jaxrobust.arguments import require_count, require_shape
+from jaxrobust.attacks import AttackBuilder, fab
 from jaxrobust.data import Dataset, as_float
+from jaxrobust.evaluation.intervals import Interval, wilson_interval
+from jaxrobust.evaluation.outcome import Evaluation
 from jaxrobust.evaluation.preflight import among_strangers, require_independent
-from jaxrobust.evaluation.robustness import (
-    Evaluation,
-    EvaluationConfig,
-    evaluate,
-)
-from jaxrobust.threat import THREATS, ThreatModel
+from jaxrobust.evaluation.robustness import Attacks, evaluate
+from jaxrobust.keys import seeded
+from jaxrobust.precision import JUDGED, at_precision
+from jaxrobust.threat import threat_of
 from jaxrobust.types import Images, LogitsFn
 
 __all__ = [
     "ClassSuccess",
-    "Interval",
     "MinimalEpsilons",
     "accuracy_curve",
     "accuracy_under_attack",
@@ -37,47 +30,7 @@ __all__ = [
     "minimal_epsilons",
     "robustness_wrt_predictions",
     "success_by_class",
-    "wilson_interval",
 ]
-
-Interval = tuple[float, float]
-
-
-def wilson_interval(
-    successes: int, trials: int, *, confidence: float = 0.95
-) -> Interval:
-    r"""The Wilson score interval of a share.
-
-    The shares :math:`p` with :math:`|k/n - p| \le z \sqrt{p (1 - p) / n}`. Unlike the
-    usual interval it lies in [0, 1] and has a length even for a share of 0 or 1.
-
-    Args:
-        successes: how often it happened, in [0, trials].
-        trials: how often it could, at least 1.
-        confidence: in (0, 1).
-
-    Returns:
-        Lower and upper end, in [0, 1].
-
-    Raises:
-        ValueError: for a number out of range.
-
-    References:
-        Wilson, 1927, Journal of the American Statistical Association 22.
-    """
-    require_count("trials", trials, "count one example at least")
-    remedy = "count the same examples as in `trials`"
-    require_count("successes", successes, remedy, least=0, most=trials)
-    require_in("confidence", confidence, "(0, 1)", "0.95 is usual")
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share, squared = successes / trials, z * z / trials
-    center = (share + squared / 2) / (1 + squared)
-    half = z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials))
-    half /= 1 + squared
-    # The ends are exact there, but rounding would miss them.
-    lower = 0.0 if successes == 0 else max(center - half, 0.0)
-    upper = 1.0 if successes == trials else min(center + half, 1.0)
-    return lower, upper
 
 
 def accuracy_curve(
@@ -127,20 +80,21 @@ def minimal_epsilons(
     dataset: Dataset,
     *,
     norm: str = "linf",
-    attack: Callable[[ThreatModel], Attack] = fab,
+    attack: AttackBuilder = fab,
     batch_size: int = 100,
     seed: int = 0,
 ) -> MinimalEpsilons:
     """The smallest perturbation of each example that an attack finds.
 
     The attack gets a ball that holds every image, and the norm of what it found counts;
-    so it should look for small perturbations, as `fab` does.
+    so it should look for small perturbations, as `fab` does. All of it is computed with
+    the highest precision of matrix products.
 
     Args:
         logits_fn: model in evaluation mode; images in [0, 1] to logits.
         dataset: examples; each counts exactly once.
         norm: linf or l2.
-        attack: from the threat model to the attack.
+        attack: builds the attack from the threat model.
         batch_size: images attacked at once, at least 1.
         seed: of what the attack draws; its answer to an example depends on the example
             and the seed alone.
@@ -149,13 +103,11 @@ def minimal_epsilons(
         ValueError: for an unknown norm, a batch size below 1, or a model whose answers
             depend on the other images of the batch.
     """
-    require_choice("norm", norm, tuple(THREATS))
+    kind = threat_of(norm)
     require_count("batch_size", batch_size, "100 is usual")
-    num_pixels = int(np.prod(dataset.images.shape[1:]))
-    # A hair more than the diagonal, which a norm known up to rounding may exceed.
-    radius = 1.0 if norm == "linf" else math.sqrt(num_pixels) * 1.001
-    threat = THREATS[norm](radius)
-    base_key = jax.random.key(seed, impl="threefry2x32")
+    # A hair more than the diameter, which a norm known up to rounding may exceed.
+    threat = kind(kind.diameter(dataset.images.shape[1:]) * 1.001)
+    base_key = seeded(seed)
 
     def smallest(
         index: jax.Array, image: jax.Array, label: jax.Array
@@ -168,21 +120,22 @@ def minimal_epsilons(
         distance = jnp.where(found.is_adversarial[0], distance, jnp.inf)
         return jnp.where(is_wrong, 0.0, distance), found.is_gradient_finite[0]
 
-    answer = jax.jit(lambda images: logits_fn(as_float(images)))
+    answer = jax.jit(at_precision(JUDGED, lambda images: logits_fn(as_float(images))))
     few = jnp.asarray(dataset.images[np.resize(np.arange(len(dataset)), 8)])
     require_independent(
         lambda is_stranger: answer(among_strangers(few, is_stranger, few[0])), 8
     )
-    program = jax.jit(jax.vmap(smallest))
+    # The nearest image lies at the boundary, which the last bits of the logits decide.
+    program = jax.jit(at_precision(JUDGED, jax.vmap(smallest)))
     count, size = len(dataset), min(batch_size, len(dataset))
-    found = np.zeros(count)
+    distances = np.zeros(count)
     for start in range(0, count, size):
         group = np.arange(start, min(start + size, count))
         chosen = np.resize(group, size)
         images = as_float(jnp.asarray(dataset.images[chosen]))
         values, _ = program(chosen, images, dataset.labels[chosen])
-        found[group] = np.asarray(values)[: len(group)]
-    return MinimalEpsilons(found)
+        distances[group] = np.asarray(values)[: len(group)]
+    return MinimalEpsilons(distances)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +175,7 @@ def success_by_class(
     Raises:
         ValueError: for another radius, or another number of labels.
     """
-    stands = _flags_at(evaluation, epsilon)
+    stands = evaluation.at(epsilon)
     remedy = "give the labels of the data set evaluated"
     require_shape("labels", labels, (evaluation.num_examples,), remedy)
     right = evaluation.is_clean_correct
@@ -238,7 +191,7 @@ def success_by_class(
 def accuracy_under_attack(
     evaluation: Evaluation, epsilon: float, *, among_correct: bool = False
 ) -> float:
-    """Share of examples still classified rightly under attack, in [0, 1]: SW-A3.
+    """Share of examples still classified rightly under attack, in [0, 1].
 
     Args:
         evaluation: what the attack found.
@@ -249,19 +202,15 @@ def accuracy_under_attack(
 
     Raises:
         ValueError: for another radius.
+
+    References:
+        Wen et al., 2020, arXiv:2011.07478, which defines it in both ways.
     """
-    stands = _flags_at(evaluation, epsilon)
+    stands = evaluation.at(epsilon)
     if not among_correct:
         return float(np.mean(stands))
     right = evaluation.is_clean_correct
     return float(np.mean(stands[right])) if right.any() else math.nan
-
-
-def _flags_at(evaluation: Evaluation, epsilon: float) -> np.ndarray:
-    rule = f"one of {', '.join(f'{radius:g}' for radius in evaluation.is_robust)}"
-    is_known = epsilon in evaluation.is_robust
-    require(is_known, "epsilon", rule, epsilon, "evaluate at that radius too")
-    return evaluation.is_robust[epsilon]
 
 
 def labelled_by_model(
@@ -278,11 +227,11 @@ def labelled_by_model(
         ValueError: for a model whose answers depend on the other images of the batch.
     """
 
-    @jax.jit
-    def predict(images: Images) -> tuple[jax.Array, jax.Array]:
+    def answered(images: Images) -> tuple[jax.Array, jax.Array]:
         logits = logits_fn(as_float(images))
         return logits, jnp.argmax(logits, axis=-1)
 
+    predict = jax.jit(at_precision(JUDGED, answered))
     size = max(min(batch_size, len(dataset)), 2)
     first = jnp.asarray(dataset.images[np.resize(np.arange(len(dataset)), size)])
     require_independent(
@@ -292,26 +241,30 @@ def labelled_by_model(
     labels = np.zeros(len(dataset), np.int32)
     for start in range(0, len(dataset), size):
         group = np.arange(start, min(start + size, len(dataset)))
-        _, found = predict(dataset.images[np.resize(group, size)])
-        labels[group] = np.asarray(found)[: len(group)]
+        _, predicted = predict(dataset.images[np.resize(group, size)])
+        labels[group] = np.asarray(predicted)[: len(group)]
     return dataclasses.replace(dataset, labels=labels)
 
 
 def robustness_wrt_predictions(
     logits_fn: LogitsFn,
     dataset: Dataset,
-    config: EvaluationConfig,
+    attacks: Attacks,
+    epsilons: Sequence[float],
+    **options: Any,
 ) -> Evaluation:
-    """Which predictions an attack cannot change, right or wrong ones: SN-A1.
+    """Which predictions attacks cannot change, right or wrong ones.
 
-    The attack maximizes the loss of the clean prediction, which takes the place of the
+    The attacks maximize the loss of the clean prediction, which takes the place of the
     label; so the result's clean accuracy is 1, and its `robust_accuracy` the share of
     examples whose prediction stays.
 
     Args:
         logits_fn: model in evaluation mode; images in [0, 1] to logits.
         dataset: examples; each counts exactly once, its label not at all.
-        config: radii, attack and restarts.
+        attacks: see `evaluate`.
+        epsilons: radii, in units of [0, 1] pixels.
+        **options: see `evaluate`.
     """
-    predicted = labelled_by_model(logits_fn, dataset, batch_size=config.batch_size)
-    return evaluate(logits_fn, predicted, config)
+    predicted = labelled_by_model(logits_fn, dataset)
+    return evaluate(logits_fn, predicted, attacks, epsilons, **options)

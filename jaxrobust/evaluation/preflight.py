@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxrobust.arguments import require_count
 from jaxrobust.data import Dataset, as_float
-from jaxrobust.threat import require_epsilon, require_images
+from jaxrobust.threat import ThreatModel, require_images, threat_of
 from jaxrobust.types import LogitsFn
 
 __all__ = [
@@ -139,7 +139,7 @@ def check_model(
     logits_fn: LogitsFn,
     dataset: Dataset,
     *,
-    norm: str = "linf",
+    norm: str | type[ThreatModel] = "linf",
     epsilons: Sequence[float] = (),
     bounds: tuple[float, float] | None = (0.0, 1.0),
     batch_size: int = 64,
@@ -149,7 +149,8 @@ def check_model(
     Args:
         logits_fn: model in evaluation mode; images in [0, 1] to logits.
         dataset: examples, of which the first ones are shown to the model.
-        norm: of the ball: linf or l2.
+        norm: of the ball: one of `THREATS`, or one of your own (path.py:NAME, or the
+            class).
         epsilons: radii to be asked for, in units of [0, 1] pixels.
         bounds: valid pixel range, closed; None for no range.
         batch_size: images to look at, at least 1.
@@ -164,9 +165,9 @@ def check_model(
             another unit (8 instead of 8/255).
     """
     require_count("batch_size", batch_size, "64 is usual")
-    num_pixels = int(np.prod(dataset.images.shape[1:]))
+    threat, image_shape = threat_of(norm), dataset.images.shape[1:]
     for epsilon in epsilons:
-        require_epsilon(norm, epsilon, num_pixels)
+        threat.require_epsilon(epsilon, image_shape)
     require_images(dataset.images, bounds)
     images = as_float(jnp.asarray(dataset.images[:batch_size]))
     shape = jax.eval_shape(logits_fn, images).shape
@@ -176,17 +177,20 @@ def check_model(
     logits = np.asarray(answer(images), np.float32)
     require_finite(np.all(np.isfinite(logits), axis=1))
     flags = []
-    if norm == "linf" and any(epsilon == 1 for epsilon in epsilons):
+    widest = threat.diameter(image_shape)
+    if any(epsilon >= widest for epsilon in epsilons):
         flags.append(
             Flag(
                 "whole-range",
-                "epsilon 1 lets the adversary show any image; if one step of 8-bit "
-                "pixels is meant, give 1/255",
+                f"epsilon {widest:g} lets the adversary show any image; "
+                f"{threat.units(widest)}",
             )
         )
     # Traced again too, for randomness that is drawn while a function is traced.
     again = [answer(images), jax.jit(lambda batch: logits_fn(batch))(images)]
-    change = max(_differ(logits, np.asarray(each, np.float32)) for each in again)
+    change = max(
+        _differ(logits, np.asarray(repeated, np.float32)) for repeated in again
+    )
     is_random = change > _TOLERANCE
     if is_random:
         flags.append(

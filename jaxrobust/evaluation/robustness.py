@@ -1,12 +1,10 @@
-"""Clean and robust accuracy over every example, for any list of models and radii.
+"""Clean and robust accuracy over every example, for any models, attacks and radii.
 
-An example is robust at a radius if the model is right on the clean image and no
-restart of the attack changes that, at this radius or at a smaller one of the list.
+An example is robust at a radius if the model is right on the clean image and no attack
+changes that, at this radius or at a smaller one of the list.
 """
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,161 +12,48 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.arguments import require, require_choice, require_count, require_in
-from jaxrobust.attacks import Attack, num_steps_for, pgd
-from jaxrobust.attacks.base import Keep
-from jaxrobust.data import Dataset
-from jaxrobust.evaluation.packing import Plan, Progress, Search, Stage, run_plan
-from jaxrobust.losses import LossName
-from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
+from jaxrobust.arguments import require, require_choice, require_count
+from jaxrobust.attacks import AttackBuilder
+from jaxrobust.attacks.builders import builder_name, require_builder
+from jaxrobust.data import Dataset, as_float
+from jaxrobust.evaluation.engine.plan import Plan, Search, Stage
+from jaxrobust.evaluation.engine.run import run_plan
+from jaxrobust.evaluation.engine.tally import Tally
+from jaxrobust.evaluation.engine.telling import Progress
+from jaxrobust.evaluation.images import check_adversarial
+from jaxrobust.evaluation.norms import require_norm_of
+from jaxrobust.evaluation.outcome import CLEAN_WRONG, ROBUST, Evaluation
+from jaxrobust.precision import MatmulPrecision, require_precision
+from jaxrobust.threat import ThreatModel, threat_of
 from jaxrobust.types import LogitsFn, Params
 
-__all__ = [
-    "Evaluation",
-    "EvaluationConfig",
-    "evaluate",
-    "evaluate_models",
-    "pgd_stage",
-]
+__all__ = ["Attacks", "evaluate", "evaluate_models", "named_attacks"]
+
+Attacks = AttackBuilder | Sequence[AttackBuilder] | Mapping[str, AttackBuilder]
+"""What judges a model: one builder, a list, or builders by name."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """The PGD evaluation; the default is LP-T1's (200 steps) with restarts.
+def named_attacks(attacks: Attacks) -> dict[str, AttackBuilder]:
+    """Builders by their names, which decide what their attacks draw.
 
     Raises:
-        ValueError: for a radius, step size or count out of range.
+        ValueError: if there is none, or for what is no builder.
     """
-
-    epsilons: tuple[float, ...] = (0.3,)
-    """Radii, in units of [0, 1] pixels."""
-    norm: str = "linf"
-    """Norm of the ball: linf or l2."""
-    step_size: float = 0.01
-    """Length of a step, in the same unit."""
-    num_steps: int | None = 200
-    """Steps of each restart; None takes floor(2.5 * epsilon / step_size)."""
-    num_restarts: int = 5
-    """Random starts for each example."""
-    loss: LossName = "cross_entropy"
-    """What the attack climbs."""
-    keep: Keep = "last"
-    """Iterate that counts."""
-    search: Search = "every"
-    """every: each radius in ascending order, up to the first that breaks an example.
-    bisect: the middle of the radii in question, about log2 as many attacks; both
-    neighbors of the answer are attacked, but what withstands a radius is taken to
-    withstand the smaller ones, which a model with masked gradients may not."""
-    batch_size: int = 250
-    """Images attacked at once; rounded up to a multiple of the local devices."""
-    seed: int = 0
-    """Of the random starts."""
-
-    def __post_init__(self):
-        require_choice("norm", self.norm, tuple(THREATS))
-        remedy = "it is in units of [0, 1] pixels, such as 0.01"
-        require_in("step_size", self.step_size, "(0, inf)", remedy)
-        if self.num_steps is not None:
-            remedy = "None takes as many as the radius needs"
-            require_count("num_steps", self.num_steps, remedy)
-        require_count("num_restarts", self.num_restarts, "1 runs the attack once")
-        require_choice("search", self.search, get_args(Search))
-        require_count("batch_size", self.batch_size, "250 is the default")
-        for epsilon in self.epsilons:
-            require_epsilon(self.norm, epsilon)
-
-    def num_steps_at(self, epsilon: float) -> int:
-        """Number of steps at a radius."""
-        if self.num_steps is not None:
-            return self.num_steps
-        return int(num_steps_for(epsilon, self.step_size))
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Which examples a model gets right, cleanly and under attack.
-
-    Attributes:
-        is_clean_correct: `(examples,)`.
-        is_robust: for each radius, in the order asked for, `(examples,)`; a subset of
-            `is_clean_correct` that never grows with the radius.
-        num_bad_gradients: attacks, up to the first that breaks an example, that met a
-            gradient that is not finite: their outcome is not to be trusted.
-    """
-
-    is_clean_correct: np.ndarray
-    is_robust: dict[float, np.ndarray]
-    num_bad_gradients: int = 0
-
-    def __repr__(self) -> str:
-        accuracies = [f"clean {self.clean_accuracy:.2%}"]
-        accuracies += [f"{key:g}: {at:.2%}" for key, at in self.robust_accuracy.items()]
-        text = f"{self.num_examples:,} examples: {', '.join(accuracies)}"
-        if self.num_bad_gradients:
-            text += f"; {self.num_bad_gradients:,} attacks with bad gradients"
-        return f"{type(self).__name__}({text})"
-
-    @property
-    def num_examples(self) -> int:
-        """Number of examples, each counted once."""
-        return len(self.is_clean_correct)
-
-    @property
-    def clean_accuracy(self) -> float:
-        """Share of clean images classified rightly, in [0, 1]."""
-        return float(np.mean(self.is_clean_correct))
-
-    @property
-    def robust_accuracy(self) -> dict[float, float]:
-        """Share of images still classified rightly at each radius, in [0, 1]."""
-        return {radius: float(np.mean(flag)) for radius, flag in self.is_robust.items()}
-
-    def as_row(self) -> dict[str, Any]:
-        """The accuracies with radii as printed, such as "0.4"."""
-        robust = {f"{key:g}": value for key, value in self.robust_accuracy.items()}
-        return {"clean_accuracy": self.clean_accuracy, "robust_accuracy": robust}
-
-
-AttackFor = Callable[[jax.Array, jax.Array], Attack]
-
-
-@lru_cache(maxsize=16)
-def _plain_pgd(step_size: float, loss: LossName, keep: Keep) -> Callable[..., Attack]:
-    """One function for equal settings, so that programs can be told to be the same."""
-
-    def build(threat: ThreatModel, turn: jax.Array, num_steps: jax.Array) -> Attack:
-        del turn
-        return pgd(
-            threat, step_size=step_size, num_steps=num_steps, loss=loss, keep=keep
-        )
-
-    return build
-
-
-def pgd_stage(config: EvaluationConfig, attack_for: AttackFor | None = None) -> Stage:
-    """The PGD of a configuration as a stage, drawing as `evaluate_models` does.
-
-    Args:
-        config: attack and restarts; its radii and seed are the plan's.
-        attack_for: see `evaluate_models`.
-    """
-    if attack_for is None:
-        build = _plain_pgd(config.step_size, config.loss, config.keep)
+    remedy = "give builders such as `PGD(num_steps=100)` or `partial(auto_pgd)`"
+    if isinstance(attacks, Mapping):
+        named = dict(attacks)
     else:
-
-        def build(threat: ThreatModel, turn: jax.Array, num_steps: jax.Array) -> Attack:
-            del turn
-            return attack_for(jnp.asarray(threat.epsilon), num_steps)
-
-    steps = config.num_steps
-    return Stage(
-        "pgd",
-        config.num_restarts,
-        build,
-        num_steps=config.num_steps_at if steps is None else steps,
-        stream=0,
-        num_passes=3 * max(map(config.num_steps_at, config.epsilons), default=0) + 1,
-    )
+        builds = attacks if isinstance(attacks, Sequence) else [attacks]
+        named = {}
+        for build in builds:
+            name, number = builder_name(build), 2
+            while name in named:
+                name, number = f"{builder_name(build)}-{number}", number + 1
+            named[name] = build
+    require(bool(named), "attacks", "one builder or more", attacks, remedy)
+    for build in named.values():
+        require_builder(build)
+    return named
 
 
 def check_same_shapes(weights: Sequence[Params]) -> None:
@@ -213,34 +98,77 @@ def is_function_of_weights(weights: Sequence[Params]) -> bool:
     return bool(jax.tree.leaves(list(weights)))
 
 
-def flags_by_radius(
-    num_robust: np.ndarray, plan: Plan, epsilons: Sequence[float]
-) -> dict[float, np.ndarray]:
-    """Which examples withstand all attacks, by radius in the order asked for."""
-    return {radius: num_robust > plan.epsilons.index(radius) for radius in epsilons}
+def _evaluation(
+    tally: Tally, plan: Plan, epsilons: Sequence[float], clean: np.ndarray
+) -> Evaluation:
+    """What a finished tally says of the radii in the order asked for."""
+    # Before the first attack, and after each: `(radii, attacks + 1, examples)`.
+    places = np.array([plan.epsilons.index(radius) for radius in epsilons])
+    stands = tally.num_robust[None] > places[:, None, None]
+    is_robust = stands[:, -1]
+    broken_by = np.where(is_robust, ROBUST, np.argmin(stands, axis=1) - 1)
+    kept: dict[str, np.ndarray] = {}
+    if plan.keeps_images:
+        turns = [plan.num_turns(number) for number in range(len(plan.stages))]
+        is_broken = tally.image_stage >= 0
+        # Every radius that was withstood is smaller.
+        radius = tally.image_place // np.array(turns)[tally.image_stage]
+        smallest = np.where(is_broken, np.array(plan.epsilons)[radius], np.inf)
+        by = np.where(is_broken, tally.image_stage, ROBUST)
+        spread = is_broken.reshape(-1, *(1,) * (clean.ndim - 1))
+        kept = {
+            "images": np.where(spread, tally.images, clean),
+            "image_epsilon": np.where(tally.is_correct, smallest, 0.0),
+            "image_attack": np.where(tally.is_correct, by, CLEAN_WRONG),
+        }
+    counts = [int(count) for count in tally.num_attacks]
+    passes = [plan.num_passes(number) for number in range(len(plan.stages))]
+    return Evaluation(
+        epsilons=tuple(epsilons),
+        is_clean_correct=tally.is_correct,
+        is_robust=is_robust,
+        attacks=tuple(stage.name for stage in plan.stages),
+        broken_by=np.where(tally.is_correct, broken_by, CLEAN_WRONG),
+        num_attacks=tuple(counts),
+        num_passes=tuple(
+            count * cost for count, cost in zip(counts, passes, strict=True)
+        ),
+        num_bad_gradients=tuple(int(count) for count in tally.num_bad),
+        matmul_precision=plan.matmul_precision,
+        num_unconfirmed=tuple(int(count) for count in tally.num_unconfirmed),
+        **kept,
+    )
 
 
 def evaluate_models(
     apply: Callable[[Any], LogitsFn],
     weights: Sequence[Params],
     dataset: Dataset,
-    config: EvaluationConfig,
+    attacks: Attacks,
+    epsilons: Sequence[float],
     *,
-    attack_for: AttackFor | None = None,
+    norm: str | type[ThreatModel] = "linf",
+    search: Search = "every",
+    matmul_precision: MatmulPrecision = "default",
+    batch_size: int | None = None,
+    seed: int = 0,
     journal: Path | str | None = None,
     report: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     compact: bool = True,
+    keep_images: bool = False,
 ) -> list[Evaluation]:
     """Attack every example of a data set, for each of several models.
 
-    One program is compiled for all models, radii and restarts. Radii are taken in
-    ascending order, and an example broken at one radius counts as broken at every
-    larger one of the list, where it is not attacked: the perturbation found lies in
-    the larger ball too. So accuracy never rises with the radius, and the answer at a
-    radius may depend on the smaller ones in the list. Outcomes are otherwise
-    independent of each other, of `config.batch_size` and of how attacks are packed, up
-    to the rounding of the device's matrix products.
+    One program for each attack is compiled for all models, radii, restarts and targets.
+    An attack only sees the examples that those before it left, at the radii at which
+    they did. Radii are taken in ascending order, and an example broken at one radius
+    counts as broken at every larger one of the list, where it is not attacked: the
+    perturbation found lies in the larger ball too. So accuracy never rises with the
+    radius, and the answer at a radius may depend on the smaller ones in the list.
+    Outcomes are otherwise independent of each other, of the order of the attacks, of
+    `batch_size` and of how attacks are packed, up to the rounding of the device's
+    matrix products.
 
     Several local devices share each bucket, without talking to each other.
 
@@ -250,47 +178,84 @@ def evaluate_models(
             same one uses the programs compiled for it.
         weights: pytrees of arrays of the same shapes, such as `(params, state)`.
         dataset: examples; each counts exactly once.
-        config: radii, attack and restarts.
-        attack_for: `(epsilon, num_steps) -> attack`, both traced; None for the PGD of
-            the configuration. The attack sees batches of one image, mapped.
+        attacks: a builder such as `with_restarts(PGD(num_steps=200), 5)`, a list of
+            them, which are run in this order and named after what they are, or builders
+            by name, as `standard_ensemble()` gives. What an attack draws depends on its
+            name. It sees batches of one image, mapped.
+        epsilons: radii, in units of [0, 1] pixels.
+        norm: of the ball: one of `THREATS`, or one of your own (path.py:NAME, or the
+            class).
+        search: "every" attacks each radius in ascending order, up to the first that
+            breaks an example. "bisect" attacks the middle of the radii in question,
+            about log2 as many; both neighbors of the answer are attacked, but what
+            withstands a radius is taken to withstand the smaller ones, which a model
+            with masked gradients may not.
+        matmul_precision: of the matrix products of attacks: "default" (the fastest:
+            TF32 on a GPU, bfloat16 on a TPU), "high" or "highest" (float32); the same
+            on a CPU. Clean images, and those that attacks found, are judged at
+            "highest" whatever it is.
+        batch_size: images attacked at once, rounded up to a multiple of the local
+            devices; None for as many as keep the device busy for some seconds.
+        seed: of everything random.
         journal: file in which progress is kept, so that the same call goes on after
             it was killed, with the same answer; None to keep none. It tells another
-            model, data set or configuration, but not another `attack_for`.
-        report: told each finished radius, in ascending order.
+            model, data set, radius or setting, but not other code of an attack.
+        report: told each finished radius of each attack, in ascending order.
         progress: told how far the evaluation is, after each bucket.
         compact: whether attacks that cannot change the answer are left out; False
             makes every attack of every example, for the same answer.
+        keep_images: whether to return the image that broke each example at the smallest
+            radius. Each is judged once more; they lie in memory and in the journal.
 
     Returns:
         Flags for each example, one result for each model.
 
     Raises:
-        ValueError: if `compact` is False for a bisection; if `weights` is empty, or
-            if the models differ in the structure, shapes or types of their weights;
-            if a radius is in another unit than the images, a model has another number
-            of classes than the data, or answers clean images with something not
-            finite, or by the other images of the batch; if the journal is damaged or
-            that of another evaluation.
+        ValueError: for an attack that the norm does not have; for a radius, norm or
+            number out of range; if `compact` is False for a bisection; if `weights` is
+            empty, or if the models differ in the structure, shapes or types of their
+            weights; if a radius is in another unit than the images, a model has another
+            number of classes than the data, or answers clean images with something not
+            finite, or by the other images of the batch; if an attack succeeds outside
+            the ball or the pixel range; if the journal is damaged or that of another
+            evaluation.
         InUseError: if another process uses the journal.
+
+    Warns:
+        AdversarialImagesWarning: if an image that is kept does not break the model when
+            it is asked again.
     """
-    weights = list(weights)
+    weights, epsilons = list(weights), tuple(map(float, epsilons))
     check_same_shapes(weights)
+    threat = threat_of(norm)
+    require(bool(epsilons), "epsilons", "one radius or more", epsilons, "give [0.3]")
+    for epsilon in epsilons:
+        threat.require_epsilon(epsilon)
+    named = named_attacks(attacks)
+    require_norm_of(named, threat)
+    require_choice("search", search, get_args(Search))
+    require_precision(matmul_precision)
+    if batch_size is not None:
+        require_count("batch_size", batch_size, "None chooses one")
     require(
-        config.search != "bisect" or compact,
+        search != "bisect" or compact,
         "compact",
         "True for a bisection",
         compact,
         "`search` must be 'every' to make every attack",
     )
     plan = Plan(
-        stages=(pgd_stage(config, attack_for),),
-        epsilons=tuple(sorted(set(config.epsilons))),
-        norm=config.norm,
-        seed=config.seed,
-        batch_size=config.batch_size,
+        stages=tuple(Stage(name, build) for name, build in named.items()),
+        epsilons=tuple(sorted(set(epsilons))),
+        threat=threat,
+        num_classes=dataset.num_classes,
+        seed=seed,
+        batch_size=batch_size,
         is_compact=compact,
-        search=config.search,
-        is_shared=attack_for is None and is_function_of_weights(weights),
+        search=search,
+        keeps_images=keep_images,
+        is_shared=is_function_of_weights(weights),
+        matmul_precision=matmul_precision,
     )
     tallies = run_plan(
         apply,
@@ -298,51 +263,78 @@ def evaluate_models(
         dataset,
         plan,
         journal=journal,
-        settings=dataclasses.asdict(config),
         report=report,
         progress=progress,
     )
-    return [
-        Evaluation(
-            tally.is_correct,
-            flags_by_radius(tally.num_robust[-1], plan, config.epsilons),
-            int(tally.num_bad.sum()),
-        )
+    clean = np.asarray(as_float(jnp.asarray(dataset.images))) if keep_images else None
+    results = [
+        _evaluation(tally, plan, epsilons, np.zeros(0) if clean is None else clean)
         for tally in tallies
     ]
+    for tree, result in zip(weights, results, strict=True):
+        if result.images is not None and result.image_epsilon is not None:
+            kept = (result.images, result.image_epsilon)
+            check_adversarial(apply, tree, dataset, *kept)
+    return results
 
 
 def evaluate(
     logits_fn: LogitsFn,
     dataset: Dataset,
-    config: EvaluationConfig,
+    attacks: Attacks,
+    epsilons: Sequence[float],
     *,
-    attack_for: AttackFor | None = None,
+    norm: str | type[ThreatModel] = "linf",
+    search: Search = "every",
+    matmul_precision: MatmulPrecision = "default",
+    batch_size: int | None = None,
+    seed: int = 0,
     journal: Path | str | None = None,
     report: Callable[[str], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    compact: bool = True,
+    keep_images: bool = False,
 ) -> Evaluation:
     """Attack every example of a data set; `evaluate_models` for one model.
 
     Args:
         logits_fn: model in evaluation mode; images in [0, 1] to logits.
         dataset: examples; each counts exactly once.
-        config: radii, attack and restarts.
-        attack_for: `(epsilon, num_steps) -> attack`, both traced; None for the PGD of
-            the configuration. The attack sees batches of one image, mapped.
-        journal: see `evaluate_models`; the model is known again by its answers.
-        report: told each finished radius, in ascending order.
+        attacks: one builder, a list, or builders by name; see `evaluate_models`, as for
+            all that follows.
+        epsilons: radii, in units of [0, 1] pixels.
+        norm: of the ball: one of `THREATS`, or one of your own (path.py:NAME, or the
+            class).
+        search: "every" radius, or "bisect".
+        matmul_precision: of the attacks; what they found is judged at "highest".
+        batch_size: images attacked at once; None chooses.
+        seed: of everything random.
+        journal: file in which progress is kept; the model is known again by its
+            answers.
+        report: told each finished radius of each attack.
+        progress: told how far the evaluation is, after each bucket.
+        compact: whether attacks that cannot change the answer are left out.
+        keep_images: whether to return the image that broke each example.
 
     Returns:
-        Flags for each example. An example broken at one radius counts as broken at
-        every larger one of the list.
+        Flags for each example, and which attack broke it. An example broken at one
+        radius counts as broken at every larger one of the list.
     """
-    (found,) = evaluate_models(
+    (evaluation,) = evaluate_models(
         lambda _: logits_fn,
         [()],
         dataset,
-        config,
-        attack_for=attack_for,
+        attacks,
+        epsilons,
+        norm=norm,
+        search=search,
+        matmul_precision=matmul_precision,
+        batch_size=batch_size,
+        seed=seed,
         journal=journal,
         report=report,
+        progress=progress,
+        compact=compact,
+        keep_images=keep_images,
     )
-    return found
+    return evaluation

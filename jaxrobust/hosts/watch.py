@@ -160,6 +160,19 @@ def _join(cluster: Cluster, *, heartbeat: int, start: int) -> None:
         ) from error
     finally:
         joined.set()
+        _take_back(signal.SIGTERM)
+
+
+def _take_back(number: signal.Signals) -> None:
+    """Give a signal back to the handler of Python that it had, if there was one.
+
+    When jax joins a job it puts its own in front, which only notes that SIGTERM came;
+    without the service that does so, older versions of Orbax save nothing.
+    """
+    handler = signal.getsignal(number)
+    is_main = threading.current_thread() is threading.main_thread()
+    if is_main and callable(handler):
+        signal.signal(number, handler)
 
 
 def _watch(client, coordinator: str, process_id: int) -> None:

@@ -16,12 +16,12 @@ _SAME_DEVICE = {"cpu": "cpu", "cuda": "gpu"}
 """JAX's names for PyTorch's kinds of devices that exchange arrays in place."""
 
 
-def _shares_memory(device: Any) -> bool:
-    return _SAME_DEVICE.get(device.type) == jax.default_backend()
+def _shares_memory(device: Any, platform: str) -> bool:
+    return _SAME_DEVICE.get(device.type) == platform
 
 
 def _to_jax(tensor: Any) -> jax.Array:
-    if _shares_memory(tensor.device):
+    if _shares_memory(tensor.device, jax.default_backend()):
         return jax.dlpack.from_dlpack(tensor.detach().contiguous())
     return jnp.asarray(tensor.detach().cpu().numpy())
 
@@ -29,7 +29,7 @@ def _to_jax(tensor: Any) -> jax.Array:
 def _to_torch(torch: Any, array: jax.Array, device: Any) -> Any:
     # PyTorch must not read what is still being computed.
     array.block_until_ready()
-    if _shares_memory(device):
+    if _shares_memory(device, next(iter(array.devices())).platform):
         return torch.from_dlpack(array)
     return torch.from_numpy(np.array(array))
 

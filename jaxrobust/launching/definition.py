@@ -1,88 +1,36 @@
 """What a job on several devices is, whatever starts it.
 
-A definition says what runs (an experiment, a preset, a seed), on what (hosts, devices,
-a mesh), where its results go, and, for each target, what only that target needs.
+A definition says what runs (any command, experiments being one form of it), on what
+(hosts, devices, a mesh), where its results go, and, for each target, what only that
+target needs.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Literal, get_args
 
 from jaxrobust.arguments import require, require_choice, require_count
+from jaxrobust.launching.commands import check_command, filled
+from jaxrobust.launching.kubernetes import Kubernetes
+from jaxrobust.launching.slurm import Slurm
+from jaxrobust.launching.tpu import Tpu
+from jaxrobust.launching.values import (
+    REMEDY,
+    refuse_control_characters,
+    require_match,
+    require_words,
+)
 from jaxrobust.training import MeshConfig
 
-__all__ = ["Definition", "Kubernetes", "Slurm", "Target", "Tpu"]
+__all__ = ["GPU_FLAGS", "TARGETS", "Definition", "Target"]
+
+GPU_FLAGS = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+"""For several GPUs: what they send each other goes on while they compute. Recommended
+by JAX ("GPU performance tips") and set in NVIDIA's containers of JAX."""
 
 Target = Literal["local", "slurm", "kubernetes", "tpu"]
 TARGETS: tuple[Target, ...] = get_args(Target)
-
-_REMEDY = "correct the definition"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Slurm:
-    """What only SLURM needs; None leaves it to the cluster."""
-
-    time_limit: str = "24:00:00"
-    """Of one go, as for sbatch; a job that reaches it saves, and goes on in a next."""
-    stop_seconds: int = 180
-    """Time before the limit at which the job is told to save and stop."""
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gpu_type: str | None = None
-    """Such as a100; by default any."""
-    cpus_per_host: int | None = None
-    memory_per_host: str | None = None
-    """Such as 64G."""
-    hosts_per_node: int = 1
-    """Processes on one machine; more than one where each has a single device."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Kubernetes:
-    """What only Kubernetes (with the JobSet controller) needs."""
-
-    image: str
-    """Made with launch/Dockerfile."""
-    volume_claim: str
-    """Persistent volume claim that all pods can write (ReadWriteMany)."""
-    mount_path: str = "/data"
-    """Where the volume is seen; the work directory lies below it."""
-    checkout: str = "/app"
-    """Where the image has the code."""
-    namespace: str | None = None
-    service_account: str | None = None
-    accelerator: str = "nvidia.com/gpu"
-    """Resource of which each pod gets devices_per_host."""
-    node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Labels of the nodes, such as the type of accelerator."""
-    cpus_per_host: int | None = None
-    memory_per_host: str | None = None
-    """Such as 64Gi."""
-    stop_seconds: int = 180
-    """Time that a pod has to save and stop when it is told to go."""
-    port: int = 12345
-    """Of the coordinator."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Tpu:
-    """What only a slice of a Cloud TPU pod needs."""
-
-    zone: str
-    accelerator_type: str
-    """Such as v5litepod-16: it decides how many hosts there are."""
-    version: str
-    """Of the software on the virtual machines, such as v2-alpha-tpuv5-lite."""
-    checkout: str
-    """Where the code is on every host, on a disk that is there when it starts."""
-    project: str | None = None
-    is_spot: bool = True
-    """Cheaper, and may be taken away at any time; the job goes on in a new slice."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,40 +38,45 @@ class Definition:
     """One job.
 
     Raises:
-        ValueError: for values out of range, and for a mesh or a batch that does not fit
-            the devices; the message names those that would.
+        ValueError: for values out of range, and for a mesh that does not fit the
+            devices; the message names those that would.
     """
 
     name: str
     """Lower-case letters, digits and hyphens, at most 40."""
-    experiment: str
-    """PAPER/ITEM, such as large_perturbations/sweep."""
-    preset: str
-    seed: int = 0
-    hosts: int = 1
-    """Processes; each has devices of its own."""
-    devices_per_host: int = 1
-    mesh: MeshConfig = MeshConfig()
-    """Its product is the number of all devices."""
-    batch_size_per_host: int | None = None
-    """Images per step; by default the batch of the preset is split."""
+    command: tuple[str, ...]
+    """Words of what every process runs, such as ("jaxrobust", "train", ...) or those of
+    `experiment(...)`; no shell reads them. In a word, {workdir}, {hosts}, {mesh.member}
+    and {mesh.data} stand for what is said here. The same command must go on where it
+    stopped: `jaxrobust train` and `sweep` do with --resume."""
     workdir: str
     """Checkpoints and results; on storage that all hosts share. The same directory goes
     on where it stopped, on any number of hosts. A relative path begins in the code's
     directory, on Kubernetes at the volume."""
+    hosts: int = 1
+    """Processes; each has devices of its own."""
+    devices_per_host: int = 1
+    mesh: MeshConfig | None = None
+    """Its product is the number of all devices; by default all share each batch. Left
+    out if the command does not name it."""
     start_from: tuple[str, ...] = ()
-    """Runs that the preset starts from; refused before submission if one is missing."""
+    """Directories that the command starts from; refused before submission if one is
+    missing."""
     parts: int = 1
-    """Jobs that a grid larger than one allocation is cut into; the experiment is run
-    once more without parts when all are done."""
+    """Jobs that a grid larger than one allocation is cut into: `--part I/PARTS` is
+    added to the command of each, from 0, and it is run once more without when all are
+    done, as experiments need it."""
     max_restarts: int = 3
     """Fresh starts after failures; interruptions with the state saved do not count."""
     simulate_devices: bool = False
     """Use CPU cores as devices_per_host devices, to try a job without accelerators."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """Further variables of the job."""
-    python: str = "python"
-    """Interpreter with jaxrobust, as seen on the hosts."""
+    xla_flags: tuple[str, ...] = ()
+    """Of the compiler, written into XLA_FLAGS of the job, such as `GPU_FLAGS`."""
+    is_deterministic: bool = False
+    """Have GPUs compute the same numbers every time, at some cost in speed: adds
+    --xla_gpu_deterministic_ops=true to the flags of the compiler. CPUs and TPUs do."""
     slurm: Slurm = Slurm()
     kubernetes: Kubernetes | None = None
     tpu: Tpu | None = None
@@ -132,25 +85,39 @@ class Definition:
         """Check everything that needs no look at the machine."""
         label = r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?"
         rule = "lower-case letters, digits and hyphens, up to 40"
-        _require_match("name", self.name, label, rule)
-        item = r"[a-z]\w*/[a-z]\w*"
-        _require_match("experiment", self.experiment, item, "PAPER/ITEM")
+        require_match("name", self.name, label, rule)
+        names = check_command(self.command)
         for field in ("hosts", "devices_per_host", "parts"):
-            require_count(field, getattr(self, field), _REMEDY)
-        for field in ("seed", "max_restarts"):
-            require_count(field, getattr(self, field), _REMEDY, least=0)
+            require_count(field, getattr(self, field), REMEDY)
+        require_count("max_restarts", self.max_restarts, REMEDY, least=0)
+        require_words("start_from", self.start_from)
         for name in self.environment:
             rule = "names of letters, digits and _"
-            _require_match("environment", name, r"[A-Za-z_]\w*", rule)
-        _refuse_control_characters("", dataclasses.asdict(self))
+            require_match("environment", name, r"[A-Za-z_]\w*", rule)
+        for flag in self.xla_flags:
+            require_match(
+                "xla_flags", flag, r"--xla_\w+(=\S+)?", "flags --xla_NAME=VALUE"
+            )
+        require(
+            not self.all_xla_flags or "XLA_FLAGS" not in self.environment,
+            "environment",
+            "without XLA_FLAGS where `xla_flags` or `is_deterministic` says them",
+            self.environment.get("XLA_FLAGS"),
+            "say all of them by `xla_flags`",
+        )
+        refuse_control_characters("", dataclasses.asdict(self))
         remedy = "mount the bucket on every host and name the mounted directory"
         is_address = "://" in self.workdir
         require(not is_address, "workdir", "a directory", self.workdir, remedy)
-        self.mesh.check_devices(self.num_devices, is_exact=True)
-        if self.batch_size_per_host is not None:
-            require_count("batch_size_per_host", self.batch_size_per_host, _REMEDY)
-            self.check_batch(self.batch_size_per_host * self.hosts)
-        self._check_targets()
+        require(
+            self.mesh is None or bool(names & {"mesh.member", "mesh.data"}),
+            "mesh",
+            "left out where no word of the command names it",
+            self.mesh,
+            'add "--mesh.member", "{mesh.member}", "--mesh.data", "{mesh.data}"',
+        )
+        self.full_mesh.check_devices(self.num_devices, is_exact=True)
+        self.slurm.check(self.hosts, self.devices_per_host, self.simulate_devices)
 
     @property
     def num_devices(self) -> int:
@@ -158,42 +125,31 @@ class Definition:
         return self.hosts * self.devices_per_host
 
     @property
-    def batch_size(self) -> int | None:
-        """Of all hosts; None for that of the preset."""
-        if self.batch_size_per_host is None:
-            return None
-        return self.batch_size_per_host * self.hosts
+    def all_xla_flags(self) -> tuple[str, ...]:
+        """Flags of the compiler, with that of determinism."""
+        same = ("--xla_gpu_deterministic_ops=true",) if self.is_deterministic else ()
+        return self.xla_flags + same
 
-    def check_batch(self, batch_size: int) -> None:
-        """Refuse a batch of all hosts that the data axis does not divide.
+    @property
+    def full_mesh(self) -> MeshConfig:
+        """The mesh, also where it is left out."""
+        return self.mesh or MeshConfig(data=self.num_devices)
 
-        Raises:
-            ValueError: with the nearest sizes that would do.
+    def words(self, workdir: str, part: int | None = None) -> list[str]:
+        """What each process runs; the same command goes on where it stopped.
+
+        Args:
+            workdir: as the process sees it.
+            part: in [0, parts); None for the whole.
         """
-        self.mesh.check_batch_size(batch_size)
-
-    def _check_targets(self) -> None:
-        shared = self.slurm.hosts_per_node
-        require_count("slurm.hosts_per_node", shared, _REMEDY)
-        require(
-            self.hosts % shared == 0,
-            "slurm.hosts_per_node",
-            f"a divisor of `hosts` ({self.hosts})",
-            shared,
-            "a node takes as many processes as every other",
-        )
-        require(
-            shared == 1 or self.devices_per_host == 1 or self.simulate_devices,
-            "slurm.hosts_per_node",
-            f"1 if a process has several devices ({self.devices_per_host})",
-            shared,
-            "use one process per node, or one device per process",
-        )
-        times = {"slurm.stop_seconds": self.slurm.stop_seconds}
-        if self.kubernetes:
-            times["kubernetes.stop_seconds"] = self.kubernetes.stop_seconds
-        for field, seconds in times.items():
-            require_count(field, seconds, _REMEDY)
+        values = {
+            "workdir": workdir,
+            "hosts": str(self.hosts),
+            "mesh.member": str(self.full_mesh.member),
+            "mesh.data": str(self.full_mesh.data),
+        }
+        words = filled(self.command, values)
+        return words if part is None else [*words, "--part", f"{part}/{self.parts}"]
 
     def check_target(self, target: str) -> None:
         """Refuse a target that is unknown, or that the definition does not fit.
@@ -225,19 +181,12 @@ class Definition:
             "SLURM takes it out of the name of the log, so rename the directory",
         )
         if target == "kubernetes" and self.kubernetes:
-            place = self.kubernetes.mount_path
-            for field, path in [
-                ("workdir", self.workdir),
-                *(("start_from", each) for each in self.start_from),
-            ]:
-                directory = PurePosixPath(place, path)
-                require(
-                    directory.is_relative_to(place) and ".." not in directory.parts,
-                    field,
-                    f"below the volume at {place} on kubernetes",
-                    path,
-                    "only that is kept and shared",
-                )
+            self.kubernetes.check_path("workdir", self.workdir)
+            for path in self.start_from:
+                self.kubernetes.check_path("start_from", path)
+        if target == "tpu" and self.tpu:
+            path = str(PurePosixPath(self.tpu.checkout, self.workdir))
+            self.tpu.check_path(path, self.hosts)
 
     def root(self, target: Target, directory: str) -> str:
         """Where relative paths begin, as the hosts see it.
@@ -251,21 +200,3 @@ class Definition:
         if target == "tpu" and self.tpu:
             return self.tpu.checkout
         return directory
-
-
-def _require_match(field: str, value: str, pattern: str, rule: str) -> None:
-    is_match = re.fullmatch(pattern, value, re.ASCII) is not None
-    require(is_match, field, rule, value, "rename it")
-
-
-def _refuse_control_characters(field: str, value: object) -> None:
-    """No line of a script may be broken by a value, however it is quoted."""
-    if isinstance(value, Mapping):
-        for name, each in value.items():
-            _refuse_control_characters(f"{field}.{name}".lstrip("."), each)
-    elif isinstance(value, tuple):
-        for each in value:
-            _refuse_control_characters(field, each)
-    elif isinstance(value, str):
-        rule = "one line of printable characters"
-        require(value.isprintable(), field, rule, value, "take out the others")

@@ -10,7 +10,7 @@ import jinja2
 
 from jaxrobust.launching.definition import Definition, Target
 
-__all__ = ["FILE_NAMES", "command", "render", "variables"]
+__all__ = ["FILE_NAMES", "render", "variables"]
 
 FILE_NAMES: dict[Target, str] = {
     "local": "local.sh",
@@ -27,36 +27,14 @@ def variables(definition: Definition) -> dict[str, str]:
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": str(definition.devices_per_host),
     }
+    flags = {"XLA_FLAGS": " ".join(definition.all_xla_flags)}
     return {
         # What a process said before it was killed must be in its log.
         "PYTHONUNBUFFERED": "1",
         **(simulated if definition.simulate_devices else {}),
+        **(flags if definition.all_xla_flags else {}),
         **definition.environment,
     }
-
-
-def command(definition: Definition, workdir: str, part: int | None = None) -> list[str]:
-    """What each process runs; the same command goes on where it stopped.
-
-    Args:
-        definition: of the job.
-        workdir: as the process sees it.
-        part: in [0, definition.parts); None leaves the option out.
-    """
-    module = "experiments." + definition.experiment.replace("/", ".")
-    options = {
-        "--preset": definition.preset,
-        "--seed": definition.seed,
-        "--workdir": workdir,
-        "--mesh.member": definition.mesh.member,
-        "--mesh.data": definition.mesh.data,
-        "--batch-size": definition.batch_size,
-        "--part": None if part is None else f"{part}/{definition.parts}",
-    }
-    words = [definition.python, "-m", module]
-    for name, value in options.items():
-        words += [] if value is None else [name, str(value)]
-    return words
 
 
 def _sbatch_quote(value: object) -> str:
@@ -69,6 +47,41 @@ def _sbatch_quote(value: object) -> str:
     if re.fullmatch(r"[\w@%+=:,./-]+", text, re.ASCII):
         return text
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def _sbatch_option(option: str) -> str:
+    """An option of sbatch, such as `--name=value`, with its value quoted."""
+    name, separator, value = option.partition("=")
+    return name + separator + (_sbatch_quote(value) if separator else "")
+
+
+def _tpu_place(definition: Definition) -> list[str]:
+    """Words that name the place of a slice to gcloud."""
+    tpu = definition.tpu
+    if tpu is None:
+        return []
+    project = [f"--project={tpu.project}"] if tpu.project else []
+    return [f"--zone={tpu.zone}", *project]
+
+
+def _tpu_options(definition: Definition, directory: Path) -> list[str]:
+    """Words that say to gcloud what slice to create."""
+    tpu = definition.tpu
+    if tpu is None:
+        return []
+    words = [f"--accelerator-type={tpu.accelerator_type}", f"--version={tpu.version}"]
+    words += ["--spot"] if tpu.is_spot else []
+    if tpu.data_disk:
+        # A disk that is written has a single host.
+        mode = "read-write" if definition.hosts == 1 else "read-only"
+        words.append(f"--data-disk=source={tpu.data_disk.source},mode={mode}")
+    if tpu.startup_script:
+        path = directory / tpu.startup_script
+        words.append(f"--metadata-from-file=startup-script={path}")
+    for name in ("network", "subnetwork", "service_account"):
+        value = getattr(tpu, name)
+        words += [f"--{name.replace('_', '-')}={value}"] if value else []
+    return [*words, *tpu.options]
 
 
 def _limits(definition: Definition) -> dict[str, str | int]:
@@ -96,6 +109,10 @@ def render(
         definition: of the job.
         directory: of the code on this machine; by default the current one.
 
+    Returns:
+        A script of bash, or, for Kubernetes, a manifest; every value is quoted but the
+        lines of `setup`, which are bash.
+
     Raises:
         ValueError: if the definition does not fit the target.
     """
@@ -116,6 +133,7 @@ def render(
     environment.filters["sh"] = lambda value: shlex.quote(str(value))
     environment.filters["words"] = shlex.join
     environment.filters["sbatch"] = _sbatch_quote
+    environment.filters["sbatch_option"] = _sbatch_option
     return environment.get_template(FILE_NAMES[target] + ".j2").render(
         job=definition,
         directory=str(directory),
@@ -123,5 +141,8 @@ def render(
         start_from=[str(root / each) for each in definition.start_from],
         variables=variables(definition),
         limits=_limits(definition),
-        command=lambda part=None: command(definition, workdir, part),
+        local_script=str(Path(__file__).with_name("local.sh")),
+        tpu_place=_tpu_place(definition),
+        tpu_options=_tpu_options(definition, directory),
+        command=lambda part=None: definition.words(workdir, part),
     )

@@ -16,9 +16,14 @@ from types import FrameType, ModuleType
 from typing import Any, cast
 
 from jaxrobust.arguments import require, require_choice
+from jaxrobust.launching.commands import experiment, option, subject
 from jaxrobust.launching.definition import Definition, Target
+from jaxrobust.launching.kubernetes import Kubernetes
 from jaxrobust.launching.rendering import FILE_NAMES, render
+from jaxrobust.launching.slurm import Slurm
+from jaxrobust.launching.tpu import DataDisk, Tpu
 from jaxrobust.references import importable_from, run
+from jaxrobust.training import MeshConfig
 
 __all__ = ["check", "definitions_in", "launch", "load_definition"]
 
@@ -131,17 +136,18 @@ def definitions_in(path: Path) -> dict[str, Definition]:
     except TypeError as error:
         raise _unknown_field(error) from error
     return {
-        name: each
-        for name, each in vars(module).items()
-        if isinstance(each, Definition)
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, Definition)
     }
 
 
 def _unknown_field(error: TypeError) -> Exception:
     """A better message if the error is a field that a definition does not have."""
-    found = re.match(r"(\w+)\.__init__\(\) (?:got an unexpected|missing)", str(error))
-    module = importlib.import_module("jaxrobust.launching.definition")
-    kind = getattr(module, found[1], None) if found else None
+    call = re.match(r"(\w+)(?:\.__init__)?\(\) (?:got an unexp|missing)", str(error))
+    kinds = (Definition, Slurm, Kubernetes, Tpu, DataDisk, MeshConfig, experiment)
+    names = {kind.__name__: kind for kind in kinds}
+    kind = names.get(call[1]) if call else None
     if kind is None:
         return error
     fields = ", ".join(inspect.signature(kind).parameters)
@@ -154,37 +160,68 @@ def _unknown_field(error: TypeError) -> Exception:
 def check(definition: Definition, target: Target) -> None:
     """Refuse a job that would fail for a reason that can be seen from here.
 
-    The runs to start from are looked for only where this machine has the storage of the
-    hosts; elsewhere the job looks for them. The experiment is looked for if there are
-    experiments in the current directory.
+    The runs to start from, and the program, are looked for only where this machine has
+    what the hosts have; elsewhere the job looks for them. So is the experiment, if that
+    is what runs, unless there are experiments in the current directory.
 
     Raises:
         ValueError: with what is missing.
     """
     if target in ("local", "slurm"):
-        for each in definition.start_from:
+        for path in definition.start_from:
             require(
-                Path(each).is_dir(),
+                Path(path).is_dir(),
                 "start_from",
                 "directories that exist",
-                each,
+                path,
                 "run what it comes from first, or correct the path",
             )
-    presets = _presets(definition.experiment)
+    program = definition.command[0]
+    require(
+        target != "local" or shutil.which(program) is not None,
+        "command",
+        "a program that is installed here",
+        program,
+        "activate the environment that has it, or name it by its path",
+    )
+    script = definition.tpu and definition.tpu.startup_script
+    require(
+        target != "tpu" or script is None or Path(script).is_file(),
+        "tpu.startup_script",
+        "a file on this machine",
+        script,
+        "correct the path, which begins in the current directory",
+    )
+    item = subject(definition.command)
+    if item is not None:
+        _check_experiment(definition, item, is_here=target in ("local", "slurm"))
+
+
+def _check_experiment(definition: Definition, item: str, *, is_here: bool) -> None:
+    """Refuse an experiment, preset or batch that there is not."""
+    presets = _presets(item)
+    require(
+        presets is not None or not is_here,
+        "command",
+        "an experiment that can be imported from the current directory",
+        item,
+        "go to the checkout",
+    )
     if presets is None:
         return
-    require_choice("preset", definition.preset, tuple(presets))
-    if definition.batch_size is None:
-        preset = presets[definition.preset]
-        setting = getattr(preset, "setting", preset)
+    name = option(definition.command, "--preset") or ""
+    require_choice("preset", name, tuple(presets))
+    setting = getattr(presets[name], "setting", presets[name])
+    batch_size = option(definition.command, "--batch-size")
+    if batch_size is None:
         batch_size = getattr(setting, "batch_size", None)
-        if isinstance(batch_size, int):
-            definition.check_batch(batch_size)
+    if batch_size is not None:
+        definition.full_mesh.check_batch_size(int(batch_size))
 
 
-def _presets(experiment: str) -> Mapping[str, Any] | None:
-    """The configurations of an experiment; None if this is no checkout."""
-    paper, _, item = experiment.partition("/")
+def _presets(item: str) -> Mapping[str, Any] | None:
+    """The configurations of an experiment; None if there are no experiments here."""
+    paper, _, module_name = item.partition("/")
     with importable_from(Path.cwd()):
         if importlib.util.find_spec("experiments") is None:
             return None
@@ -194,14 +231,13 @@ def _presets(experiment: str) -> Mapping[str, Any] | None:
             if paper in papers
             else []
         )
-        known = [f"{paper}/{each}" for each in items]
-        require_choice("experiment", experiment, known or papers)
-        module = importlib.import_module(f"experiments.{paper}.{item}")
+        known = [f"{paper}/{name}" for name in items]
+        require_choice("experiment", item, known or papers)
+        module = importlib.import_module(f"experiments.{paper}.{module_name}")
     presets = getattr(module, "PRESETS", None)
     if not isinstance(presets, Mapping):
         raise ValueError(
-            f"`experiment` must be a module with PRESETS, got {experiment!r}; choose "
-            "another."
+            f"`experiment` must be a module with PRESETS, got {item!r}; choose another."
         )
     return presets
 
@@ -209,7 +245,7 @@ def _presets(experiment: str) -> Mapping[str, Any] | None:
 def _submodules(package: ModuleType) -> list[str]:
     """Names of what is in a package; nothing for a module."""
     path = getattr(package, "__path__", ())
-    return sorted(each.name for each in pkgutil.iter_modules(path))
+    return sorted(module.name for module in pkgutil.iter_modules(path))
 
 
 def _run(arguments: list[str]) -> int:

@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from jaxrobust.arguments import require, require_choice, require_count, require_in
+from jaxrobust.arguments import require_choice, require_count, require_in
 from jaxrobust.concentration import Estimate, estimate_l2, estimate_linf
 from jaxrobust.data import Dataset, as_float, subset
 from jaxrobust.evaluation import Evaluation
 from jaxrobust.theory import Norm, RobustOptimum, optimal_robust_classifier
-from jaxrobust.threat import THREATS
 
 __all__ = [
     "Comparison",
@@ -22,7 +21,7 @@ __all__ = [
 ]
 
 NUM_REGIONS = {"linf": 10, "l2": 20}
-"""Rectangles and balls, as MC-T2 has on MNIST."""
+"""Rectangles and balls, as Mahloujifar et al. (2019) take on MNIST, Table 2."""
 
 NUM_NEIGHBORS = 50
 """Of the density that rectangles go by, if there are so many examples."""
@@ -124,7 +123,7 @@ def require_comparison(
     Raises:
         ValueError: for an argument out of range.
     """
-    require_choice("norm", norm, tuple(THREATS))
+    require_choice("norm", norm, tuple(NUM_REGIONS))
     require_optimum(epsilon=epsilon, norm=norm, num_examples=1, time_limit=time_limit)
     if num_regions is not None:
         remedy = f"None takes {NUM_REGIONS[norm]}"
@@ -185,7 +184,7 @@ def compare(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Comparison:
-    """Lay a model beside the limits, at its own clean error, as MC-T2 does.
+    """Lay a model beside the limits, at its own clean error.
 
     Args:
         evaluation: of the model on `test`, at `epsilon` among others.
@@ -195,7 +194,7 @@ def compare(
         epsilon: radius, in units of [0, 1] pixels.
         norm: linf (rectangles) or l2 (balls); that of the evaluation.
         num_regions: rectangles (no more than training examples) or balls; None for 10
-            or 20, as MC-T2 has on MNIST.
+            or 20, as the paper takes on MNIST.
         num_restarts: of the rectangles.
         num_optimum: training examples for the finite optimum, at most all; 0 for none.
         time_limit: seconds for the integer program of the finite optimum.
@@ -207,7 +206,7 @@ def compare(
         ValueError: for a radius that was not evaluated, or an argument out of range.
 
     References:
-        Mahloujifar et al., 2019, arXiv:1905.12202, Table 2; MC-T2.
+        Mahloujifar et al., 2019, arXiv:1905.12202, Table 2.
     """
     require_comparison(
         train,
@@ -218,10 +217,7 @@ def compare(
         num_optimum=num_optimum,
         time_limit=time_limit,
     )
-    radii = ", ".join(f"{radius:g}" for radius in evaluation.is_robust)
-    rule = f"a radius of the evaluation ({radii})"
-    is_known = epsilon in evaluation.is_robust
-    require(is_known, "epsilon", rule, epsilon, "evaluate the model there")
+    is_robust = evaluation.at(epsilon)
     clean_error = 1 - evaluation.clean_accuracy
     # No region has a measure of 0, so a faultless model is taken for the least fault.
     alpha = max(clean_error, 1 / evaluation.num_examples)
@@ -262,7 +258,7 @@ def compare(
         norm,
         epsilon,
         clean_error,
-        1 - evaluation.robust_accuracy[epsilon],
+        1 - float(np.mean(is_robust)),
         evaluation.num_examples,
         estimate,
         optimum,

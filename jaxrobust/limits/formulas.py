@@ -42,7 +42,7 @@ class FormulaTable(NamedTuple):
 
     Attributes:
         title: what they are about.
-        source: paper items.
+        source: paper, and item in it.
         axis: name of the axis.
         values: on the axis.
         columns: by name as many numbers.
@@ -83,12 +83,16 @@ def _along(
     return _column([function(value) for value in values])
 
 
+_DING = "Ding et al., 2019, arXiv:1902.08336, "
+_SHAEIRI = "Shaeiri et al., 2020, arXiv:2003.13370, "
+_TSIPRAS = "Tsipras et al., 2018, arXiv:1805.12152v1, "
+
 _TENTHS = tuple(index / 10 for index in range(11))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Gaussians:
-    """Two Gaussian classes: the least l_2-robust error of any classifier (LP-V1)."""
+    """Two Gaussian classes: the least l_2-robust error of any classifier."""
 
     distance: float = 2.0
     """Between the means."""
@@ -107,7 +111,9 @@ class Gaussians:
                 self.epsilons,
             )
         }
-        return FormulaTable("Two Gaussians", "LP-V1", "epsilon", self.epsilons, columns)
+        return FormulaTable(
+            "Two Gaussians", _SHAEIRI + "Theorem 2", "epsilon", self.epsilons, columns
+        )
 
 
 _BernoulliNorm = Literal["l0", "linf"]
@@ -115,7 +121,7 @@ _BernoulliNorm = Literal["l0", "linf"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bernoulli:
-    """Product Bernoulli classes: the least robust error of any one (LP-V2 to LP-V4)."""
+    """Product Bernoulli classes: the least robust error of any one."""
 
     num_features: int = 50
     """Coordinates in which the classes differ, k."""
@@ -165,7 +171,7 @@ class Bernoulli:
         }
         return FormulaTable(
             f"Product Bernoulli, {self.norm}",
-            "LP-V2, LP-V3" if self.norm == "linf" else "LP-V2, LP-V4",
+            _SHAEIRI + ("Theorems 3, 5" if self.norm == "linf" else "Theorems 3, 4"),
             "epsilon",
             self.epsilons,
             columns,
@@ -175,7 +181,7 @@ class Bernoulli:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NoFreeLunch:
-    """One strong and many weak features: accuracies of linear ones (NF-V1 to NF-V3)."""
+    """One strong and many weak features: accuracies of linear ones."""
 
     dimension: int = 100
     """Number of weak features, d."""
@@ -225,20 +231,21 @@ class NoFreeLunch:
         standard = f"{'at most ' if error == least else ''}{error:.3g}"
         return FormulaTable(
             "Robust accuracy with a robust and many weak features",
-            "NF-V1, NF-V2, NF-V3",
+            _TSIPRAS + "Section 2",
             "epsilon / eta",
             self.ratios,
             columns,
             (
                 f"A classifier of standard error {standard} has an adversarial "
-                f"accuracy of at most {float(bound):.3g} at epsilon = 2 eta (NF-V2).",
+                f"accuracy of at most {float(bound):.3g} at epsilon = 2 eta "
+                "(Theorem 2.1).",
             ),
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cube:
-    """Uniform data on the cube: the share that is vulnerable (SN-V1 to SN-V3)."""
+    """Uniform data on the cube: the share that is vulnerable."""
 
     num_classes: int = 10
     """Classes of equal volume."""
@@ -266,7 +273,7 @@ class Cube:
         }
         return FormulaTable(
             "Vulnerable share of the unit cube",
-            "SN-V1, SN-V2, SN-V3",
+            _DING + "Section 2",
             "epsilon",
             self.epsilons,
             columns,
@@ -275,7 +282,7 @@ class Cube:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Ball:
-    """Uniform data on the ball: the share that is vulnerable (SN-V3)."""
+    """Uniform data on the ball: the share that is vulnerable."""
 
     num_classes: int = 10
     """Classes of equal volume."""
@@ -296,7 +303,7 @@ class Ball:
         }
         return FormulaTable(
             "Vulnerable share of the unit ball",
-            "SN-V3",
+            _DING + "Theorem 2.1",
             "epsilon",
             self.epsilons,
             columns,
@@ -305,7 +312,7 @@ class Ball:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Facets:
-    """How many linear pieces a polytope near the ball has at least (SN-V6)."""
+    """How many linear pieces a polytope near the ball has at least."""
 
     dimension: int = 784
     """Of the ball."""
@@ -321,13 +328,17 @@ class Facets:
             )
         }
         return FormulaTable(
-            "Facets of polytopes", "SN-V6", "distance", self.distances, columns
+            "Facets of polytopes",
+            _DING + "Theorem D.1",
+            "distance",
+            self.distances,
+            columns,
         )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Graph:
-    """A graph as a distribution that is hard to classify robustly (LP-V5)."""
+    """A graph as a distribution that is hard to classify robustly."""
 
     num_vertices: int = 5
     """Vertices are numbered from 0."""
@@ -368,7 +379,7 @@ class Graph:
             notes += ("The time limit came first: the error may be lower.",)
         return FormulaTable(
             "Robust classification of a graph",
-            "LP-V5",
+            _SHAEIRI + "Lemma 1",
             "vertices",
             (float(self.num_vertices),),
             columns,

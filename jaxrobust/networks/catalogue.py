@@ -69,13 +69,14 @@ class ModelConfig:
     """
 
     name: str = "lenet"
-    """linear; lenet (5x5 VALID, the LP network); lenet-same (5x5 SAME, Madry's);
-    lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32 images);
-    or one of your own, path/to/file.py:NAME or package.module:NAME."""
+    """linear; lenet (5x5 VALID, as Shaeiri et al.); lenet-same (5x5 SAME, as Madry et
+    al.); lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32
+    images); or one of your own, path/to/file.py:NAME or package.module:NAME."""
     widen_factor: float = 1.0
     """Multiplies all widths."""
     formulation: Formulation = "auto"
-    """How convolutions are computed; never changes parameters or results."""
+    """How convolutions are computed, see `Conv`: by default as suits the platform.
+    Parameters and results are the same, but for rounding."""
 
     def __post_init__(self):
         require(

@@ -17,7 +17,7 @@ __all__ = ["LeNet", "Linear"]
 
 
 class Linear(nn.Module):
-    """A linear classifier of the flattened pixels, started at 0 (NF-M1).
+    """A linear classifier of the flattened pixels, started at 0.
 
     Attributes:
         num_classes: number of logits.
@@ -35,11 +35,11 @@ class Linear(nn.Module):
 
 
 class LeNet(nn.Module):
-    """Two convolutions with max-pooling, one hidden layer (facts 0.2).
+    """Two convolutions with max-pooling, one hidden layer.
 
-    With `padding="SAME"` and `initialization="madry"` this is N-LeNet (Madry et al.'s
-    MNIST network, 3,274,634 parameters on 28x28x1); with "VALID" and "torch" it is
-    N-Shaeiri, the network behind the LP numbers (LP-M1, 1,111,946 parameters).
+    With `padding="SAME"` and `initialization="madry"` this is Madry et al.'s
+    network for MNIST (3,274,634 parameters on 28x28x1); with "VALID" and "torch" it is
+    the network behind the numbers of Shaeiri et al. (2020; 1,111,946 parameters).
 
     Attributes:
         num_classes: number of logits.

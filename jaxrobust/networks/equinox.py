@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.keys import seeded
 from jaxrobust.networks.network import Network, Variables, in_mode
 from jaxrobust.networks.paths import by_path, nested, unnested
 from jaxrobust.types import Images, Logits, PRNGKey
@@ -80,7 +81,7 @@ class _Form(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _form(make: Make) -> _Form:
-    key = jax.random.key(0)
+    key = seeded(0)
     return _Form(*eqx.filter_eval_shape(lambda key: _made(make, key), key))
 
 

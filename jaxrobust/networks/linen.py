@@ -13,6 +13,7 @@ import jax
 from flax import linen as nn
 from flax.core import unfreeze
 
+from jaxrobust.keys import seeded
 from jaxrobust.networks.network import Network, Variables, in_mode
 from jaxrobust.types import Images, Logits, PRNGKey
 
@@ -67,7 +68,7 @@ class Init:
             )
             return unfreeze(found)
 
-        key = jax.eval_shape(lambda: jax.random.key(0))
+        key = jax.eval_shape(lambda: seeded(0))
         found = jax.eval_shape(after, params, state, images, key)
         form = jax.tree.structure
         return {name for name in asked if form(found[name]) != form(state[name])}

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxrobust.keys import seeded
+
 __all__ = ["Network", "Variables", "in_mode", "require_network"]
 
 
@@ -97,7 +99,7 @@ def require_network(
         TypeError: for values of another kind.
         ValueError: for logits of another shape, or a state whose form changes.
     """
-    key = jax.eval_shape(lambda: jax.random.key(0))
+    key = jax.eval_shape(lambda: seeded(0))
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     variables = _require_pair("from `init`", jax.eval_shape(network.init, key, images))
 

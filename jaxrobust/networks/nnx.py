@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxrobust.keys import seeded
 from jaxrobust.networks.network import Network, Variables, in_mode
 from jaxrobust.networks.paths import by_path, nested, unnested
 from jaxrobust.types import Images, Logits, PRNGKey
@@ -79,7 +80,7 @@ def _made(make: Make, key: PRNGKey) -> nnx.Module:
 
 @lru_cache(maxsize=64)
 def _form(make: Make) -> _Form:
-    return _split(nnx.eval_shape(lambda: _made(make, jax.random.key(0))))
+    return _split(nnx.eval_shape(lambda: _made(make, seeded(0))))
 
 
 def _named(state: Any) -> dict[tuple[str, ...], Any]:
@@ -139,7 +140,7 @@ class Apply:
         form, (params, state) = _form(self.make), variables
         others = unnested(state)
         # In evaluation nothing should be drawn; what is, is the same every time.
-        streams = _begun(form.streams, jax.random.key(0) if key is None else key)
+        streams = _begun(form.streams, seeded(0) if key is None else key)
         module = nnx.merge(
             form.graph,
             _filled(form.params, unnested(params)),

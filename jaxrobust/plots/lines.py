@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jaxrobust.plots.style import COLORS, Figure, plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from jaxrobust.plots.style import COLORS, axes_of, figure_of, new_figure
 
 __all__ = ["Curve", "curves"]
 
@@ -31,6 +34,7 @@ def curves(
     levels: Mapping[str, float] | None = None,
     log: bool = False,
     bands: Mapping[str, tuple[Sequence[float], Sequence[float]]] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Lines over a common axis, each with its own color and marker.
 
@@ -43,8 +47,12 @@ def curves(
         log: logarithmic vertical axis.
         bands: by label of a line the lower and upper ends of its interval, such as
             Wilson's, shaded behind it.
+        ax: axes to draw into, such as those of pyplot; by default a new figure's.
+
+    Returns:
+        The figure that was drawn into.
     """
-    figure, axes = plt.subplots(figsize=(7.0, 4.0), layout="constrained")
+    (axes,) = axes_of(new_figure(7.0, 4.0).subplots() if ax is None else ax, 1)
     for index, line in enumerate(lines):
         axes.plot(
             line.x,
@@ -79,4 +87,4 @@ def curves(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False, fontsize=8)
-    return figure
+    return figure_of(axes)

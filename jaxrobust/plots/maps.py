@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from jaxrobust.plots.style import SEQUENTIAL, Figure, plt
+from jaxrobust.plots.style import SEQUENTIAL, axes_of, figure_of, new_figure
 
 __all__ = ["Panel", "accuracy_maps", "surfaces"]
 
@@ -17,6 +19,7 @@ def accuracy_maps(
     columns: Sequence[float],
     ylabel: str,
     xlabel: str,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Heat maps side by side with one color scale, from 0 to 100 %.
 
@@ -27,16 +30,21 @@ def accuracy_maps(
         columns: values of the horizontal axis.
         ylabel: of the rows.
         xlabel: of the columns.
+        ax: axes to draw into, one for each panel; by default those of a new figure.
+
+    Returns:
+        The figure that was drawn into.
+
+    Raises:
+        ValueError: for another number of axes than of panels.
     """
-    figure, all_axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(1.2 + 3.6 * len(panels), 3.6),
-        layout="constrained",
-        squeeze=False,
-    )
+    places: Any = ax
+    if places is None:
+        figure = new_figure(1.2 + 3.6 * len(panels), 3.6)
+        places = figure.subplots(1, len(panels), squeeze=False)
+    all_axes = axes_of(places, len(panels))
     image = None
-    for axes, (title, table) in zip(all_axes[0], panels.items(), strict=True):
+    for axes, (title, table) in zip(all_axes, panels.items(), strict=True):
         shares = [[100 * share for share in row] for row in table]
         image = axes.imshow(
             shares, origin="lower", vmin=0, vmax=100, cmap=SEQUENTIAL, aspect="auto"
@@ -53,8 +61,9 @@ def accuracy_maps(
         axes.set_yticks(range(len(rows)), [f"{value:g}" for value in rows])
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
     if image is not None:
-        figure.colorbar(image, ax=all_axes[0], label="robust accuracy (%)")
-    return figure
+        label = "robust accuracy (%)"
+        figure_of(all_axes[0]).colorbar(image, ax=all_axes, label=label)
+    return figure_of(all_axes[0])
 
 
 class Panel(NamedTuple):
@@ -81,6 +90,7 @@ def surfaces(
     ylabel: str,
     label: str,
     columns: int = 3,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Losses over a plane as filled contours, side by side with one color scale.
 
@@ -94,25 +104,29 @@ def surfaces(
         xlabel: with its unit.
         ylabel: with its unit.
         label: of the color scale, with its unit.
-        columns: panels in a row.
+        columns: panels in a row of a new figure.
+        ax: axes to draw into, one for each panel; by default those of a new figure.
+
+    Returns:
+        The figure that was drawn into.
+
+    Raises:
+        ValueError: for another number of axes than of panels.
     """
-    width = min(columns, len(panels))
-    height = -(-len(panels) // width)
-    figure, all_axes = plt.subplots(
-        height,
-        width,
-        figsize=(1.1 + 2.9 * width, 0.3 + 2.9 * height),
-        layout="constrained",
-        squeeze=False,
-        sharex=True,
-        sharey=True,
-    )
+    own, spare, places = None, [], ax
+    if places is None:
+        width = min(columns, len(panels))
+        height = -(-len(panels) // width)
+        own = new_figure(1.1 + 2.9 * width, 0.3 + 2.9 * height)
+        grid = own.subplots(height, width, squeeze=False, sharex=True, sharey=True)
+        places, spare = [*grid.flat][: len(panels)], [*grid.flat][len(panels) :]
+    all_axes = axes_of(places, len(panels))
     tables = [np.asarray(panel.values, float) for panel in panels]
     low = min(float(table.min()) for table in tables)
     high = max(float(table.max()) for table in tables)
     levels = np.linspace(low, high if high > low else low + 1, 17)
     filled = None
-    for axes, panel, table in zip(all_axes.flat, panels, tables, strict=False):
+    for axes, panel, table in zip(all_axes, panels, tables, strict=True):
         filled = axes.contourf(x, y, table, levels=levels, cmap=SEQUENTIAL)
         axes.contour(x, y, table, levels=levels[1:-1], colors="0.2", linewidths=0.3)
         marked = None if panel.is_marked is None else np.asarray(panel.is_marked, float)
@@ -121,11 +135,17 @@ def surfaces(
             axes.contour(x, y, marked, levels=[0.5], colors="white", linewidths=1.8)
         axes.plot(0, 0, marker="+", color="white", markersize=7)
         axes.set(title=panel.title, aspect="equal")
-        axes.label_outer()
-    for axes in all_axes.flat[len(panels) :]:
+        if own is None:
+            axes.set(xlabel=xlabel, ylabel=ylabel)
+        else:
+            axes.label_outer()
+    for axes in spare:
         axes.set_visible(False)
-    figure.supxlabel(xlabel, fontsize=10)
-    figure.supylabel(ylabel, fontsize=10)
+    if own is not None:
+        own.supxlabel(xlabel, fontsize=10)
+        own.supylabel(ylabel, fontsize=10)
+    figure = figure_of(all_axes[0])
     if filled is not None:
-        figure.colorbar(filled, ax=all_axes, label=label, shrink=0.9, format="%.3g")
+        beside = [*all_axes, *spare]
+        figure.colorbar(filled, ax=beside, label=label, shrink=0.9, format="%.3g")
     return figure

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from jaxrobust.arguments import require
-from jaxrobust.plots.style import DIVERGING, Figure, plt
+from jaxrobust.plots.style import DIVERGING, axes_of, figure_of, new_figure
 
 __all__ = ["ImageRow", "image_grid"]
 
@@ -30,7 +32,11 @@ class ImageRow(NamedTuple):
 
 
 def image_grid(
-    rows: Sequence[ImageRow], *, title: str = "", size: float = 0.8
+    rows: Sequence[ImageRow],
+    *,
+    title: str = "",
+    size: float = 0.8,
+    ax: Axes | Sequence[Axes] | None = None,
 ) -> Figure:
     """Images in rows with captions; gray, in color, or signed.
 
@@ -39,26 +45,27 @@ def image_grid(
     Args:
         rows: of the same or of different lengths, at least one.
         title: above all of them.
-        size: of an image, in inches.
+        size: of an image of a new figure, in inches.
+        ax: axes to draw into, one for each row; by default those of a new figure.
+
+    Returns:
+        The figure that was drawn into.
 
     Raises:
-        ValueError: for images of another shape.
+        ValueError: for images of another shape, or another number of axes than of rows.
     """
     tables = [_gray_or_color(row) for row in rows]
     width = max(len(table) for table in tables)
     # In units of an image; the titles of a row stand above it.
     heights = [1.25 if row.titles else 0.98 for row in rows]
-    figure, all_axes = plt.subplots(
-        len(rows),
-        figsize=(1.3 + size * width, 1.08 * size * sum(heights) + 0.4 * bool(title)),
-        height_ratios=heights,
-        layout="constrained",
-        squeeze=False,
-    )
+    places: Any = ax
+    if places is None:
+        height = 1.08 * size * sum(heights) + 0.4 * bool(title)
+        figure = new_figure(1.3 + size * width, height)
+        places = figure.subplots(len(rows), squeeze=False, height_ratios=heights)
+    all_axes = axes_of(places, len(rows))
     # One pair of axes for each row: a hundred of them take seconds to lay out.
-    for axes, row, table, height in zip(
-        all_axes[:, 0], rows, tables, heights, strict=True
-    ):
+    for axes, row, table, height in zip(all_axes, rows, tables, heights, strict=True):
         low, high, cmap = 0.0, 1.0, "gray"
         if row.is_signed:
             high = float(np.abs(table).max()) or 1.0
@@ -74,7 +81,9 @@ def image_grid(
         axes.set_ylabel(
             row.caption, rotation=0, ha="right", va="center", fontsize=8, labelpad=4
         )
-    figure.suptitle(title, fontsize=10)
+    figure = figure_of(all_axes[0])
+    if title:
+        figure.suptitle(title, fontsize=10)
     return figure
 
 

@@ -17,21 +17,20 @@ from jaxrobust.report.page import (
 from jaxrobust.report.subjects import ReportConfig
 from jaxrobust.report.tables import (
     accuracy_table,
-    evaluation_row,
+    attack_table,
     interval_table,
     markdown_table,
     percent,
-    stage_table,
 )
 
 __all__ = [
     "ReportConfig",
     "Section",
     "accuracy_table",
+    "attack_table",
     "badge",
     "code",
     "details",
-    "evaluation_row",
     "figure",
     "heading",
     "html_page",
@@ -41,7 +40,6 @@ __all__ = [
     "page",
     "paragraph",
     "percent",
-    "stage_table",
     "table",
     "write_report",
 ]

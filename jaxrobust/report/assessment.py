@@ -4,8 +4,10 @@ Nothing here draws or writes a page. Each measurement is a function of a subject
 configuration; `assess` asks for those that a report has and keeps what they answer.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,22 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrobust.attacks import fab, pgd
+from jaxrobust.attacks import PGD, AttackBuilder, fab
+from jaxrobust.attacks.builders import builder_name, described, settings_of, settled
+from jaxrobust.attacks.combinators import restarts_of
 from jaxrobust.data import Dataset, as_float, subset
 from jaxrobust.evaluation import (
     ChecklistConfig,
-    EnsembleConfig,
-    EvaluationConfig,
     accuracy_under_attack,
     checklist,
-    evaluate_ensemble_models,
     evaluate_models,
     labelled_by_model,
     minimal_epsilons,
-    pgd_stage,
     success_by_class,
     wilson_interval,
 )
+from jaxrobust.evaluation.engine.sharing import Reference, shared_program
+from jaxrobust.evaluation.flags import shortened
 from jaxrobust.evaluation.input_space import (
     input_gradients,
     loss_surface,
@@ -36,17 +38,18 @@ from jaxrobust.evaluation.input_space import (
     saliency,
     steepest_directions,
 )
-from jaxrobust.evaluation.sharing import Reference, shared_program
 from jaxrobust.keeping import fingerprint
+from jaxrobust.keys import seeded
+from jaxrobust.precision import JUDGED, at_precision
 from jaxrobust.report.storage import Storage
+from jaxrobust.report.strength import strength
 from jaxrobust.report.subjects import (
     NUM_SURFACES,
     ReportConfig,
     Subject,
     description,
 )
-from jaxrobust.report.tables import evaluation_row
-from jaxrobust.threat import THREATS
+from jaxrobust.threat import threat_of
 from jaxrobust.training import applied
 
 __all__ = ["QUANTILES", "Assessment", "assess"]
@@ -54,7 +57,12 @@ __all__ = ["QUANTILES", "Assessment", "assess"]
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 TRAVEL = 2.5
-"""Lengths of all steps of PGD together, in radii: LP-A1."""
+"""Lengths of all steps of PGD together, in radii, as in Shaeiri et al., 2020."""
+
+CURVE_ATTACK = "pgd-of-the-curve"
+
+_BATCH = 250
+"""Images attacked at once by the program that the curve and predictions share."""
 
 
 class Assessment(NamedTuple):
@@ -62,8 +70,9 @@ class Assessment(NamedTuple):
 
     Attributes:
         subject: the run.
-        accuracy: shares and their intervals, stages, classes, both definitions of
-            SW-A3, and robustness with respect to predictions.
+        accuracy: shares and their intervals, attacks, classes, both definitions of
+            accuracy under attack, and robustness with respect to predictions.
+        strength: how good each attack is.
         curve: accuracy against epsilon.
         smallest: perturbations that FAB found.
         checklist: verdict and checks.
@@ -72,28 +81,49 @@ class Assessment(NamedTuple):
 
     subject: Subject
     accuracy: dict[str, Any] | None
+    strength: dict[str, Any] | None
     curve: dict[str, Any] | None
     smallest: dict[str, Any] | None
     checklist: dict[str, Any] | None
     pictures: dict[str, np.ndarray] | None
 
 
-def _pgd(
-    subject: Subject,
-    config: ReportConfig,
-    epsilons: tuple[float, ...],
-    num_restarts: int = 1,
-) -> EvaluationConfig:
+def _pgd(subject: Subject, config: ReportConfig) -> PGD:
     """The steps are made for the widest radius, so that one program serves all."""
-    return EvaluationConfig(
-        epsilons=epsilons,
-        norm=subject.norm,
-        step_size=TRAVEL * max(subject.curve_epsilons) / config.num_steps,
-        num_steps=config.num_steps,
-        num_restarts=num_restarts,
-        keep="best",
+    step_size = TRAVEL * max(subject.curve_epsilons) / config.num_steps
+    return PGD(step_size=step_size, num_steps=config.num_steps, keep="best")
+
+
+def _strength(
+    subject: Subject, config: ReportConfig, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Of the attacks, and of the PGD of the curve, so that none stands alone."""
+    return strength(
+        subject,
+        {**config.builders, CURVE_ATTACK: _pgd(subject, config)},
+        num_images=config.num_strength_images,
         seed=config.seed,
+        matmul_precision=config.matmul_precision,
+        report=report,
     )
+
+
+def _judged(
+    subject: Subject, config: ReportConfig
+) -> tuple[AttackBuilder, str, PGD, int]:
+    """What the checklist judges, in words too, the PGD beside it, and many steps."""
+    step_size = TRAVEL * subject.epsilon / config.num_steps
+    pgd = PGD(step_size=step_size, num_steps=config.num_steps)
+    attack: AttackBuilder = pgd
+    if len(config.builders) == 1:
+        (attack,) = config.builders.values()
+        attack, _ = restarts_of(attack)
+    attack = settled(attack, subject.epsilon)
+    name = "PGD" if isinstance(attack, PGD) else builder_name(attack)
+    steps = settings_of(attack).get("num_steps")
+    if not isinstance(steps, int):
+        return attack, name, pgd, 20 * config.num_steps
+    return attack, f"{name} with {steps} steps", pgd, 20 * steps
 
 
 def _accuracy(
@@ -103,24 +133,15 @@ def _accuracy(
     report: Callable[[str], None],
 ) -> dict[str, Any]:
     dataset, epsilon = subject.dataset, subject.epsilon
-    stages = None
-    if config.attack == "pgd":
-        restarts = 5 if config.num_restarts is None else config.num_restarts
-        stages = (pgd_stage(_pgd(subject, config, subject.epsilons, restarts)),)
-    ensemble = EnsembleConfig(
-        epsilons=subject.epsilons,
-        norm=subject.norm,
-        num_steps=config.num_steps,
-        num_queries=config.num_queries,
-        num_restarts=config.num_restarts or 1,
-        seed=config.seed,
-    )
-    (found,) = evaluate_ensemble_models(
+    (found,) = evaluate_models(
         applied(subject.run.network),
         [subject.run.weights],
         dataset,
-        ensemble,
-        stages=stages,
+        config.builders,
+        subject.epsilons,
+        norm=subject.norm,
+        matmul_precision=config.matmul_precision,
+        seed=config.seed,
         journal=journal,
         report=report,
     )
@@ -140,13 +161,16 @@ def _accuracy(
         }
         for radius in subject.epsilons
     }
-    return evaluation_row(found) | {
+    return dataclasses.asdict(found.row()) | {
         "classes": classes,
         "under_attack": under_attack,
         "images": {
             "label": dataset.labels,
             "is_clean_correct": found.is_clean_correct.astype(int),
-            "broken_by": {f"{key:g}": by for key, by in found.broken_by.items()},
+            "broken_by": {
+                f"{radius:g}": by
+                for radius, by in zip(found.epsilons, found.broken_by, strict=True)
+            },
         },
     }
 
@@ -154,12 +178,22 @@ def _accuracy(
 def _predictions(
     subject: Subject, config: ReportConfig, journal: Path
 ) -> dict[str, Any]:
-    """SN-A1, as `robustness_wrt_predictions`, by the program of the curve."""
+    """As `robustness_wrt_predictions`, by the program of the curve."""
     apply, weights = applied(subject.run.network), subject.run.weights
     dataset = labelled_by_model(apply(weights), subject.dataset)
-    attack = _pgd(subject, config, (subject.epsilon,))
-    (found,) = evaluate_models(apply, [weights], dataset, attack, journal=journal)
-    stays = found.is_robust[subject.epsilon]
+    (found,) = evaluate_models(
+        apply,
+        [weights],
+        dataset,
+        _pgd(subject, config),
+        [subject.epsilon],
+        norm=subject.norm,
+        batch_size=_BATCH,
+        matmul_precision=config.matmul_precision,
+        seed=config.seed,
+        journal=journal,
+    )
+    (stays,) = found.is_robust
     return {
         "epsilon": subject.epsilon,
         "num_images": len(stays),
@@ -174,22 +208,27 @@ def _curve(
     journal: Path,
     report: Callable[[str], None],
 ) -> dict[str, Any]:
-    attack = _pgd(subject, config, subject.curve_epsilons)
+    attack = _pgd(subject, config)
     (found,) = evaluate_models(
         applied(subject.run.network),
         [subject.run.weights],
         subject.dataset,
         attack,
+        subject.curve_epsilons,
+        norm=subject.norm,
+        batch_size=_BATCH,
+        matmul_precision=config.matmul_precision,
+        seed=config.seed,
         journal=journal,
         report=report,
     )
-    flags = [found.is_clean_correct, *found.is_robust.values()]
+    flags = [found.is_clean_correct, *found.is_robust]
     count = found.num_examples
     return {
         "num_images": count,
         "step_size": attack.step_size,
         "num_steps": attack.num_steps,
-        "epsilons": [0.0, *found.is_robust],
+        "epsilons": [0.0, *found.epsilons],
         "robust_accuracy": [float(np.mean(each)) for each in flags],
         "robust_interval": [wilson_interval(int(each.sum()), count) for each in flags],
     }
@@ -205,7 +244,7 @@ def _smallest(subject: Subject, config: ReportConfig) -> dict[str, Any]:
         subject.run.logits_fn,
         dataset,
         norm=subject.norm,
-        attack=lambda threat: fab(threat, num_steps=config.num_steps),
+        attack=partial(fab, num_steps=config.num_steps),
         seed=config.seed,
     )
     quantiles = {
@@ -223,15 +262,16 @@ def _smallest(subject: Subject, config: ReportConfig) -> dict[str, Any]:
 def _checklist(
     subject: Subject, config: ReportConfig, report: Callable[[str], None]
 ) -> dict[str, Any]:
+    attack, name, pgd, long_steps = _judged(subject, config)
     asked = ChecklistConfig(
+        attack=attack,
+        reference=pgd,
         epsilon=subject.epsilon,
         norm=subject.norm,
-        step_size=TRAVEL * subject.epsilon / config.num_steps,
-        num_steps=config.num_steps,
-        long_steps=20 * config.num_steps,
+        long_steps=long_steps,
         num_images=min(config.num_checklist_images, len(subject.dataset)),
-        num_queries=min(config.num_queries, 1000),
         seed=config.seed,
+        matmul_precision=config.matmul_precision,
     )
     said = []
 
@@ -255,7 +295,12 @@ def _checklist(
         "verdict": found.verdict,
         "base": None if base is None else base.directory.name,
         "sources": list(subject.sources),
-        "config": dict(vars(asked)),
+        "judged": name,
+        "config": {
+            **vars(asked),
+            "attack": described(asked.attack),
+            "reference": described(asked.reference),
+        },
         "checks": found.as_rows(),
     }
 
@@ -264,17 +309,20 @@ def _picture_program(
     apply: Reference, *, norm: str, num_steps: int, num_points: int
 ) -> Callable[..., dict[str, jax.Array]]:
     @jax.jit
+    @partial(at_precision, JUDGED)
     def program(weights, images, labels, key, epsilon, radius):
         logits_fn = apply()(weights)
-        threat = THREATS[norm](epsilon)
+        threat = threat_of(norm)(epsilon)
         step_size = TRAVEL * epsilon / num_steps
-        attack = pgd(threat, step_size=step_size, num_steps=num_steps, keep="best")
-        moved = saliency(logits_fn, images, labels, attack=attack, key=key)
+        attack = PGD(step_size=step_size, num_steps=num_steps, keep="best")
+        moved = saliency(
+            logits_fn, images, labels, attack=attack, threat=threat, key=key
+        )
         few = slice(NUM_SURFACES)
         # The same for every run: the key and the images are.
         random = random_directions(key, images[few])
         steepest = steepest_directions(logits_fn, images[few], labels[few])
-        size = 1.0 if norm == "linf" else images[0].size ** 0.5
+        size = threat.diameter(images.shape[1:])
         surfaces = [
             loss_surface(
                 logits_fn,
@@ -316,7 +364,7 @@ def _pictures(subject: Subject, config: ReportConfig) -> dict[str, jax.Array]:
         subject.run.weights,
         as_float(jnp.asarray(chosen.images)),
         jnp.asarray(chosen.labels),
-        jax.random.key(config.seed, impl="threefry2x32"),
+        seeded(config.seed),
         jnp.float32(subject.epsilon),
         # The axes of all runs on the same data are the same.
         jnp.float32(max(subject.epsilons)),
@@ -341,7 +389,7 @@ def assess(
         say: told what is being done, in lines.
     """
     # What a report shows decides none of its numbers.
-    budget = {name: value for name, value in vars(config).items() if name != "parts"}
+    budget = {name: it for name, it in config.as_json().items() if name != "parts"}
     settings: dict[str, Any] = {"subject": description(subject), "config": budget}
 
     def report(line: str) -> None:
@@ -369,11 +417,12 @@ def assess(
     def numbers(name: str, what: str, compute: Callable[[], Any]) -> Any:
         return told(what, storage.numbers, name, compute)
 
-    accuracy = curve = smallest = found = pictures = None
+    accuracy = curve = smallest = found = pictures = compared = None
+    attacks = ", ".join(shortened(list(config.builders)))
     if config.has("accuracy"):
         accuracy = numbers(
             "accuracy",
-            f"accuracy ({config.attack}), {len(subject.dataset)} images",
+            f"accuracy ({attacks}), {len(subject.dataset)} images",
             lambda: _accuracy(subject, config, journal("accuracy"), report),
         )
         accuracy["predictions"] = numbers(
@@ -381,6 +430,12 @@ def assess(
             "robustness with respect to predictions",
             lambda: _predictions(subject, config, journal("predictions")),
         )
+        if config.num_strength_images:
+            compared = numbers(
+                "strength",
+                "how good each attack is",
+                lambda: _strength(subject, config, report),
+            )
     if config.has("curve"):
         curve = numbers(
             "curve",
@@ -406,4 +461,4 @@ def assess(
             f"checklist at epsilon {subject.epsilon:g}",
             lambda: _checklist(subject, config, report),
         )
-    return Assessment(subject, accuracy, curve, smallest, found, pictures)
+    return Assessment(subject, accuracy, compared, curve, smallest, found, pictures)

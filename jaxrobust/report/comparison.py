@@ -18,6 +18,8 @@ import jax
 import numpy as np
 
 from jaxrobust.arguments import require
+from jaxrobust.evaluation.choosing import STANDARD
+from jaxrobust.evaluation.flags import attack_flags
 from jaxrobust.keeping import claimed, plain, versions, write_whole
 from jaxrobust.report.assessment import Assessment, assess
 from jaxrobust.report.drawing import Drawing, draw
@@ -41,15 +43,23 @@ FIGURES = "figures"
 
 def command_line(
     directories: Sequence[Path], config: ReportConfig, dataset: str | None = None
-) -> str:
-    """The command that asks for a report, without where it goes."""
+) -> str | None:
+    """The command that asks for a report, without where it goes.
+
+    None if it was asked for from Python, with attacks that no command chooses.
+    """
+    attacks = attack_flags(config.builders)
+    if attacks is None:
+        return None
     words = ["jaxrobust", "report", *map(str, directories)]
     words += [] if dataset is None else ["--dataset", dataset]
+    words += [] if attacks == ((STANDARD,), ()) else attacks.words
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default:
+        if field.name == "attacks" or value == field.default:
             continue
-        words.append(f"--{field.name.replace('_', '-')}")
+        name = "epsilon" if field.name == "epsilons" else field.name
+        words.append(f"--{name.replace('_', '-')}")
         words += map(str, value if isinstance(value, tuple) else [value])
     return shlex.join(words)
 
@@ -142,7 +152,7 @@ def _origin(
             "command": command_line(
                 [each.run.directory for each in chosen], config, dataset
             ),
-            "settings": dataclasses.asdict(config),
+            "settings": config.as_json(),
             "subjects": [description(each) for each in chosen],
             "versions": versions(),
             "device": {
@@ -175,6 +185,7 @@ def _record(
                 "is_complete": run.is_complete,
                 "flags": [flag._asdict() for flag in each.subject.flags],
                 "accuracy": each.accuracy,
+                "strength": each.strength,
                 "curve": each.curve,
                 "smallest": each.smallest,
                 "checklist": each.checklist,

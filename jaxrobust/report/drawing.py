@@ -13,10 +13,9 @@ from jaxrobust.evaluation import accuracy_curve
 from jaxrobust.evaluation.input_space import scale_for_display
 from jaxrobust.report.assessment import Assessment
 from jaxrobust.report.subjects import Part, ReportConfig
+from jaxrobust.threat import threat_of
 
 __all__ = ["Drawing", "by_data", "draw", "label_of"]
-
-NORMS = {"linf": "l∞", "l2": "l₂"}
 
 PERCENTS = (-2, 102)
 """Ends of an axis of percents, so that figures of reports compare."""
@@ -89,7 +88,7 @@ def draw(
 
 def _figures(
     assessments: Sequence[Assessment], config: ReportConfig
-) -> Iterator[tuple[Drawing, plots.Figure]]:
+) -> "Iterator[tuple[Drawing, plots.Figure]]":
     groups = by_data(assessments)
     for number, (data, alike) in enumerate(groups.items(), start=1):
         # One data set is the rule, and needs no number.
@@ -116,12 +115,12 @@ def _figures(
 
 
 def _unit(assessment: Assessment) -> str:
-    return f"{NORMS[assessment.subject.norm]}, pixels in [0, 1]"
+    return f"{threat_of(assessment.subject.norm).symbol}, pixels in [0, 1]"
 
 
 def _curves(
     data: str, alike: Sequence[Assessment], suffix: str
-) -> tuple[Drawing, plots.Figure]:
+) -> "tuple[Drawing, plots.Figure]":
     lines, bands = [], {}
     for each in alike:
         found, label = each.curve or {}, label_of(each.subject.name)
@@ -146,7 +145,7 @@ def _curves(
 
 def _smallest(
     data: str, alike: Sequence[Assessment], suffix: str
-) -> tuple[Drawing, plots.Figure]:
+) -> "tuple[Drawing, plots.Figure]":
     top = max(each.subject.curve_epsilons[-1] for each in alike)
     radii = np.linspace(0, top, 121)
     lines = [
@@ -181,7 +180,7 @@ def _radii(assessment: Assessment) -> np.ndarray:
 
 def _images(
     data: str, alike: Sequence[Assessment], suffix: str
-) -> tuple[Drawing, plots.Figure]:
+) -> "tuple[Drawing, plots.Figure]":
     first = alike[0].pictures or {}
     titles = [str(label) for label in first["labels"]]
     rows = [plots.ImageRow("image", first["images"], titles=titles)]
@@ -218,7 +217,7 @@ def _in_lines(text: str, width: int = 13) -> str:
 
 def _surfaces(
     data: str, alike: Sequence[Assessment], index: int, suffix: str
-) -> tuple[Drawing, plots.Figure]:
+) -> "tuple[Drawing, plots.Figure]":
     first = alike[0].pictures or {}
     offsets = first["offsets"].tolist()
     panels = [

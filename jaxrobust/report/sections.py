@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxrobust.report.assessment import QUANTILES, Assessment
-from jaxrobust.report.drawing import NORMS, Drawing
+from jaxrobust.evaluation.flags import shortened
+from jaxrobust.precision import JUDGED, precision_note, unconfirmed_note
+from jaxrobust.report.assessment import CURVE_ATTACK, QUANTILES, Assessment
+from jaxrobust.report.drawing import Drawing
 from jaxrobust.report.page import (
     Section,
     code,
@@ -17,18 +19,20 @@ from jaxrobust.report.page import (
     paragraph,
     table,
 )
+from jaxrobust.report.strength import WEAK
 from jaxrobust.report.subjects import Part, ReportConfig
 from jaxrobust.report.tables import (
+    attack_table,
     interval_table,
     percent,
     share_with_interval,
-    stage_table,
 )
 from jaxrobust.report.training import state_of, training_table
+from jaxrobust.threat import threat_of
 
 __all__ = ["lead", "sections"]
 
-ATTACKS = {
+_NAMES = {
     "standard": "the standard ensemble (Auto-PGD on two losses, FAB, Square)",
     "pgd": "PGD",
 }
@@ -57,7 +61,8 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
                 ),
                 share_with_interval(found["clean_accuracy"], found["clean_interval"]),
             ]
-        line += [f"ε = {radius} ({NORMS[subject.norm]})"] + [subject.data] * several
+        symbol = threat_of(subject.norm).symbol
+        line += [f"ε = {radius} ({symbol})"] + [subject.data] * several
         if config.has("training"):
             line.append(f"{state_of(run)}, epoch {run.records[-1]['epoch']}")
         cells.append(line)
@@ -70,22 +75,33 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
             paragraph(
                 f"Accuracies over {_either(counts)} images of the {config.split} split "
                 f"of {titles}, with 95 % Wilson intervals. Robust: still "
-                f"classified rightly after {ATTACKS[config.attack]}. Radii are in "
+                f"classified rightly after {_long(config)}. Radii are in "
                 "units of [0, 1] pixels."
             )
         )
     if config.has("checklist"):
         text = (
-            "The checklist asks whether the accuracy under PGD can be believed, not "
-            "whether it is high: it fails where a model hides its weakness or PGD is "
-            "too weak for it."
+            f"The checklist asks whether the accuracy under {_judged(assessments)} can "
+            "be believed, not whether it is high: it fails where a model hides its "
+            "weakness or that attack is too weak for it."
         )
-        if config.has("accuracy") and config.attack == "standard":
+        if config.has("accuracy") and "standard" in shortened(list(config.builders)):
             text += " The ensemble may be right even so, since its attacks differ."
         pieces.append(paragraph(text))
+    trained = precision_note(
+        "the runs were trained",
+        [(e.subject.name, e.subject.run.config.matmul_precision) for e in assessments],
+    )
+    if trained is not None:
+        notes.append(f"{trained[0].upper()}{trained[1:]}.")
     if notes:
         pieces.append(listing(notes))
     return pieces
+
+
+def _judged(assessments: Sequence[Assessment]) -> str:
+    found = [each.checklist["judged"] for each in assessments if each.checklist]
+    return " or ".join(dict.fromkeys(found))
 
 
 def _either(counts: set[int]) -> str:
@@ -107,6 +123,18 @@ def _doubts(assessment: Assessment) -> list[str]:
             f"{name}: {count} attacks met gradients that are not finite; its robust "
             "accuracy is not to be trusted."
         )
+    attacks = assessment.accuracy["attacks"] if assessment.accuracy else ()
+    if count := sum(attack["num_unconfirmed"] for attack in attacks):
+        notes.append(f"{name}: {unconfirmed_note(count)}")
+    found = assessment.strength
+    if found:
+        asked = [row for row in found["attacks"] if row["name"] != CURVE_ATTACK]
+        if all(row["is_weak"] for row in asked):
+            names = ", ".join(row["name"] for row in asked)
+            notes.append(
+                f"{name}: only weak attacks judged it ({names}), beside the PGD of the "
+                "curve; its robust accuracy is too high."
+            )
     if assessment.checklist:
         failed = [
             f"{check['source']} ({check['name'].replace('_', ' ')})"
@@ -176,12 +204,12 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
     pieces = [table(interval_table(rows), f"Accuracy under {_short(config)}")]
     for row in rows:
         # What is left after each attack says which of them mattered.
-        cells = stage_table(row)
+        cells = attack_table(row)
         cells[0].append("passes")
         cells[1].append("")
-        for line, stage in zip(cells[2:], row["stages"], strict=True):
-            line[-1] = f"{stage['num_attacks']:,}"
-            line.append(_large(stage["num_passes"]))
+        for line, attack in zip(cells[2:], row["attacks"], strict=True):
+            line[-1] = f"{attack['num_attacks']:,}"
+            line.append(_large(attack["num_passes"]))
         pieces.append(table(cells, f"{row['model']}: what each attack left"))
     pieces.append(
         paragraph(
@@ -190,21 +218,57 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
             "two more."
         )
     )
+    pieces += _strengths(assessments)
     pieces.append(table(_definitions(assessments), "Three ways to count"))
     pieces.append(
         paragraph(
-            "Of all: the share of all images that stay right (SW-A3 ii, as above). Of "
-            "the right ones: among those right on the clean image (SW-A3 i). "
+            "Of all: the share of all images that stay right (as above). Of "
+            "the right ones: among those right on the clean image. "
             "Predictions that stay: right or wrong, under PGD against the prediction "
-            "(SN-A1)."
+            "(Ding et al., 2019)."
         )
     )
     pieces.append(_classes(assessments))
     return pieces
 
 
+def _strengths(assessments: Sequence[Assessment]) -> list[str]:
+    pieces = []
+    for each in assessments:
+        if each.strength is None:
+            continue
+        cells = [["attack", "optimality", "passes", ""]]
+        for row in each.strength["attacks"]:
+            said = "weak: misses what others find" if row["is_weak"] else ""
+            share, passes = f"{row['optimality']:.3f}", _large(round(row["passes"]))
+            cells.append([row["name"], share, passes, said])
+        pieces.append(table(cells, f"{each.subject.name}: how good each attack is"))
+        if not each.strength["num_broken"]:
+            text = "No attack broke any of these images, so that all look alike."
+            pieces.append(paragraph(text))
+    if not pieces:
+        return []
+    found = next(each.strength for each in assessments if each.strength)
+    text = (
+        f"Each attack alone on {found['num_images']} images, at the radii of the curve "
+        f"up to {found['epsilons'][-1]:g}. Optimality (Cinà et al., 2025): 1 for an "
+        "attack that breaks every image at the smallest radius that any attack here "
+        "does, 0 for one that breaks nothing, by the area between its accuracy against "
+        f"epsilon and that of the best of all; below {WEAK:g} it is called weak. A "
+        "weak attack does the accuracies above no harm; alone it would overstate them. "
+        "Passes: for each image, over all radii that were tried, a gradient counted as "
+        "two more."
+    )
+    return [*pieces, paragraph(text)]
+
+
+def _long(config: ReportConfig) -> str:
+    names = shortened(list(config.builders))
+    return ", ".join(_NAMES.get(name, name) for name in names)
+
+
 def _short(config: ReportConfig) -> str:
-    return ATTACKS[config.attack].split(" (")[0]
+    return _long(config).split(" (")[0]
 
 
 def _large(count: int) -> str:
@@ -306,13 +370,12 @@ def _quantile_name(share: float) -> str:
 
 
 def _checklists(assessments: Sequence[Assessment]) -> list[str]:
-    first = (assessments[0].checklist or {})["config"]
     pieces = [
         paragraph(
-            "LP-C1 to LP-C12 are the twelve checks of the LP paper, then the warnings "
+            "The twelve checks of Shaeiri et al. (2020) come first, then the warnings "
             "of AutoAttack and the signs of failed attacks of Pintor et al. The attack "
-            f"that is judged is PGD with {first['num_steps']} steps. A check that "
-            "fails says that it overstates the robustness."
+            f"that is judged is {_judged(assessments)}. A check that fails says that "
+            "it overstates the robustness."
         ),
         table(_overview(assessments), "All checks", is_text=True),
     ]
@@ -329,7 +392,7 @@ def _checklists(assessments: Sequence[Assessment]) -> list[str]:
             heading(each.subject.name, found["verdict"]),
             paragraph(
                 f"At ε = {found['config']['epsilon']:g} in "
-                f"{NORMS[found['config']['norm']]}, "
+                f"{threat_of(found['config']['norm']).symbol}, "
                 f"{found['config']['num_images']} images; {beside}."
             ),
             *(_check(check) for check in checks if check["verdict"] != "pass"),
@@ -372,13 +435,25 @@ def _origin(assessments: Sequence[Assessment], origin: Mapping[str, Any]) -> lis
     versions = [["", "version"], *([*each] for each in origin["versions"].items())]
     device = origin["device"]
     kind = f"{device['count']} x {device['kind']} ({device['platform']})"
+    told = [
+        paragraph("It was asked for from Python, with attacks that no command chooses.")
+    ]
+    if origin["command"] is not None:
+        told = [
+            paragraph(
+                "The command that makes this report again; --output and --data-dir, "
+                "which only say where things lie, are left out."
+            ),
+            code(origin["command"]),
+        ]
     return [
-        paragraph(
-            "The command that makes this report again; --output and --data-dir, which "
-            "only say where things lie, are left out."
-        ),
-        code(origin["command"]),
+        *told,
         paragraph(f"Computed on {kind}."),
+        paragraph(
+            "Precision of matrix products: attacks at "
+            f"{origin['settings']['matmul_precision']!r}, clean images and those that "
+            f"attacks found at {JUDGED!r}."
+        ),
         details("Versions", table(versions, is_text=True)),
         details("Configuration of the report", text(origin["settings"])),
         *(

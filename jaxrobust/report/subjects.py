@@ -4,18 +4,23 @@ Everything that can be wrong with a request is found here, before anything is co
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-import numpy as np
-
-from jaxrobust.arguments import require, require_choice, require_count, require_in
+from jaxrobust.arguments import require, require_count, require_in
+from jaxrobust.attacks import AttackBuilder, fab
+from jaxrobust.attacks.builders import described
 from jaxrobust.data import Dataset, Split, subset
-from jaxrobust.evaluation import Flag, check_model
+from jaxrobust.evaluation import Attacks, Flag, check_model, standard_ensemble
+from jaxrobust.evaluation.checklist_config import NORMS
+from jaxrobust.evaluation.choosing import require_attacks
+from jaxrobust.evaluation.flags import attack_flags
+from jaxrobust.evaluation.norms import instead, lacks_norm
+from jaxrobust.evaluation.robustness import named_attacks
 from jaxrobust.keeping import fingerprint
-from jaxrobust.threat import THREATS, require_epsilon
+from jaxrobust.precision import MatmulPrecision, require_precision
+from jaxrobust.threat import norm_name, threat_of
 from jaxrobust.training import (
     Run,
     RunError,
@@ -23,6 +28,7 @@ from jaxrobust.training import (
     data_of,
     load_run,
     load_run_data,
+    trained_norm,
 )
 
 __all__ = [
@@ -58,14 +64,15 @@ class ReportConfig:
     parts: tuple[Part, ...] = PARTS
     """What to put into it: accuracy (ensemble), curve (accuracy against epsilon,
     smallest perturbations), checklist, pictures, training."""
-    attack: Literal["standard", "pgd"] = "standard"
-    """Of the accuracies: standard (Auto-PGD on two losses, FAB and Square, each on what
-    the others left), or pgd."""
+    attacks: Attacks = dataclasses.field(default_factory=standard_ensemble)
+    """Of the accuracies, each on what the others left: builders, as `evaluate` takes
+    them. If there is one only, the checklist judges a run of it; of several, PGD."""
     epsilons: tuple[float, ...] | None = None
     """Radii of the tables, in units of [0, 1] pixels; by default those that the runs on
     the same data were trained at last."""
-    norm: Literal["linf", "l2"] | None = None
-    """Norm of the ball; by default that of the training."""
+    norm: str | None = None
+    """Norm of the ball: linf, l2, l1, l0, or one of your own, path.py:NAME; by default
+    that of the training."""
     num_images: int | None = None
     """Images of the accuracies, the first of each class, in proportion; by default
     1000, or all if there are fewer."""
@@ -77,30 +84,36 @@ class ReportConfig:
     """Images shown; the loss round the first 3 is drawn."""
     num_points: int = 41
     """Points along each side of a loss surface; odd, so that the image is one."""
+    num_strength_images: int = 20
+    """Images on which each attack is run alone, at all radii of the curve, to say how
+    good it is; at most `num_images`, and 0 for no such table."""
     num_steps: int = 100
-    """Steps of Auto-PGD, FAB and PGD; LP-C5 takes 20 times as many."""
-    num_restarts: int | None = None
-    """Runs of each attack of the accuracies; by default 1 for standard, 5 for pgd."""
-    num_queries: int = 5000
-    """standard: forward passes of Square; the checklist makes at most 1000."""
+    """Steps of what the report runs beside the attacks: PGD, in the curve, the
+    pictures and the checklist, and FAB."""
     split: Split = "test"
     """Split of the data set that each run was trained on."""
     seed: int = 0
     """Of everything random."""
+    matmul_precision: MatmulPrecision = "default"
+    """Of matrix products in attacks: default (the fastest: TF32 on a GPU, bfloat16 on a
+    TPU), high or highest (float32). The same numbers on a CPU. Images, clean ones and
+    those that attacks found, are judged at highest."""
 
     def __post_init__(self):
         counts = ("num_minimal_images", "num_checklist_images", "num_pictures")
-        counts += ("num_steps", "num_queries")
+        counts += ("num_steps",)
+        require_precision(self.matmul_precision)
         remedy = "see the help of `jaxrobust report`"
         are_known = bool(self.parts) and set(self.parts) <= set(PARTS)
         rule = f"some of {', '.join(PARTS)}"
         require(are_known, "parts", rule, self.parts, remedy)
-        require_choice("attack", self.attack, ("standard", "pgd"))
+        object.__setattr__(self, "attacks", named_attacks(self.attacks))
         if self.norm is not None:
-            require_choice("norm", self.norm, tuple(THREATS))
-        for name in ("num_restarts", "num_images"):
-            if getattr(self, name) is not None:
-                require_count(name, getattr(self, name), remedy)
+            norm_name(self.norm)
+        if self.num_images is not None:
+            require_count("num_images", self.num_images, remedy)
+        strength = "num_strength_images"
+        require_count(strength, self.num_strength_images, "0 leaves it out", least=0)
         for name in counts:
             require_count(name, getattr(self, name), remedy)
         require_count("num_points", self.num_points, remedy, least=3)
@@ -115,6 +128,23 @@ class ReportConfig:
     def has(self, part: Part) -> bool:
         """Whether a part was asked for."""
         return part in self.parts
+
+    @property
+    def builders(self) -> dict[str, AttackBuilder]:
+        """The attacks by name."""
+        return named_attacks(self.attacks)
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings, of plain types; attacks by the flags that choose them.
+
+        Where no flags do, `attacks` tells what they are.
+        """
+        settings = {key: value for key, value in vars(self).items() if key != "attacks"}
+        flags = attack_flags(self.builders)
+        if flags is not None:
+            return settings | {"attack": flags.attack, "set": dict(flags.set)}
+        attacks = {name: described(build) for name, build in self.builders.items()}
+        return settings | {"attacks": attacks}
 
 
 class Subject(NamedTuple):
@@ -165,14 +195,6 @@ def _trained_at(run: Run) -> float:
     return _as_printed(run.config.phases[-1].epsilon.end)
 
 
-def _usual(norm: str, image_shape: Sequence[int]) -> float:
-    """Where nothing says it: Madry et al. 2018 (gray, linf), RobustBench (color)."""
-    is_gray = image_shape[-1] == 1
-    if norm == "linf":
-        return 0.3 if is_gray else _as_printed(8 / 255)
-    return 2.0 if is_gray else 0.5
-
-
 def _names(directories: Sequence[Path]) -> list[str]:
     """The ends of the paths, as long as it takes to tell them apart."""
     parts = [directory.resolve().parts for directory in directories]
@@ -182,26 +204,40 @@ def _names(directories: Sequence[Path]) -> list[str]:
     return ["/".join(each[-length:]) for each in parts]
 
 
-def _norm_of(runs: Sequence[Run], config: ReportConfig) -> str:
-    trained = {run.config.phases[-1].norm: run for run in runs if _trained_at(run) > 0}
+def _norm_of(runs: Sequence[Run], config: ReportConfig, trust_code: bool) -> str:
     if config.norm is None:
-        require(
-            len(trained) <= 1,
-            "norm",
-            f"given for runs trained in {' and in '.join(trained)}",
-            None,
-            "give --norm and --epsilons, or report them apart",
-        )
-        return next(iter(trained), "linf")
+        return trained_norm([run.config for run in runs], trust_code=trust_code)
+    trained = {
+        norm_name(run.config.phases[-1].norm): run
+        for run in runs
+        if _trained_at(run) > 0
+    }
     others = [run for norm, run in trained.items() if norm != config.norm]
     if others and config.epsilons is None:
-        norm = others[0].config.phases[-1].norm
+        norm = norm_name(others[0].config.phases[-1].norm)
         raise ValueError(
             f"`epsilons` must be given with --norm {config.norm}, got none, and "
             f"{str(others[0].directory)!r} was trained in {norm}; radii do not "
             "mean the same in both."
         )
     return config.norm
+
+
+def _require_parts(config: ReportConfig, norm: str) -> None:
+    """Refuse parts whose attacks the norm does not have."""
+    lacking = []
+    if config.has("curve") and lacks_norm(fab, norm):
+        lacking.append("curve (FAB finds the smallest perturbations)")
+    if config.has("checklist") and norm not in NORMS:
+        lacking.append("checklist (ZOO, Square and corners)")
+    left = [part for part in config.parts if not any(part in it for it in lacking)]
+    require(
+        not lacking,
+        "parts",
+        f"without {' and '.join(lacking)} in {norm}, which has no such attacks",
+        config.parts,
+        f"give --parts {' '.join(left) or 'accuracy'}; {instead(norm)}",
+    )
 
 
 def _judged_at(
@@ -219,9 +255,15 @@ def _judged_at(
     if max(others) > 0:
         why = "the largest that another run here was trained at"
         return max(others), f"trained without an adversary, so {why}"
-    usual = _usual(norm, run.problem.image_shape)
+    usual = threat_of(norm).usual_epsilon(run.problem.image_shape)
+    if usual is None:
+        raise ValueError(
+            f"`epsilons` must be given for {str(run.directory)!r}, which was trained "
+            f"without an adversary, got none, and no radius is usual in {norm}; give "
+            "--epsilons."
+        )
     why = f"the usual one for such images in {norm}"
-    return usual, f"trained without an adversary, so {why}"
+    return _as_printed(usual), f"trained without an adversary, so {why}"
 
 
 def _load(runs: Sequence[Run], config: ReportConfig, **where: Any) -> Dataset:
@@ -280,7 +322,9 @@ def subjects(
             evaluation would be worthless.
     """
     names = _names([run.directory for run in runs])
-    norm = _norm_of(runs, config)
+    norm = _norm_of(runs, config, trust_code)
+    threat = threat_of(norm)
+    _require_parts(config, norm)
     found: list[Subject] = []
     for name, run in zip(names, runs, strict=True):
         if config.has("training") and not run.records:
@@ -297,10 +341,9 @@ def subjects(
             images = _load(alike, config, **where)
         judged = [_judged_at(each, alike, norm, config.epsilons)[0] for each in alike]
         tables = {_as_printed(each) for each in config.epsilons or judged}
-        num_pixels = int(np.prod(run.problem.image_shape))
-        widest = 1.0 if norm == "linf" else math.sqrt(num_pixels)
+        widest = threat.diameter(run.problem.image_shape)
         for radius in tables:
-            require_epsilon(norm, radius, num_pixels)
+            threat.require_epsilon(radius, run.problem.image_shape)
             require(
                 radius < widest,
                 "epsilons",
@@ -308,7 +351,16 @@ def subjects(
                 radius,
                 "that ball holds every image",
             )
-        curve = {_as_printed(share * max(tables)) for share in CURVE} | tables
+        shares = (threat.nearby_epsilon(share * max(tables)) for share in CURVE)
+        curve = {_as_printed(radius) for radius in shares} | tables
+        if config.has("accuracy") and not same:
+            require_attacks(
+                config.builders,
+                sorted(tables),
+                norm=norm,
+                image_shape=run.problem.image_shape,
+                num_classes=images.num_classes,
+            )
         epsilon, reason = _judged_at(run, alike, norm, config.epsilons)
         base = _base_of(run) if config.has("checklist") else None
         beside = {

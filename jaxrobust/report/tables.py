@@ -1,19 +1,19 @@
 """Tables of accuracies, as cells and in Markdown."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxrobust.evaluation import Evaluation, wilson_interval
+from jaxrobust.precision import PrecisionWarning, precision_note
 
 __all__ = [
     "Cells",
     "accuracy_table",
-    "evaluation_row",
+    "attack_table",
     "interval_table",
     "markdown_table",
     "percent",
     "share_with_interval",
-    "stage_table",
 ]
 
 Cells = Sequence[Sequence[str]]
@@ -33,6 +33,13 @@ def share_with_interval(share: float | None, ends: Sequence[float] | None) -> st
     return f"{percent(share)} [{100 * lower:.1f}, {100 * upper:.1f}]"
 
 
+def _warn_of_precisions(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Rows side by side are compared, and should be computed alike."""
+    precisions = [(row["model"], row.get("matmul_precision")) for row in rows]
+    if (note := precision_note("attacks ran", precisions)) is not None:
+        warnings.warn(f"{note}.", PrecisionWarning, stacklevel=3)
+
+
 def accuracy_table(
     rows: Sequence[Mapping[str, Any]],
     published: Mapping[str, Sequence[float | None]] | None = None,
@@ -41,10 +48,14 @@ def accuracy_table(
 
     Args:
         rows: each with `model`, `clean_accuracy`, `robust_accuracy` (shares in [0, 1]
-            by radius as printed).
+            by radius as printed), and perhaps `matmul_precision`.
         published: for models by name, the paper's shares in the order of the columns;
             printed in brackets behind ours.
+
+    Warns:
+        PrecisionWarning: if attacks ran at different precisions of matrix products.
     """
+    _warn_of_precisions(rows)
     radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
     cells = [["model", "clean", *(f"ε = {radius}" for radius in radii)]]
     for row in rows:
@@ -60,26 +71,13 @@ def accuracy_table(
     return cells
 
 
-def evaluation_row(evaluation: Evaluation) -> dict[str, Any]:
-    """What is written of an evaluation: shares, their intervals, counts."""
-    count = evaluation.num_examples
-
-    def interval(flags: Any) -> tuple[float, float]:
-        return wilson_interval(int(flags.sum()), count)
-
-    return evaluation.as_row() | {
-        "num_images": count,
-        "num_bad_gradients": evaluation.num_bad_gradients,
-        "clean_interval": interval(evaluation.is_clean_correct),
-        "robust_interval": {
-            f"{radius:g}": interval(flags)
-            for radius, flags in evaluation.is_robust.items()
-        },
-    }
-
-
 def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The accuracy table, each share with its 95 % Wilson interval."""
+    """The accuracy table, each share with its 95 % Wilson interval.
+
+    Warns:
+        PrecisionWarning: if attacks ran at different precisions of matrix products.
+    """
+    _warn_of_precisions(rows)
     radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
     cells = [["model", "clean", *(f"ε = {radius}" for radius in radii)]]
     for row in rows:
@@ -92,18 +90,18 @@ def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return cells
 
 
-def stage_table(row: Mapping[str, Any]) -> list[list[str]]:
-    """Robust accuracy after each stage, and how many attacks it made."""
+def attack_table(row: Mapping[str, Any]) -> list[list[str]]:
+    """Robust accuracy after each attack of a row, and how often it was run."""
     radii = list(row["robust_accuracy"])
     header = ["after", *(f"ε = {radius}" for radius in radii), "attacks"]
     clean = ["clean images", *(percent(row["clean_accuracy"]) for _ in radii), ""]
     lines = [
         [
-            stage["stage"],
-            *(percent(stage["robust_accuracy"][radius]) for radius in radii),
-            str(stage["num_attacks"]),
+            attack["name"],
+            *(percent(attack["robust_accuracy"][radius]) for radius in radii),
+            str(attack["num_attacks"]),
         ]
-        for stage in row["stages"]
+        for attack in row["attacks"]
     ]
     return [header, clean, *lines]
 

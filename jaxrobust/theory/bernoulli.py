@@ -80,7 +80,7 @@ def _log_probabilities(num_features: int, advantage: jax.Array) -> jax.Array:
 def log_bayes_error(num_features: int, advantage: ArrayLike) -> jax.Array:
     """Natural logarithm of `bayes_error`, in (-inf, log(1/2)); never underflows.
 
-    Arguments, errors and source are those of `bayes_error` (LP-V2).
+    Arguments, errors and source are those of `bayes_error`.
     """
     num_features, advantage = _num_features(num_features), _advantage(advantage)
     middle = num_features // 2
@@ -111,7 +111,7 @@ def bayes_error(num_features: int, advantage: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        LP-V2 (LP, Theorem 3).
+        Shaeiri et al., 2020, arXiv:2003.13370, Theorem 3.
 
     Differs from the paper: it takes t from the positive reals; from 1/2 on it would be
     no probability.
@@ -124,7 +124,7 @@ def log_linf_error(
 ) -> jax.Array:
     """Natural logarithm of `linf_error`, in (-inf, log(1/2)]; never underflows.
 
-    Arguments, errors and source are those of `linf_error` (LP-V3).
+    Arguments, errors and source are those of `linf_error`.
     """
     log_bayes = log_bayes_error(num_features, advantage)
     return jnp.where(_radius(epsilon) < 1, log_bayes, LOG_HALF)
@@ -149,7 +149,7 @@ def linf_error(
         ValueError: for a number out of range.
 
     References:
-        LP-V3 (LP, Theorem 5).
+        Shaeiri et al., 2020, arXiv:2003.13370, Theorem 5.
 
     Differs from the paper: its classifiers know only the corners, while the attack is
     real-valued; here a classifier sees any real point, by the signs of its coordinates
@@ -163,7 +163,7 @@ def log_l0_threshold_errors(
 ) -> jax.Array:
     """Natural logarithm of `l0_threshold_errors`, in (-inf, 0]; never underflows.
 
-    Arguments, errors and source are those of `l0_threshold_errors` (LP-V4).
+    Arguments, errors and source are those of `l0_threshold_errors`.
     """
     num_features, advantage = _num_features(num_features), _advantage(advantage)
     fix = "it counts the coordinates that are flipped"
@@ -216,7 +216,7 @@ def l0_threshold_errors(
         ValueError: for a number out of range.
 
     References:
-        LP-V4 (LP, Theorem 4).
+        Shaeiri et al., 2020, arXiv:2003.13370, Theorem 4.
 
     Differs from the paper: its formula has the second sum for s = k too, and is above
     1/2 there, though a constant classifier is wrong half of the time, whatever the
@@ -230,7 +230,7 @@ def log_l0_error(
 ) -> jax.Array:
     """Natural logarithm of `l0_error`, in (-inf, log(1/2)]; never underflows.
 
-    Arguments, errors and source are those of `l0_error` (LP-V4).
+    Arguments, errors and source are those of `l0_error`.
     """
     errors = log_l0_threshold_errors(num_features, advantage, budget)
     # Of the two constant classifiers the thresholds have one; rounding may not show.
@@ -254,7 +254,7 @@ def l0_error(num_features: int, advantage: ArrayLike, budget: ArrayLike) -> jax.
         ValueError: for a number out of range.
 
     References:
-        LP-V4 (LP, Theorem 4).
+        Shaeiri et al., 2020, arXiv:2003.13370, Theorem 4.
 
     Differs from the paper: the constant classifiers count, see `l0_threshold_errors`;
     without them the printed minimum exceeds 1/2 when the budget is large.

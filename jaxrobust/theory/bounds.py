@@ -70,7 +70,7 @@ def coordinate_robust_error(epsilon: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        SN-V1 (SN, Example 1).
+        Ding et al., 2019, arXiv:1902.08336, Example 1.
 
     Differs from the paper: its text has the hyperplane at x_1 = 0, a face of the cube.
     """
@@ -99,7 +99,7 @@ def sum_vulnerable_fraction(
         ValueError: for a number out of range.
 
     References:
-        SN-V2 (SN, Proposition 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Proposition 2.1.
 
     Differs from the paper: it takes 1/4 for the variance, which is an upper bound of
     it; its bound is true, but weaker. One line of the proof divides by d inside of the
@@ -167,7 +167,7 @@ def sum_vulnerable_fraction_exact(dimension: int, epsilon: ArrayLike) -> jax.Arr
         ValueError: for a number out of range.
 
     References:
-        SN-V2 (SN, Proposition 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Proposition 2.1.
     """
     dimension = count("dimension", dimension, fix="count the coordinates")
     epsilon = _epsilon(epsilon)
@@ -200,7 +200,7 @@ def cube_expansion(measure: ArrayLike, epsilon: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Theorem 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem 2.1.
 
     Differs from the paper: its appendix prints the bound for P = 1/2 as
     Phi(Phi^-1(sqrt(2 pi) epsilon)), which is sqrt(2 pi) epsilon and false; it is
@@ -223,7 +223,7 @@ def cube_expansion_exponential(epsilon: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Theorem 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem 2.1.
     """
     return -jnp.expm1(-math.pi * jnp.square(_epsilon(epsilon)))
 
@@ -243,7 +243,7 @@ def ball_modulus(epsilon: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Theorem 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem 2.1.
     """
     quarter = jnp.square(_epsilon(epsilon, "[0, 2]")) / 4
     # 1 - sqrt(1 - q) without the difference, which loses small radii.
@@ -282,7 +282,7 @@ def ball_expansion(
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Theorem 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem 2.1.
     """
     measure = _measure(measure, "(0, 1]")
     outside = _ball_outside(_epsilon(epsilon, "[0, 2]"), _dimension(dimension))
@@ -312,7 +312,7 @@ def ball_expansion_exponential(
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Theorem 2.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem 2.1.
 
     Differs from the paper: it calls its constant tight; 1/8 is, see
     `BEST_BALL_CONSTANT`.
@@ -344,7 +344,7 @@ def cube_vulnerable_fraction(num_classes: ArrayLike, epsilon: ArrayLike) -> jax.
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Example 2).
+        Ding et al., 2019, arXiv:1902.08336, Example 2.
     """
     # 1 - 1/k would round the k of many classes away, hence the quantile of 1/k. It is
     # rounded itself, so what stands is divided by its probability rather than by 1/k.
@@ -374,7 +374,7 @@ def ball_vulnerable_fraction(
         ValueError: for a number out of range.
 
     References:
-        SN-V3 (SN, Example 2).
+        Ding et al., 2019, arXiv:1902.08336, Example 2.
     """
     classes = _num_classes(num_classes)
     outside = _ball_outside(_epsilon(epsilon, "[0, 2]"), _dimension(dimension))
@@ -384,7 +384,7 @@ def ball_vulnerable_fraction(
 def log_facets_bound(dimension: ArrayLike, distance: ArrayLike) -> jax.Array:
     """Natural logarithm of `facets_bound`, in [0, inf); overflows nowhere near as soon.
 
-    Arguments, errors and source are those of `facets_bound` (SN-V6).
+    Arguments, errors and source are those of `facets_bound`.
     """
     fix = "it is the ratio of a ball round the polytope and one inside of it"
     distance = real("distance", distance, "[1, inf)", fix=fix)
@@ -408,7 +408,7 @@ def facets_bound(dimension: ArrayLike, distance: ArrayLike) -> jax.Array:
         ValueError: for a number out of range.
 
     References:
-        SN-V6 (SN, Theorem D.1).
+        Ding et al., 2019, arXiv:1902.08336, Theorem D.1.
 
     Differs from the paper: it goes on to say that 4n facets are enough for a distance
     of 2, which contradicts the bound from n = 41 on; it must be 4^n.

@@ -154,7 +154,7 @@ def optimal_robust_classifier(
         epsilon: radius, finite and non-negative, in the unit of the points; in l0 the
             number of coordinates that may change, where a fraction adds nothing.
         reach: "space" lets the adversary go anywhere in the ball; "support" only to
-            other points in it, as LP's proof of hardness needs (LP-V5).
+            other points in it, as the proof of hardness needs.
         tolerance: see `conflicting_pairs`.
         time_limit: seconds for the integer program, above 0. What comes before takes
             its time: seconds for thousands of points.

@@ -48,7 +48,7 @@ def optimal_error(
         ValueError: for a number out of range.
 
     References:
-        LP-V1 (LP, Theorem 2).
+        Shaeiri et al., 2020, arXiv:2003.13370, Theorem 2.
 
     Differs from the paper: it prints the formula for every radius, though from D/2 on
     a constant classifier is better; here it ends at 1/2. In the proof, the means under
@@ -91,7 +91,7 @@ def linear_error(
             that are not vectors of one length.
 
     References:
-        LP-V1 (LP, proof of Theorem 2), for any hyperplane.
+        Shaeiri et al., 2020, arXiv:2003.13370, proof of Theorem 2, for any hyperplane.
     """
     require_choice("norm", norm, ("l2", "linf"))
     weights = vector("weights", weights, fix="give a finite weight of each axis")

@@ -58,7 +58,7 @@ def covering_number(
         ValueError: for a number out of range.
 
     References:
-        SW-V3, SW-V5 (SW, Section 4).
+        Wen et al., 2020, arXiv:2011.07478, Section 4.
 
     Differs from the paper: its formula is below 1 where the radius is above :math:`C`,
     but there is no cover of less than one ball.
@@ -99,7 +99,7 @@ def robustness_bound(
         ValueError: for a number out of range.
 
     References:
-        SW-V5; Xu & Mannor, 2012, Machine Learning 86, Theorem 3.
+        Xu & Mannor, 2012, Machine Learning 86, Theorem 3.
 
     Differs from the paper: it takes cells of the radius of the balls round samples,
     see `covering_number`.
@@ -148,7 +148,7 @@ def margin_bound(
         ValueError: for a number out of range.
 
     References:
-        SW-V3 (SW, Theorem 4.1).
+        Wen et al., 2020, arXiv:2011.07478, Theorem 4.1.
 
     Differs from the paper: the last line of its proof has 2^(k + 1) before the covering
     number and g in place of the radius; this is the statement.
@@ -182,7 +182,7 @@ def perturbation_growth(
         ValueError: for a number out of range, or norms that are not a vector.
 
     References:
-        SW-V4 (SW, Section 4).
+        Wen et al., 2020, arXiv:2011.07478, Section 4.
 
     Differs from the paper: there T is the network without its last layer, and the
     product runs over the last layer too, where its norm does not belong.

@@ -1,14 +1,15 @@
-r"""Robust classification is NP-hard: from graphs to distributions and back (LP-V5).
+r"""Robust classification is NP-hard: from graphs to distributions and back.
 
-LP's Lemma 1 turns a graph into points, one per vertex and class, such that an adversary
-can move a point to those of its neighbors and no others. A classifier of the points is
-right on a vertex under attack if that vertex and its neighbors get its label. So the
-vertices that are right are a packing: no two of them are neighbors or have a common
-one. The largest packing is NP-hard to find, and a best robust classifier gives it.
+Lemma 1 of Shaeiri et al. (2020) turns a graph into points, one per vertex and class,
+such that an adversary can move a point to those of its neighbors and no others. A
+classifier of the points is right on a vertex under attack if that vertex and its
+neighbors get its label. So the vertices that are right are a packing: no two of them
+are neighbors or have a common one. The largest packing is NP-hard to find, and a best
+robust classifier gives it.
 
 This holds for an adversary that stays on the points. One that may go anywhere between
 them brings any two together, since all are within 2 epsilon, whatever the graph is;
-then the least error is that of a constant classifier. LP's proof does not say so.
+then the least error is that of a constant classifier. Their proof does not say so.
 """
 
 import math
@@ -90,7 +91,8 @@ def hardness_gadget(
         ValueError: for an argument out of range.
 
     References:
-        Lemma 1 of LP and the remark on l_0 that follows it (LP-V5).
+        Shaeiri et al., 2020, arXiv:2003.13370, Lemma 1 and the remark on
+        l_0 that follows it.
 
     Differs from the paper: it prints lambda with the (2k-4)-th root of epsilon, with
     which neighbors are not epsilon apart.

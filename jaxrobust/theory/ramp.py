@@ -16,14 +16,14 @@ def ramp_loss(margin: ArrayLike, width: ArrayLike) -> jax.Array:
 
     Args:
         margin: r, positive when misclassified, as `jaxrobust.losses.margin` gives it;
-            the negative of the margin u of SW.
+            the negative of the margin u of Wen et al.
         width: g, in (0, inf); the loss is Lipschitz with 1 / g.
 
     Raises:
         ValueError: for a number out of range.
 
     References:
-        SW-V1 (SW, Section 3).
+        Wen et al., 2020, arXiv:2011.07478, Section 3.
 
     Differs from the paper: "in full" it prints max(0, 1 - u / g), without the end at 1
     that its definition by cases has; here min(1, max(0, 1 - u / g)).
@@ -48,7 +48,7 @@ def logistic_loss(margins: ArrayLike) -> jax.Array:
         ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
-        SW-V2 (SW, Equation 5).
+        Wen et al., 2020, arXiv:2011.07478, Equation 5.
     """
     margins = _margins(margins)
     # As a logsumexp with the label's own margin of 0: no exponential overflows.
@@ -67,7 +67,7 @@ def logistic_slopes(margins: ArrayLike) -> jax.Array:
         ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
-        SW-V2 (SW, Equation 5).
+        Wen et al., 2020, arXiv:2011.07478, Equation 5.
 
     Differs from the paper: the printed expression is the exponential of the loss, which
     is above 1 and not the derivative.
@@ -89,6 +89,6 @@ def ramp_width(margins: ArrayLike) -> jax.Array:
         ValueError: for margins that are not finite, or not a vector of at least one.
 
     References:
-        SW-V2 (SW, Equation 5).
+        Wen et al., 2020, arXiv:2011.07478, Equation 5.
     """
     return 1 / jnp.max(-logistic_slopes(margins))

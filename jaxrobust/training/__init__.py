@@ -26,7 +26,7 @@ from jaxrobust.training.course.storage import StorageError
 from jaxrobust.training.course.sweep import SweepResult, sweep
 from jaxrobust.training.course.train import NonFiniteLossError, train
 from jaxrobust.training.recipe.averaging import AVERAGES, Averaging
-from jaxrobust.training.recipe.config import TrainConfig
+from jaxrobust.training.recipe.config import TrainConfig, trained_norm
 from jaxrobust.training.recipe.config_json import resolved_objective
 from jaxrobust.training.recipe.model import Model, Precision, applied, bind
 from jaxrobust.training.recipe.named_numbers import with_number
@@ -154,6 +154,7 @@ __all__ = [
     "sweep",
     "takes_attack",
     "train",
+    "trained_norm",
     "trusted",
     "unresolved",
     "with_attack",

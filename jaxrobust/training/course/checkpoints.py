@@ -15,17 +15,19 @@ import sys
 import warnings
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
 from jaxrobust.hosts import is_primary
-from jaxrobust.hosts.together import agree
+from jaxrobust.hosts.together import agree, failing_together
 from jaxrobust.keeping import seal
+from jaxrobust.keys import is_data
 from jaxrobust.training.course.older_states import FORM, from_form, in_form
 from jaxrobust.training.course.storage import StorageError, errno_of, failing_storage
 from jaxrobust.training.step.trainer import TrainState, from_arrays, to_arrays
@@ -120,7 +122,9 @@ def _warn_of(directory: Path, damaged: dict[int, str]) -> None:
 class Checkpoints:
     """The checkpoints of one run, newest kept; a context manager.
 
-    In a job of several processes all must do the same, and one of them writes.
+    In a job of several processes all must do the same. The first one writes, in the
+    background, and for this needs none of the others: each has the whole state. They
+    meet where files are opened and where a run ends, not while one is written.
 
     Args:
         directory: made if missing, unless it is only to be read.
@@ -138,18 +142,31 @@ class Checkpoints:
     ):
         self.directory = Path(directory).absolute()
         self.is_read_only = is_read_only
+        self.is_writer = not is_read_only and jax.process_index() == 0
+        _quiet_failures()
+        with nullcontext() if is_read_only else failing_together():
+            if self.is_writer:
+                self._manager = self._managed(max_to_keep)
+        if not self.is_writer:
+            self._manager = self._managed(None)
+
+    def _managed(self, max_to_keep: int | None) -> ocp.CheckpointManager:
+        # By itself Orbax would have all processes meet at every save, at barriers of
+        # the devices: in the background they would get in the way of training.
+        index = jax.process_index()
+        processes = MultiprocessingOptions(primary_host=index, active_processes={index})
         # Orbax's own `read_only` does the same, and logs three warnings each time.
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if is_read_only else max_to_keep,
-            create=not is_read_only,
-            cleanup_tmp_directories=not is_read_only,
-            # Processes save together and meet at barriers that have no names of their
-            # own: several members' saves under way at once would meet each other.
-            enable_async_checkpointing=jax.process_count() == 1 and not is_read_only,
+            max_to_keep=max_to_keep,
+            create=False,
+            cleanup_tmp_directories=self.is_writer,
+            enable_async_checkpointing=self.is_writer,
+            multiprocessing_options=processes,
         )
-        _quiet_failures()
         with failing_storage(self.directory, "checkpoints cannot be kept there"):
-            self._manager = self._looked(
+            if self.is_writer:
+                self.directory.mkdir(parents=True, exist_ok=True)
+            return self._looked(
                 lambda: ocp.CheckpointManager(self.directory, options=options)
             )
 
@@ -170,7 +187,7 @@ class Checkpoints:
         return failing_storage(self.directory, f"{what} was not saved; {whole}")
 
     def close(self) -> None:
-        """Let go of the directory, after all saves are committed.
+        """Let go of the directory, after all saves of this process are committed.
 
         Raises:
             StorageError: if one of them failed.
@@ -185,6 +202,8 @@ class Checkpoints:
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Start saving in the background, unless this step is already saved.
 
+        Only the writer does anything.
+
         Args:
             state: copied before this returns, so its buffers may be donated next.
             progress: anything JSON can hold; a function of the step alone. Copied too:
@@ -195,7 +214,7 @@ class Checkpoints:
                 say. Checkpoints that were committed stay.
         """
         step = int(state.step)
-        if step in self._manager.all_steps():
+        if not self.is_writer or step in self._manager.all_steps():
             return
         arrays = jax.tree.map(np.asarray, to_arrays(state))
         record = seal(
@@ -216,7 +235,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Return when every save is committed to disk.
+        """Return when every save of this process is committed to disk.
 
         Raises:
             StorageError: if one of them failed.
@@ -252,12 +271,15 @@ class Checkpoints:
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
         )
         arrays = jax.tree.map(np.asarray, restored["state"])
-        # Orbax gives arrays of any shape, whatever it was asked for.
-        found, wanted = _forms(arrays), _forms(template)
-        for name in dict.fromkeys([*wanted, *found]):
-            if found.get(name) != wanted.get(name):
+        # Orbax gives arrays of any shape, whatever it was asked for. A key of another
+        # generator, which older versions let users configure, is as good.
+        if is_data(arrays.key):
+            template = template._replace(key=arrays.key)
+        stored, wanted = _forms(arrays), _forms(template)
+        for name in dict.fromkeys([*wanted, *stored]):
+            if stored.get(name) != wanted.get(name):
                 raise ValueError(
-                    f"{name} is {found.get(name, 'missing')} rather than "
+                    f"{name} is {stored.get(name, 'missing')} rather than "
                     f"{wanted.get(name, 'missing')}"
                 )
         expected = progress.pop("checksums")
@@ -311,7 +333,7 @@ class Checkpoints:
             if not left:
                 break
             try:
-                found = self._restore(left[0], like)
+                state = self._restore(left[0], like)
             except CheckpointError:
                 raise
             except Exception as error:  # damage shows as many kinds of exception
@@ -327,7 +349,7 @@ class Checkpoints:
                 damaged[left[0]] = text[0][:200] if text else "unreadable"
                 continue
             _warn_of(self.directory, damaged)
-            return found
+            return state
         _warn_of(self.directory, damaged)
         if not self.steps():
             raise CheckpointError(

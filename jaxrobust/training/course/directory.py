@@ -195,7 +195,7 @@ def _with_places_of(before: Any, now: Any) -> Any:
 
 def _is_same_place(before: Any, now: Any) -> bool:
     is_path = all(
-        isinstance(each, str) and each not in DATASETS for each in (before, now)
+        isinstance(text, str) and text not in DATASETS for text in (before, now)
     )
     return is_path and os.path.realpath(before) == os.path.realpath(now)
 
@@ -224,10 +224,10 @@ def as_today(path: Path, record: dict[str, Any]) -> dict[str, Any]:
         RunError: if it is none.
     """
     try:
-        found = config_from_json(TrainConfig, renewed(record["config"]))
+        config = config_from_json(TrainConfig, renewed(record["config"]))
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{path} cannot be read: {error}") from error
-    return json.loads(json.dumps(config_to_json(found)))
+    return json.loads(json.dumps(config_to_json(config)))
 
 
 def check_same_run(

@@ -17,6 +17,7 @@ from jaxrobust.data import (
     apply_variant,
     hold_out,
     load_arrays,
+    names_in,
     subset,
 )
 from jaxrobust.hosts.together import exchange, failing_together
@@ -150,8 +151,8 @@ def _stamp(name: str) -> tuple[tuple[str, int, int], ...]:
     files = [path]
     if not path.is_file():
         files = sorted([*path.glob("train*"), *path.glob("train/*/*")])
-    each = [(str(file), file.stat()) for file in files]
-    return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in each)
+    stats = [(str(file), file.stat()) for file in files]
+    return tuple((file, stat.st_mtime_ns, stat.st_size) for file, stat in stats)
 
 
 @functools.lru_cache(maxsize=8)
@@ -196,7 +197,7 @@ def load_run_data(
     """
     _require_trust(run, name, trust_code)
     try:
-        found = load_arrays(name or run.config.dataset, split, data_dir=data_dir)
+        dataset = load_arrays(name or run.config.dataset, split, data_dir=data_dir)
     except DataError as error:
         known = run.trained_on
         if name is not None or known is None or not known.is_given:
@@ -205,9 +206,9 @@ def load_run_data(
             f"`dataset` must be named for the run in {str(run.directory)!r}, which was "
             f"trained on arrays of the caller, {known.name!r}; {_remedy(run)}."
         ) from error
-    found = apply_variant(found, run.config.variant)
-    check_data(run, found, name=name, data_dir=data_dir, trust_code=trust_code)
-    return found
+    dataset = apply_variant(dataset, run.config.variant)
+    check_data(run, dataset, name=name, data_dir=data_dir, trust_code=trust_code)
+    return dataset
 
 
 def _require_trust(run: Run, name: str | None, trust_code: bool) -> None:
@@ -221,7 +222,7 @@ def _require_trust(run: Run, name: str | None, trust_code: bool) -> None:
             f"configuration of {str(run.directory)!r}; name it yourself (--dataset "
             f"{data}, or `name=` in Python)."
         )
-    if is_reference(variant.partition("(")[0]):
+    if any(map(is_reference, names_in(variant))):
         raise RunError(
             f"`variant` must be trusted to run its code, got {variant!r} in the "
             f"configuration of {str(run.directory)!r}; give `trust_code=True`, if you "
@@ -277,7 +278,7 @@ def check_data(
         return
     directory = None if data_dir is None else str(data_dir)
     try:
-        found = _fingerprint(
+        fingerprint = _fingerprint(
             name, config.variant, config.train_size, directory, _stamp(name)
         )
     except DataError as error:
@@ -287,13 +288,13 @@ def check_data(
             stacklevel=2,
         )
         return
-    if found != known.fingerprint:
+    if fingerprint != known.fingerprint:
         whose = "arrays of the caller" if known.is_given else f"those of {known.name}"
         raise RunError(
             f"`run` must be judged on the data that {str(run.directory)!r} was trained "
             f"on ({whose}, titled {known.title!r}, fingerprint {known.fingerprint}), "
-            f"got {name}, whose training examples are others (fingerprint {found}); "
-            f"{_remedy(run)}."
+            f"got {name}, whose training examples are others "
+            f"(fingerprint {fingerprint}); {_remedy(run)}."
         )
 
 

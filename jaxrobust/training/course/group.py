@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxrobust.hosts.together import agree
+from jaxrobust.hosts.together import agree, failing_together
 from jaxrobust.training.course.directory import CHECKPOINTS
 from jaxrobust.training.course.open_run import OpenRun
 from jaxrobust.training.course.reporters import Reporter
@@ -55,7 +55,7 @@ class Group:
     @property
     def active(self) -> list[int]:
         """Indices of the members that have something left to do."""
-        return [index for index, each in enumerate(self.members) if each.is_active]
+        return [index for index, member in enumerate(self.members) if member.is_active]
 
     def padded(self, values: list[Any]) -> list[Any]:
         """As many as the program has members; those that fill it up stand still."""
@@ -68,8 +68,8 @@ class Group:
     def num_done(self, batches: np.ndarray) -> int:
         """Batches done by all members."""
         return sum(
-            each.position.num_batches_done(int(batch))
-            for each, batch in zip(self.members, batches, strict=False)
+            member.position.num_batches_done(int(batch))
+            for member, batch in zip(self.members, batches, strict=False)
         )
 
     def slice(self, states: TrainState, batches: np.ndarray) -> tuple[Any, Summary]:
@@ -192,8 +192,8 @@ class Group:
             jax.tree.map(lambda values: values[-1], now.get(index, now[due[0]]))
             for index in range(len(self.members))
         ]
-        found = self.validator(states, self.padded(settings), self.flags(due))
-        return {index: found[index] for index in due}
+        counts = self.validator(states, self.padded(settings), self.flags(due))
+        return {index: counts[index] for index in due}
 
     def save(self, program: MemberProgram, states: TrainState, ended: list[int]):
         """Save the members whose checkpoint is due after the epoch they ended."""
@@ -208,8 +208,8 @@ class Group:
         program = self.programs.program
         batches = program.summary(states).batch
         total = sum(
-            each.position.num_epochs * each.position.num_batches
-            for each in self.members
+            member.position.num_epochs * member.position.num_batches
+            for member in self.members
         )
         self.reporter.start(total, self.num_done(batches))
         is_stopped = agree(float(bool(stop)))[0]
@@ -228,7 +228,10 @@ class Group:
         if self.active:
             for index in self.active:
                 self.members[index].save(program.take(states, index))
+        # One process writes; when the others go on, they may read it.
+        with failing_together():
             self.wait()
+        if self.active:
             first = self.members[self.active[0]]
             step = int(program.summary(states).step[self.active[0]])
             where = (
@@ -242,7 +245,7 @@ class Group:
         return program, states
 
     def wait(self) -> None:
-        """Return when all that is being saved is on disk."""
+        """Return when all that this process is saving is on disk."""
         for member in self.members:
             if member.checkpoints is not None:
                 member.checkpoints.wait()

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.keeping import versions
+from jaxrobust.keys import seeded
 from jaxrobust.networks import Network
 from jaxrobust.references import name_of
 from jaxrobust.training.course.directory import RunError, read_run, shape_difference
@@ -208,7 +209,7 @@ def fresh_state(
     phase = config.phases[0]
     images = jnp.zeros((1, *problem.image_shape), jnp.float32)
     network = network_for(config.model, problem.num_classes, own)
-    key = jax.random.key(config.seed)
+    key = seeded(config.seed)
     optimizer, is_averaged = phase.optimizer.unscheduled(), phase.averaging is not None
     state = _initializer(network)(key, images, optimizer, is_averaged=is_averaged)
     if phase.start_from is None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.arguments import require_choice
+from jaxrobust.keys import seeded
 from jaxrobust.networks import GIVEN, ModelConfig, Network, Variables
 from jaxrobust.references import Reference, is_reference, name_of, resolve
 from jaxrobust.training.course.checkpoints import CheckpointError, Checkpoints
@@ -108,7 +109,7 @@ def _check_progress(config: TrainConfig, progress: dict[str, Any]) -> None:
     phase, epoch = progress["phase"], progress["phase_epoch"]
     count, records = len(config.phases), progress["records"]
     length = config.phases[phase].epochs if phase in range(count) else 1
-    before = sum(each.epochs for each in config.phases[:phase])
+    before = sum(earlier.epochs for earlier in config.phases[:phase])
     epochs = [record["epoch"] for record in records]
     if (
         phase not in range(count + 1)
@@ -135,7 +136,7 @@ def template_for(
         index = min(progress["phase"], len(config.phases) - 1)
         phase = config.phases[index]
         init = partial(trainer.init, is_averaged=phase.averaging is not None)
-        key, optimizer = jax.random.key(0), phase.optimizer.unscheduled()
+        key, optimizer = seeded(0), phase.optimizer.unscheduled()
         return jax.eval_shape(init, key, images, optimizer)
 
     return like

@@ -140,16 +140,16 @@ class _Handling:
         handle: Callable[[int, FrameType | None], None],
     ):
         self.handle = handle
-        self.before = {each: signal.getsignal(each) for each in signals}
+        self.before = {number: signal.getsignal(number) for number in signals}
 
     def undo(self) -> None:
         """Have the signals do what they did before."""
-        for each, previous in self.before.items():
-            signal.signal(each, previous)
+        for number, previous in self.before.items():
+            signal.signal(number, previous)
 
     def __enter__(self) -> None:
-        for each in self.before:
-            signal.signal(each, self.handle)
+        for number in self.before:
+            signal.signal(number, self.handle)
 
     def __exit__(self, *_: object) -> None:
         self.undo()

@@ -57,9 +57,9 @@ def errno_of(error: BaseException) -> int | None:
         text = str(cause)
         if number := re.search(r"os_error_code='(\d+)'", text):
             return int(number[1])
-        for each in TOLD:
-            if os.strerror(each) in text:
-                return each
+        for code in TOLD:
+            if os.strerror(code) in text:
+                return code
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__
     return None

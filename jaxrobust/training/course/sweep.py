@@ -252,11 +252,11 @@ def sweep(
         runs: dict[str, Run] = {}
         failures: dict[str, str] = {}
         for member in mine:
-            found = _known(directory / member.name, own)
-            if isinstance(found, Run):
-                runs[member.name] = found
-            elif found is not None:
-                failures[member.name] = found
+            known = _known(directory / member.name, own)
+            if isinstance(known, Run):
+                runs[member.name] = known
+            elif known is not None:
+                failures[member.name] = known
         pending = [
             [
                 member
@@ -270,12 +270,12 @@ def sweep(
             return SweepResult(runs, failures)
         left = [member for wave in pending for member in wave]
         tasks = tasks_of(
-            [(_located(each, directory), directory / each.name) for each in left],
+            [(_located(member, directory), directory / member.name) for member in left],
             dataset,
             is_given=is_given,
             has_variant=has_variant,
         )
-        task_of = dict(zip((each.name for each in left), tasks, strict=True))
+        task_of = dict(zip((member.name for member in left), tasks, strict=True))
         dataset, held_out = parts_of(configs[0], dataset)
         batch_size = configs[0].batch_size
         stretch = stretch_for(dataset, batch_size, stream=stream)

@@ -5,7 +5,6 @@ leaves behind is the same: a directory that knows nothing of the others.
 """
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -160,7 +159,7 @@ def train_group(
     configs = [task.config for task in tasks]
     for task in tasks:
         for phase in task.config.phases:
-            phase.require_radii(math.prod(task.problem.image_shape))
+            phase.require_radii(task.problem.image_shape)
     programs.check(configs)
     programs.require_objectives()
     num_batches = len(dataset.labels) // configs[0].batch_size
@@ -223,14 +222,14 @@ def _require_same_states(
     """Refuse to go on from different states; a run to start from may be moving on."""
     if jax.process_count() == 1:
         return
-    found = {
+    told = {
         member.directory.name: {
             "step": int(state.step),
             "fingerprint": fingerprint(to_arrays(state)),
         }
         for member, state in zip(members, states, strict=True)
     }
-    require_same({"states": found})
+    require_same({"states": told})
 
 
 def train(
@@ -300,7 +299,7 @@ def train(
             training, held_out = parts_of(config, dataset)
             own = own_network(source, problem.image_shape, problem.num_classes)
             programs = Programs([config], problem, placement or Placement(), 1, own)
-            (found,) = train_group(
+            (outcome,) = train_group(
                 tasks_of([(config, directory)], dataset, is_given=is_given),
                 training,
                 held_out,
@@ -313,6 +312,6 @@ def train(
                 stream=stream,
                 profile=None if profile is None else Path(profile),
             )
-    if isinstance(found, str):
-        raise NonFiniteLossError(found)
-    return found
+    if isinstance(outcome, str):
+        raise NonFiniteLossError(outcome)
+    return outcome

@@ -7,14 +7,24 @@ from typing import get_args
 import jax
 
 from jaxrobust.arguments import require, require_choice
-from jaxrobust.data import Augmentation, augmentation_of, levels_of, variant_of
+from jaxrobust.data import (
+    VARIANTS,
+    Augmentation,
+    augmentation_of,
+    levels_of,
+    variant_of,
+)
+from jaxrobust.data.naming import spelled
 from jaxrobust.networks import ModelConfig
+from jaxrobust.precision import MatmulPrecision, require_precision
+from jaxrobust.references import is_reference
+from jaxrobust.threat import norm_name
 from jaxrobust.training.recipe.model import Precision
 from jaxrobust.training.recipe.named_numbers import as_arrays
 from jaxrobust.training.recipe.phases import Phase, Settings
 from jaxrobust.training.recipe.validation import Validation
 
-__all__ = ["TrainConfig", "differ_in_level", "settings_of"]
+__all__ = ["TrainConfig", "differ_in_level", "settings_of", "trained_norm"]
 
 
 def _require_name(field: str, value: object, remedy: str) -> None:
@@ -37,7 +47,7 @@ class TrainConfig:
     one, path.py:NAME or package.module:NAME."""
     variant: str = "original"
     """Transform of the data set, such as "binary", or one of your own, path.py:NAME, or
-    path.py:NAME(0.3) with its level."""
+    path.py:NAME(0.3) with its level; or several, joined by "+"."""
     train_size: int | None = None
     """Use only that many training examples; None for all."""
     model: ModelConfig = ModelConfig(name="lenet-small")
@@ -58,6 +68,10 @@ class TrainConfig:
     precision: Precision = "float32"
     """Of the forward pass and the gradients through it; bfloat16 keeps parameters,
     optimizer and projection in float32."""
+    matmul_precision: MatmulPrecision = "default"
+    """Of the matrix products of steps, their attacks, and looks at what is held out:
+    default (the fastest: TF32 on a GPU, bfloat16 on a TPU), high or highest (float32).
+    The same numbers on a CPU."""
     seed: int = 0
     """Of initial weights, shuffling, augmentation and random starts; below 2**32, as
     JAX takes no more bits of it."""
@@ -66,6 +80,7 @@ class TrainConfig:
         _require_name("dataset", self.dataset, "hand it over: train(..., dataset=...)")
         remedy = "name it, or hand over dataset=apply_variant(dataset, variant)"
         _require_name("variant", self.variant, remedy)
+        object.__setattr__(self, "variant", spelled(self.variant, VARIANTS))
         require(
             self.batch_size >= 1, "batch_size", "at least 1", self.batch_size, "try 128"
         )
@@ -80,6 +95,7 @@ class TrainConfig:
             len(self.phases) > 0, "phases", "a non-empty list", self.phases, "add one"
         )
         require_choice("precision", self.precision, get_args(Precision))
+        require_precision(self.matmul_precision)
         if isinstance(self.augmentation, str) and ":" not in self.augmentation:
             # Names of ours; nothing of a user's own is imported here.
             augmentation_of(self.augmentation)
@@ -143,3 +159,36 @@ def settings_of(
         return settings
     variant = as_arrays(variant_of(config.variant), num_batches)
     return settings._replace(variant=variant)
+
+
+def trained_norm(configs: Sequence[TrainConfig], *, trust_code: bool = False) -> str:
+    """The norm in which runs were attacked last; l_inf if none of them was.
+
+    Args:
+        configs: of runs.
+        trust_code: whether their norm may be code outside jaxrobust.
+
+    Raises:
+        ValueError: if they were attacked in several norms, or in one that is code.
+    """
+    phases = [config.phases[-1] for config in configs]
+    names = dict.fromkeys(
+        norm_name(phase.norm) for phase in phases if phase.epsilon.end > 0
+    )
+    require(
+        len(names) <= 1,
+        "norm",
+        f"given for runs trained in {' and in '.join(names)}",
+        None,
+        "give --norm and --epsilon, or judge them apart",
+    )
+    norm = next(iter(names), "linf")
+    require(
+        trust_code or not is_reference(norm),
+        "norm",
+        f"named for runs trained in {norm!r}, which is code outside jaxrobust",
+        None,
+        "name it (--norm), or say that what the runs name may be run "
+        "(trust_code=True, or --trust-code)",
+    )
+    return norm

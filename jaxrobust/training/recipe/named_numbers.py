@@ -37,30 +37,30 @@ def names_of(settings: Any) -> list[str]:
         settings: a dataclass; of its fields those count that are pytrees of ours, and
             in these the numbers.
     """
-    found = []
+    names = []
     for field in _fields(settings):
         value = getattr(settings, field)
         if isinstance(value, Pytree):
-            found += [f"{field}.{inner}" for inner in names_of(value)]
+            names += [f"{field}.{inner}" for inner in names_of(value)]
         elif isinstance(settings, Pytree):
-            found.append(field)
-    return found
+            names.append(field)
+    return names
 
 
 def words_of(settings: Any, name: str) -> dict[str, Any]:
     """What is compiled into the programs of settings, by name: all but the numbers."""
     if not isinstance(settings, Pytree):
         return {name: jax.tree.structure(settings)}
-    found: dict[str, Any] = {name: type(settings)}
+    words: dict[str, Any] = {name: type(settings)}
     for field in dataclasses.fields(settings):  # type: ignore
         value, inner = getattr(settings, field.name), f"{name}.{field.name}"
         if field.metadata.get("static", False):
-            found[inner] = value
+            words[inner] = value
         elif isinstance(value, Pytree):
-            found |= words_of(value, inner)
+            words |= words_of(value, inner)
         else:
-            found[inner] = jax.tree.structure(value)  # whether there is a number
-    return found
+            words[inner] = jax.tree.structure(value)  # whether there is a number
+    return words
 
 
 def with_number(settings: T, name: str, value: float) -> T:

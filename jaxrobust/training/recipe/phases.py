@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from jaxrobust.arguments import require, require_choice, require_count
-from jaxrobust.threat import THREATS, ThreatModel, require_epsilon
+from jaxrobust.threat import THREATS, ThreatModel, norm_name, threat_of
 from jaxrobust.training.recipe.averaging import Averaging
 from jaxrobust.training.recipe.named_numbers import as_arrays
 from jaxrobust.training.recipe.objectives import (
@@ -39,7 +39,6 @@ __all__ = [
     "standard",
 ]
 
-Norm = Literal["linf", "l2"]
 Carry = Literal["weights", "optimizer"]
 Checkpoint = Literal["newest", "best", "average"]
 """Weights of a run: those of its newest checkpoint; those, or their average where one
@@ -109,8 +108,9 @@ class Phase:
     """Length; a `stop_at_jump` may end the phase sooner."""
     epsilon: EpsilonSchedule = EpsilonSchedule()
     """Radius in each epoch."""
-    norm: Norm = "linf"
-    """Norm of the ball."""
+    norm: str | type[ThreatModel] = "linf"
+    """Norm of the ball: one of `THREATS`, or one of your own: path.py:NAME,
+    package.module:NAME, or the class, of which the name is kept."""
     is_bounded: bool = True
     """Keep pixels in [0, 1]."""
     objective: Objective = Adversarial()
@@ -133,7 +133,7 @@ class Phase:
     def __post_init__(self):
         require_choice("carry", self.carry, get_args(Carry))
         require_choice("start_checkpoint", self.start_checkpoint, get_args(Checkpoint))
-        require_choice("norm", self.norm, get_args(Norm))
+        object.__setattr__(self, "norm", norm_name(self.norm))
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs, "train for one")
         if self.averaging is not None:
             # Beyond, the average would be what the phase began with.
@@ -143,21 +143,23 @@ class Phase:
                 "it counts epochs of the phase",
                 most=self.epochs,
             )
-        self.require_radii()
+        if self.norm in THREATS:
+            # Nothing of a user's own is imported here.
+            self.require_radii()
 
-    def require_radii(self, num_pixels: int | None = None) -> None:
+    def require_radii(self, shape: Sequence[int] | None = None) -> None:
         """Refuse radii in another unit than the images, as evaluations do.
 
         Args:
-            num_pixels: values in an image, with its channels; None if not known yet.
+            shape: of an image, without a batch; None if not known yet.
 
         Raises:
             ValueError: for a radius beyond any image.
         """
-        for field in ("end", "start"):
+        threat = threat_of(self.norm)
+        for field in self.epsilon.ends:
             radius = getattr(self.epsilon, field)
-            name = f"epsilon.{field}"
-            require_epsilon(self.norm, radius, num_pixels, name=name)
+            threat.require_epsilon(radius, shape, name=f"epsilon.{field}")
 
     def at(self, epoch: int, num_batches: int) -> Settings:
         """What the steps of an epoch of the phase do.
@@ -173,19 +175,21 @@ class Phase:
         bounds = (0.0, 1.0) if self.is_bounded else None
         objective = as_pytree(self.objective)
         settings = (
-            THREATS[self.norm](cast(Any, radii), bounds),
+            threat_of(self.norm)(cast(Any, radii), bounds),
             settled(objective, float(radii[0])),
             self.optimizer.at(epoch, self.epochs, num_batches),
         )
-        found = Settings(*(as_arrays(each, num_batches) for each in settings))
+        taken = Settings(*(as_arrays(setting, num_batches) for setting in settings))
         if self.averaging is not None:
             share = self.averaging.shares(epoch, num_batches)
-            found = found._replace(average_share=share)
+            taken = taken._replace(average_share=share)
         if np.all(radii == radii[0]):
-            return found
-        each = [as_arrays(settled(objective, float(radius)), 1) for radius in radii]
-        return found._replace(
-            objective=jax.tree.map(lambda *leaves: np.concatenate(leaves), *each)
+            return taken
+        objectives = [
+            as_arrays(settled(objective, float(radius)), 1) for radius in radii
+        ]
+        return taken._replace(
+            objective=jax.tree.map(lambda *leaves: np.concatenate(leaves), *objectives)
         )
 
 

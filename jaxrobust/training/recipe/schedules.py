@@ -122,6 +122,12 @@ class EpsilonSchedule:
             "start at 0.01, say",
         )
 
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Fields with a radius that the schedule comes by."""
+        is_ramp = self.kind not in ("constant", "iterative")
+        return ("end", "start") if is_ramp else ("end",)
+
     def radii(self, epoch: int, num_batches: int) -> np.ndarray:
         """Radius in each step of an epoch of the phase, counted from 1."""
         if self.every == "epoch":
@@ -131,8 +137,8 @@ class EpsilonSchedule:
 
     def __call__(self, epoch: float) -> float:
         """Radius in an epoch of the phase, counted from 1; or somewhere within it."""
-        found = function_of(self.kind, RADIUS_SCHEDULES, what="epsilon.kind")
-        radius = float(found(self, epoch))
+        rule = function_of(self.kind, RADIUS_SCHEDULES, what="epsilon.kind")
+        radius = float(rule(self, epoch))
         if self.kind not in RADIUS_SCHEDULES:
             # In the unit of `end`, which was checked.
             require_in("epsilon.kind", radius, f"[0, {self.end}]", "raise epsilon.end")

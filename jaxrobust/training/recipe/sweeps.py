@@ -232,8 +232,8 @@ class SweepConfig:
         assert epsilon is not None
         family = [
             other
-            for other, each in enumerate(rows)
-            if each._replace(epsilon=None) == row._replace(epsilon=None)
+            for other, candidate in enumerate(rows)
+            if candidate._replace(epsilon=None) == row._replace(epsilon=None)
         ]
         radii = {rows[other].epsilon: other for other in family}
         if rule.rule == "above":

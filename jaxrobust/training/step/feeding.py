@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from jaxrobust.data import Dataset
-from jaxrobust.training.step.members import MemberProgram
+from jaxrobust.keys import wrapped
+from jaxrobust.training.step.members import MemberProgram, Summary
 from jaxrobust.training.step.memory import device_memory
 from jaxrobust.training.step.programs import Programs
 
@@ -82,11 +83,12 @@ class Stream:
         self._ready: tuple[Any, Future[Any]] | None = None
         self._orders: dict[int, tuple[int, np.ndarray]] = {}
 
-    def _order(self, program: MemberProgram, states: Any, index: int, epoch: int):
+    def _order(self, program: MemberProgram, summary: Summary, index: int):
+        epoch = int(summary.epoch[index])
         known = self._orders.get(index)
         if known is None or known[0] != epoch:
-            state = program.take(states, index)
-            order = program.trainer.order(state, len(self.dataset.labels))
+            key = wrapped(summary.key[index])
+            order = program.trainer.order(key, epoch, len(self.dataset.labels))
             self._orders[index] = (epoch, np.asarray(order))
         return self._orders[index][1]
 
@@ -101,7 +103,7 @@ class Stream:
         def stacked(array: Any, dtype: Any) -> jax.Array:
             def rows(members: range) -> np.ndarray:
                 return np.stack(
-                    [np.asarray(array[chosen(each)], dtype) for each in members]
+                    [np.asarray(array[chosen(member)], dtype) for member in members]
                 )
 
             sharding = self.placement.sharding(is_member_axis=True)
@@ -124,14 +126,14 @@ class Stream:
 
     def take(self, program, states, batches, stops, active):
         """The stretches that begin at the members' batches."""
-        epochs = program.summary(states).epoch
+        summary = program.summary(states)
         firsts = [int(batch) for batch in batches]
         first = active[0]
         orders = []
         for index in range(program.count):
             source = index if index in active else first
-            orders.append(self._order(program, states, source, int(epochs[source])))
-        key = (tuple(firsts), tuple(int(epoch) for epoch in epochs))
+            orders.append(self._order(program, summary, source))
+        key = (tuple(firsts), tuple(int(epoch) for epoch in summary.epoch))
         if self._ready is not None and self._ready[0] == key:
             data = self._ready[1].result()
         else:
@@ -168,9 +170,10 @@ def stretch_for(
         stream = free is not None and dataset.images.nbytes > free / 2
     if not stream:
         return None
-    each = max(dataset.images[:1].nbytes * batch_size, 1)
+    batch_bytes = max(dataset.images[:1].nbytes * batch_size, 1)
     return min(
-        max(LEAST_BATCHES, STRETCH_BYTES // each), len(dataset.labels) // batch_size
+        max(LEAST_BATCHES, STRETCH_BYTES // batch_bytes),
+        len(dataset.labels) // batch_size,
     )
 
 

@@ -4,10 +4,10 @@ All members have the same network, data, batch size and kinds of attack and opti
 every number may differ (`Settings`). A member that is done, or whose loss is no longer
 finite, does not move while the others do.
 
-On accelerators the members are mapped by `vmap`: convolutions become batched matrix
-products, an attack with fewer steps is masked. On a CPU, where a batched product is
-slower than the products one after another, the same program runs through the members in
-turn (`lax.map`), so that none waits for another's steps.
+Either the program runs through the members in turn (`lax.map`), so that none waits
+for another's steps, or they are mapped by `vmap`: their convolutions become grouped
+ones or batched matrix products, and an attack with fewer steps is masked. `mapping_for`
+decides, for the platform of the devices that will compute.
 """
 
 import dataclasses
@@ -21,6 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jaxrobust.arguments import require
+from jaxrobust.keys import seeded
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training.recipe.phases import Settings
 from jaxrobust.training.step.mesh import MEMBER, Placement
@@ -38,31 +40,59 @@ Mapping = Literal["one", "loop", "vmap"]
 
 
 class Summary(NamedTuple):
-    """What the host has to know of the members, arrays `(members,)`."""
+    """What the host has to know of the members, arrays `(members,)`.
+
+    The numbers of a key are `(members, words)`: they give the order of an epoch.
+    """
 
     step: Any
     epoch: Any
     batch: Any
+    key: Any
     loss: Any
     num_correct: Any
     num_bad_gradients: Any
     num_examples: Any
 
 
-def mapping_for(members_per_device: int) -> Mapping:
-    """How a device takes its members."""
+def mapping_for(
+    platform: str, members_per_device: int, batch_size: int, widen_factor: float = 1.0
+) -> Mapping:
+    """How a device takes its members.
+
+    On a CPU one after another, since a batched product is slower there than products
+    in turn (measured). On a TPU one after another as well, but together if they are
+    small, since members alone then leave its units idle. That is by XLA's estimates for
+    a v5e, in thousands of cycles for a step of PGD and a member of eight, alone and
+    together: LeNet with a batch of 128, 157 and 199; of 32, 180 and 216; of 16, 151 and
+    115; of 8, 108 and 78; at half its width with 128, 107 and 112; at a quarter with
+    128, 94 and 81. LeNet with padding at full width with 128: 209 and 433.
+    On a GPU together: undecided without a device, where this decides:
+    `python -m experiments benchmarks/sweep --preset accelerator`.
+
+    Args:
+        platform: of the devices: cpu, gpu or tpu.
+        members_per_device: how many.
+        batch_size: examples of a member that a device computes at once.
+        widen_factor: of the network.
+    """
     if members_per_device == 1:
         return "one"
-    return "loop" if jax.default_backend() == "cpu" else "vmap"
+    is_large = batch_size >= 32 and widen_factor >= 0.5
+    if platform == "cpu" or (platform == "tpu" and is_large):
+        return "loop"
+    return "vmap"
 
 
-def model_for(model: ModelConfig, mapping: Mapping) -> ModelConfig:
+def model_for(model: ModelConfig, platform: str, mapping: Mapping) -> ModelConfig:
     """The network in the formulation that suits the mapping.
 
-    `vmap` makes of a direct convolution a grouped one, which is slow everywhere; of
-    patches times a matrix, a batched product. A network of one's own stays as it is.
+    Alone, a network takes that of the platform. `vmap` makes of its convolutions
+    grouped ones, which are slow on a GPU; of patches times a matrix, a batched product.
+    A network of one's own stays as it is.
     """
-    if model.is_known and model.formulation == "auto" and mapping == "vmap":
+    is_free = model.is_known and model.formulation == "auto"
+    if is_free and mapping == "vmap" and platform != "tpu":
         return dataclasses.replace(model, formulation="patches")
     return model
 
@@ -82,13 +112,21 @@ class MemberProgram:
         trainer: of one member.
         count: number of members, a multiple of the mesh's member axis.
         placement: on which devices.
+        mapping: how a device takes its members; None for one after another.
     """
 
-    def __init__(self, trainer: Trainer, count: int, placement: Placement):
+    def __init__(
+        self,
+        trainer: Trainer,
+        count: int,
+        placement: Placement,
+        mapping: Mapping | None = None,
+    ):
         self.trainer = trainer
         self.count = count
         self.placement = placement
-        self.mapping = mapping_for(count // placement.config.member)
+        is_alone = count == placement.config.member
+        self.mapping = mapping or ("one" if is_alone else "loop")
         member = placement.sharding(is_member_axis=True)
         everywhere = placement.sharding(is_member_axis=False)
 
@@ -112,20 +150,21 @@ class MemberProgram:
     # The pure functions, over all members at once.
 
     def _begin(self, states: TrainState, is_due: Any) -> TrainState:
-        def one(state: TrainState, is_due: Any) -> TrainState:
+        def begin(state: TrainState, is_due: Any) -> TrainState:
             return _where(is_due, self.trainer.begin_epoch(state), state)
 
-        return jax.vmap(one)(states, is_due)
+        return jax.vmap(begin)(states, is_due)
 
     def _end(self, states: TrainState, is_due: Any) -> tuple[TrainState, Any]:
-        def one(state: TrainState, is_due: Any) -> tuple[TrainState, Any]:
+        def end(state: TrainState, is_due: Any) -> tuple[TrainState, Any]:
             ended, distance = self.trainer.end_epoch(state)
             return _where(is_due, ended, state), distance
 
-        return jax.vmap(one)(states, is_due)
+        return jax.vmap(end)(states, is_due)
 
     def _summarize(self, states: TrainState) -> Summary:
-        return Summary(states.step, states.epoch, states.batch, *states.metrics)
+        counters = (states.step, states.epoch, states.batch)
+        return Summary(*counters, jax.random.key_data(states.key), *states.metrics)
 
     def _copied(self, arrays: Any) -> TrainState:
         # Owned by the device, never a view of host memory: the first step is given it.
@@ -142,7 +181,7 @@ class MemberProgram:
         if self.mapping == "vmap":
             return jax.vmap(run)(*members)
         if self.mapping == "loop":
-            return lax.map(lambda each: run(*each), members)
+            return lax.map(lambda arguments: run(*arguments), members)
         moved = run(*jax.tree.map(lambda leaf: leaf[0], members))
         return jax.tree.map(lambda leaf: leaf[None], moved)
 
@@ -191,9 +230,22 @@ class MemberProgram:
     # What the host calls.
 
     def put(self, states: Sequence[TrainState]) -> TrainState:
-        """States of single members, stacked on the devices."""
+        """States of single members, stacked on the devices.
+
+        Raises:
+            ValueError: if their keys are of several generators.
+        """
+        names = sorted({str(jax.random.key_impl(state.key)) for state in states})
+        require(
+            len(names) == 1,
+            "members",
+            "runs that draw from one generator (an older version of jaxrobust took it "
+            "from jax_default_prng_impl)",
+            names,
+            "go on with those members one by one (jaxrobust train --resume)",
+        )
         arrays = [jax.tree.map(np.asarray, to_arrays(state)) for state in states]
-        stacked = jax.tree.map(lambda *each: np.stack(each), *arrays)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *arrays)
         return self._own(self.placement.put(stacked, is_member_axis=True))
 
     def take(self, states: TrainState, index: int) -> TrainState:
@@ -239,9 +291,14 @@ class MemberProgram:
 
     def arguments(self, settings: Sequence[Settings], stops: Sequence[int]) -> Any:
         """The numbers of a call of `run`, on the devices."""
-        stacked = jax.tree.map(lambda *each: np.stack(each), *settings)
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *settings)
         numbers = (stacked, np.asarray(stops, np.int32))
         return self.placement.put(numbers, is_member_axis=True)
+
+    def lowered(self, states: Any, settings: Any, stops: Any, *data: Any) -> Any:
+        """The program for arguments of this form, or shapes of them, not compiled."""
+        jitted = self._run if len(data) == 2 else self._stretch
+        return jitted.lower(states, settings, stops, *data)
 
     def compile(self, states: Any, settings: Any, stops: Any, *data: Any) -> Any:
         """The executable for arguments of this form, or shapes of them."""
@@ -249,8 +306,7 @@ class MemberProgram:
         leaves, structure = jax.tree.flatten(arguments)
         key = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
         if key not in self._executables:
-            jitted = self._run if len(data) == 2 else self._stretch
-            self._executables[key] = jitted.lower(*arguments).compile()
+            self._executables[key] = self.lowered(*arguments).compile()
         return self._executables[key]
 
     def run(self, states: TrainState, settings: Any, stops: Any, *data: Any) -> Any:
@@ -293,7 +349,7 @@ class MemberProgram:
             return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=member)
 
         images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-        key = jax.random.key(0)
+        key = seeded(0)
         is_averaged = settings.average_share is not None
         init = partial(self.trainer.init, is_averaged=is_averaged)
         state = jax.eval_shape(init, key, images, settings.optimizer)

@@ -3,15 +3,29 @@
 Members are placed along the first axis and never communicate. Along the second, devices
 share each batch of their members. A mesh of one device is none at all: the same
 functions then move arrays to that device and nothing else.
+
+The devices may be those of a topology that is not there: programs are then compiled for
+them, and nothing is put on them.
 """
 
 import dataclasses
+import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.experimental import mesh_utils
+from jax.sharding import (
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
 
 __all__ = ["DATA", "MEMBER", "MeshConfig", "Placement"]
 
@@ -83,28 +97,59 @@ class MeshConfig:
         )
 
 
+def _mesh(config: MeshConfig, devices: Sequence[Any]) -> Mesh:
+    """The mesh of devices, which may come in slices that a slower network joins.
+
+    Members, which never communicate, go across the slices; a batch is divided inside of
+    them, and among them only where there are not members enough.
+    """
+    shape, kinds = (config.member, config.data), (AxisType.Auto, AxisType.Auto)
+    sizes = Counter(getattr(device, "slice_index", 0) for device in devices)
+    if len(sizes) == 1:
+        return jax.make_mesh(shape, (MEMBER, DATA), axis_types=kinds, devices=devices)
+    members = math.gcd(config.member, len(sizes))
+    parts = len(sizes) // members
+    if len(set(sizes.values())) > 1 or config.data % parts:
+        raise ValueError(
+            f"`mesh` must divide into {len(sizes)} equal parts, as many as there are "
+            f"slices of devices, got {config.member} x {config.data} (member x data) "
+            f"on {', '.join(map(str, sizes.values()))} of their devices; give "
+            f"`mesh.member` a multiple of {len(sizes)}."
+        )
+    inside = (config.member // members, config.data // parts)
+    grid = mesh_utils.create_hybrid_device_mesh(inside, (members, parts), devices)
+    return Mesh(grid, (MEMBER, DATA), axis_types=kinds)
+
+
 class Placement:
     """Puts arrays on the devices of a mesh, and takes them back.
 
+    Its `platform` is that of the devices: cpu, gpu or tpu.
+
     Args:
         config: sizes of the axes.
+        devices: of which the first ones are used; None for those that are there. Those
+            of a topology (`jax.experimental.topologies`) can be compiled for.
 
     Raises:
-        ValueError: if there are not as many devices, over all processes.
+        ValueError: if there are not as many devices, over all processes, or if they
+            come in slices among which the mesh cannot be divided.
     """
 
-    def __init__(self, config: MeshConfig | None = None):
+    def __init__(
+        self,
+        config: MeshConfig | None = None,
+        devices: Sequence[Any] | None = None,
+    ):
         self.config = config or MeshConfig()
-        is_exact = jax.process_count() > 1
-        self.config.check_devices(jax.device_count(), is_exact=is_exact)
-        self.mesh: Mesh | None = None
-        if self.config.size > 1:
-            shape = (self.config.member, self.config.data)
-            kinds = (AxisType.Auto, AxisType.Auto)
-            devices = jax.devices()[: self.config.size]
-            self.mesh = jax.make_mesh(
-                shape, (MEMBER, DATA), axis_types=kinds, devices=devices
-            )
+        known = jax.devices() if devices is None else list(devices)
+        is_exact = devices is None and jax.process_count() > 1
+        self.config.check_devices(len(known), is_exact=is_exact)
+        chosen = known[: self.config.size]
+        self.platform = chosen[0].platform
+        self.mesh = _mesh(self.config, chosen) if self.config.size > 1 else None
+        # Without a mesh, arrays go where jax puts them, unless somebody chose.
+        self._device = None if devices is None else chosen[0]
 
     def share(self, batch: Any) -> Any:
         """Examples of a batch, laid out over the devices that share it; when traced."""
@@ -116,10 +161,10 @@ class Placement:
         """How an array lies: first axis over the members' devices, or everywhere."""
         return PartitionSpec(MEMBER) if is_member_axis else PartitionSpec()
 
-    def sharding(self, *, is_member_axis: bool) -> NamedSharding | None:
-        """The same on the mesh; None without one."""
+    def sharding(self, *, is_member_axis: bool) -> Sharding | None:
+        """The same on the mesh; without one None, or the device that was chosen."""
         if self.mesh is None:
-            return None
+            return None if self._device is None else SingleDeviceSharding(self._device)
         return NamedSharding(self.mesh, self.spec(is_member_axis))
 
     def put(self, tree: Any, *, is_member_axis: bool) -> Any:
@@ -128,8 +173,8 @@ class Placement:
         They may share the host's memory, and so must not be donated.
         """
         sharding = self.sharding(is_member_axis=is_member_axis)
-        if sharding is None:
-            return jax.device_put(tree)
+        if sharding is None or self.mesh is None:
+            return jax.device_put(tree, sharding)
 
         def global_array(leaf: Any) -> jax.Array:
             leaf = np.asarray(leaf)

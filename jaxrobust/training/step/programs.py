@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrobust.data import Dataset, augmentation_of
+from jaxrobust.keys import seeded
 from jaxrobust.networks import Network
 from jaxrobust.training.recipe.config import (
     TrainConfig,
@@ -22,11 +23,8 @@ from jaxrobust.training.recipe.own import Own, network_for
 from jaxrobust.training.recipe.phases import Phase, Settings
 from jaxrobust.training.recipe.problem import Problem
 from jaxrobust.training.recipe.validation import Validation
-from jaxrobust.training.step.members import (
-    MemberProgram,
-    mapping_for,
-    model_for,
-)
+from jaxrobust.training.step.members import Mapping as MemberMapping
+from jaxrobust.training.step.members import MemberProgram, mapping_for, model_for
 from jaxrobust.training.step.memory import device_memory
 from jaxrobust.training.step.mesh import Placement
 from jaxrobust.training.step.trainer import trainer_for
@@ -41,8 +39,8 @@ def _words(phase: Phase) -> dict[str, Any]:
     named = zip(settings._fields, settings, strict=True)
     return {
         name: word
-        for field, each in named
-        for name, word in words_of(each, field).items()
+        for field, part in named
+        for name, word in words_of(part, field).items()
     }
 
 
@@ -138,7 +136,7 @@ class Programs:
         images = jax.ShapeDtypeStruct((size, *self.problem.image_shape), jnp.float32)
         labels = jax.ShapeDtypeStruct((size,), jnp.int32)
         network = network_for(self.config.model, self.problem.num_classes, self.own)
-        key = jax.random.key(0)
+        key = seeded(0)
         for phase in self.config.phases:
             if type(phase.objective) in OBJECTIVES.values():
                 continue
@@ -154,18 +152,31 @@ class Programs:
             require_objective(loss_of, (key, variables, now, images, labels))
 
     @cached_property
+    def mapping(self) -> MemberMapping:
+        """How a device takes its members."""
+        mesh, platform = self.placement.config, self.placement.platform
+        size = self.config.batch_size // self.config.micro_batches // mesh.data
+        width = self.config.model.widen_factor
+        return mapping_for(platform, self.count // mesh.member, size, width)
+
+    @cached_property
     def network(self) -> Network:
         """The network, in the formulation that suits the members."""
-        mesh = self.placement.config
-        model = model_for(self.config.model, mapping_for(self.count // mesh.member))
+        platform = self.placement.platform
+        model = model_for(self.config.model, platform, self.mapping)
         return network_for(model, self.problem.num_classes, self.own)
 
     def validator(self, held_out: Dataset, validation: Validation) -> Validator:
         """What judges the members on held-out examples; one for all groups."""
         if self._validator is None or self._validator.held_out is not held_out:
-            size, steps = self.config.batch_size, validation.num_steps
-            found = Validator(self.program, self.network, held_out, size, steps)
-            self._validator = found
+            self._validator = Validator(
+                self.program,
+                self.network,
+                held_out,
+                self.config.batch_size,
+                validation.num_steps,
+                self.config.matmul_precision,
+            )
         return self._validator
 
     @cached_property
@@ -177,7 +188,7 @@ class Programs:
             augmentation=self.augmentation,
             share=self.placement.share,
         )
-        return MemberProgram(trainer, self.count, self.placement)
+        return MemberProgram(trainer, self.count, self.placement, self.mapping)
 
     def fitted(
         self,
@@ -216,13 +227,14 @@ class Programs:
             return self, None
         own, shared = needed
         size = self.placement.config.member
-        each = own * size / self.count
-        count = int((limit - shared) / each) * size
+        per_member = own * size / self.count
+        count = int((limit - shared) / per_member) * size
         if count < size:
             raise ValueError(
                 "`memory_limit` must allow for one member "
-                f"({(each + shared) / 2**20:,.1f} MiB), got {limit / 2**20:,.1f} MiB; "
-                "use a smaller batch or network, or more devices on the data axis."
+                f"({(per_member + shared) / 2**20:,.1f} MiB), got "
+                f"{limit / 2**20:,.1f} MiB; use a smaller batch or network, or more "
+                "devices on the data axis."
             )
         told = (
             f"{self.count} members need {(own + shared) / 2**20:,.1f} MiB on a device, "

@@ -22,7 +22,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int, Shaped
 
 from jaxrobust.data import Augmentation, Pixels, as_float
+from jaxrobust.keys import wrapped
 from jaxrobust.networks import Network, Variables
+from jaxrobust.precision import MatmulPrecision, at_precision
 from jaxrobust.training.recipe.config import TrainConfig
 from jaxrobust.training.recipe.model import Model, Precision
 from jaxrobust.training.recipe.objectives import Seen
@@ -115,7 +117,8 @@ class Trainer(NamedTuple):
             up to a batch of the epoch, or sooner where a loss or gradient is not
             finite. With `first_batch` the images are a stretch of the epoch, in its
             order, that begins with this batch; otherwise they are all there are.
-        order: `(state, num_examples) -> indices`, the order of the epoch under way.
+        order: `(key, epoch, num_examples) -> indices`, the order of an epoch, from the
+            key of a state.
         end_epoch: `(state) -> (state, weight_distance)`, the Euclidean distance that
             the parameters moved in the epoch.
     """
@@ -123,7 +126,7 @@ class Trainer(NamedTuple):
     init: Callable[..., TrainState]
     begin_epoch: Callable[[TrainState], TrainState]
     run: Callable[..., TrainState]
-    order: Callable[[TrainState, int], Array]
+    order: Callable[[PRNGKey, Any, int], Array]
     end_epoch: Callable[[TrainState], tuple[TrainState, Array]]
 
 
@@ -152,6 +155,7 @@ def make_trainer(
     micro_batches: int = 1,
     augmentation: Augmentation | None = None,
     precision: Precision = "float32",
+    matmul_precision: MatmulPrecision = "default",
     share: Callable[[Any], Any] = lambda batch: batch,
 ) -> Trainer:
     """The trainer of a network.
@@ -163,6 +167,7 @@ def make_trainer(
         augmentation: of the pixels, in every step; None for none.
         precision: of the forward pass and of the gradients through it. Parameters,
             their gradients' sums, the optimizer and the projection stay float32.
+        matmul_precision: of the products of all that `run` computes.
         share: lays arrays of examples out over the devices that share a batch, by
             `jax.lax.with_sharding_constraint`; by default one device has them all.
     """
@@ -189,8 +194,10 @@ def make_trainer(
             metrics=Metrics.zero(),
         )
 
-    def order_of(state: TrainState, num_examples: int) -> Int[Array, " examples"]:
-        shuffle_key = jax.random.fold_in(jax.random.fold_in(state.key, 0), state.epoch)
+    def order_of(
+        key: PRNGKey, epoch: Any, num_examples: int
+    ) -> Int[Array, " examples"]:
+        shuffle_key = jax.random.fold_in(jax.random.fold_in(key, 0), epoch)
         return jax.random.permutation(shuffle_key, num_examples)
 
     def begin_epoch(state: TrainState) -> TrainState:
@@ -304,7 +311,7 @@ def make_trainer(
         # Not touched by a step: kept out of the loop, whose state may be copied.
         kept = state.epoch_weights
         state = state._replace(epoch_weights=())
-        order = order_of(state, images.shape[0])
+        order = order_of(state.key, state.epoch, images.shape[0])
 
         def batch_of(state: TrainState) -> tuple[Array, Array]:
             chosen = lax.dynamic_slice_in_dim(
@@ -331,6 +338,7 @@ def make_trainer(
         state = lax.while_loop(is_running, one_batch, state)
         return state._replace(epoch_weights=kept)
 
+    run = at_precision(matmul_precision, run)
     return Trainer(init, begin_epoch, run, order_of, end_epoch)
 
 
@@ -341,6 +349,7 @@ def trainer_for(config: TrainConfig, network: Network, **options: Any) -> Traine
         batch_size=config.batch_size,
         micro_batches=config.micro_batches,
         precision=config.precision,
+        matmul_precision=config.matmul_precision,
         **options,
     )
 
@@ -352,4 +361,4 @@ def to_arrays(state: TrainState) -> TrainState:
 
 def from_arrays(state: TrainState) -> TrainState:
     """The inverse of `to_arrays`."""
-    return state._replace(key=jax.random.wrap_key_data(state.key))
+    return state._replace(key=wrapped(state.key))

@@ -12,6 +12,7 @@ from jaxtyping import Array, Int
 from jaxrobust.attacks import judge, pgd
 from jaxrobust.data import Dataset, as_float
 from jaxrobust.networks import Network
+from jaxrobust.precision import MatmulPrecision, at_precision
 from jaxrobust.threat import ThreatModel
 from jaxrobust.training.recipe.model import bind
 from jaxrobust.training.recipe.phases import Settings
@@ -53,6 +54,7 @@ class Validator:
         held_out: examples, on the host; each counts exactly once.
         batch_size: images attacked at once.
         num_steps: of PGD.
+        matmul_precision: of the products of the attack and of the judgement.
     """
 
     def __init__(
@@ -62,19 +64,21 @@ class Validator:
         held_out: Dataset,
         batch_size: int,
         num_steps: int,
+        matmul_precision: MatmulPrecision,
     ):
         self.program, self.network = program, network
         self.num_steps, self.held_out = num_steps, held_out
         self.batch_size = batch_size
-        each = max(held_out.images[:1].nbytes * batch_size, 1)
+        batch_bytes = max(held_out.images[:1].nbytes * batch_size, 1)
         self.num_batches = min(
-            max(1, CHUNK_BYTES // each), -(-len(held_out) // batch_size)
+            max(1, CHUNK_BYTES // batch_bytes), -(-len(held_out) // batch_size)
         )
         everywhere = program.placement.sharding(is_member_axis=False)
         options: dict[str, Any] = (
             {} if everywhere is None else {"out_shardings": everywhere}
         )
-        count = program.over_members(self._count_members, 3, 1)
+        count = at_precision(matmul_precision, self._count_members)
+        count = program.over_members(count, 3, 1)
         self._count = jax.jit(count, **options)
 
     def __call__(
@@ -88,8 +92,8 @@ class Validator:
             is_due: of each member.
         """
         placement = self.program.placement
-        asked = [(each.threat, each.variant) for each in settings]
-        stacked = jax.tree.map(lambda *each: np.stack(each), *asked)
+        asked = [(setting.threat, setting.variant) for setting in settings]
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *asked)
         asked, due = placement.put((stacked, np.asarray(is_due)), is_member_axis=True)
         counts = np.zeros((self.program.count, 2), np.int64)
         size = self.num_batches * self.batch_size
@@ -114,7 +118,7 @@ class Validator:
     def _count_members(
         self, states: TrainState, asked: Any, is_due: Any, batches: _Batches
     ) -> Int[Array, "members 2"]:
-        def one(state: TrainState, asked: Any, is_due: Array) -> Array:
+        def count(state: TrainState, asked: Any, is_due: Array) -> Array:
             threat, variant = asked
             return lax.cond(
                 is_due,
@@ -122,7 +126,7 @@ class Validator:
                 lambda: jnp.zeros(2, jnp.int32),
             )
 
-        return self.program.mapped(one, (states, asked, is_due))
+        return self.program.mapped(count, (states, asked, is_due))
 
     def _count_one(
         self, state: TrainState, threat: ThreatModel, variant: Any, batches: _Batches
@@ -141,8 +145,8 @@ class Validator:
         # training fold in 0 and 1.
         key = jax.random.fold_in(state.key, 2)
 
-        def batch(counts: Array, each: Any) -> tuple[Array, None]:
-            key, batch = each
+        def batch(counts: Array, item: Any) -> tuple[Array, None]:
+            key, batch = item
             images, labels, is_real = self.program.placement.share(batch)
             images = as_float(images if variant is None else variant(images))
             is_clean = ~judge(logits_fn(images), labels)

@@ -1,6 +1,7 @@
 """What an objective is: a loss of a model on a batch, with the attack that it wants."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -117,14 +118,27 @@ def as_pytree(objective: Objective) -> Pytree:
             f"`objective` must be there, got {missing.name!r}, which a run names; "
             "call `resolved_objective`, which runs the code, or give another one."
         )
-    if isinstance(objective, Pytree) and callable(objective):
-        return objective
-    if not callable(objective):
+    if not _takes_five(objective):
+        shown = repr(objective)
+        if inspect.isfunction(objective):
+            shown = f"{objective.__name__}{inspect.signature(objective)}"
         raise TypeError(
             "`objective` must be a function (key, model, threat, images, labels) -> "
-            f"(loss, Seen), got {objective!r}; see jaxrobust.training.Objective."
+            f"(loss, Seen), got {shown}; see jaxrobust.training.Objective."
         )
-    return _Function(objective)
+    return objective if isinstance(objective, Pytree) else _Function(objective)
+
+
+def _takes_five(objective: Any) -> bool:
+    if not callable(objective):
+        return False
+    try:
+        inspect.signature(objective).bind(*range(5))
+    except TypeError:
+        return False
+    except ValueError:  # what is not written in Python tells no signature
+        return True
+    return True
 
 
 def require_objective(objective: Objective, arguments: Sequence[Any]) -> None:
@@ -138,18 +152,20 @@ def require_objective(objective: Objective, arguments: Sequence[Any]) -> None:
         TypeError: for another result than a loss and `Seen`.
         ValueError: for a loss that is no scalar, or flags of another shape.
     """
-    found = jax.eval_shape(objective, *arguments)
+    outcome = jax.eval_shape(objective, *arguments)
     if not (
-        isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], Seen)
+        isinstance(outcome, tuple)
+        and len(outcome) == 2
+        and isinstance(outcome[1], Seen)
     ):
         raise TypeError(
-            f"`objective` must give (loss, Seen), got {type(found).__name__}; end it "
+            f"`objective` must give (loss, Seen), got {type(outcome).__name__}; end it "
             "by `return loss, seen(model, logits, labels)`."
         )
-    loss, seen = found
+    loss, seen = outcome
     flags, labels = (seen.is_correct, seen.is_gradient_finite), arguments[-1]
-    if loss.shape != () or any(each.shape != labels.shape for each in flags):
-        shapes = [loss.shape, *(each.shape for each in flags)]
+    if loss.shape != () or any(flag.shape != labels.shape for flag in flags):
+        shapes = [loss.shape, *(flag.shape for flag in flags)]
         raise ValueError(
             "`objective` must give a loss of shape (), and is_correct and "
             f"is_gradient_finite of {labels.shape}, got {shapes}; take the mean over "
@@ -177,7 +193,13 @@ def settled(objective: Any, epsilon: float) -> Any:
 
 
 def attack_numbers(objective: Any, epsilon: float) -> dict[str, float]:
-    """Step size and number of steps of an objective's PGD; nothing if it has none."""
+    """Step size and number of steps of an objective's attack; nothing if not known.
+
+    An objective whose attack is no `PGD` can tell them itself, by a method of this name
+    that is given the radius.
+    """
+    if hasattr(objective, "attack_numbers"):
+        return objective.attack_numbers(epsilon)
     attack = getattr(objective, "attack", None)
     if isinstance(attack, PGD):
         steps = attack.num_steps_at(epsilon)

@@ -35,6 +35,10 @@ class Fast(Attacking):
         super().__post_init__()
         require_in("step", self.step, "[0, inf)", "it is in radii, such as 1.25")
 
+    def attack_numbers(self, epsilon: float) -> dict[str, float]:
+        """Length and number of its steps at a radius, for the log."""
+        return {"step_size": self.step * epsilon, "num_steps": 1}
+
     def search(
         self,
         key: PRNGKey,

@@ -40,6 +40,10 @@ class NFGSM(Attacking):
         require_in("noise", self.noise, "[0, inf)", "it is in radii, such as 2")
         require_in("step", self.step, "[0, inf)", "it is in radii, such as 1")
 
+    def attack_numbers(self, epsilon: float) -> dict[str, float]:
+        """Length and number of its steps at a radius, for the log."""
+        return {"step_size": self.step * epsilon, "num_steps": 1}
+
     def search(
         self,
         key: PRNGKey,

@@ -37,8 +37,9 @@ def named_objective(text: str, **settings: Any) -> Any:
         )
         return OBJECTIVES[outer](objective=named_objective(rest[:-1], **settings))
     if is_reference(text):
-        found = resolve(text, what="objective").value
-        return found(**_taken(found, text, settings)) if _is_class(found) else found
+        value = resolve(text, what="objective").value
+        taken = _taken(value, text, settings)
+        return value(**taken) if _is_class(value) else value
     require(
         text in OBJECTIVES,
         "objective",
@@ -52,9 +53,16 @@ def named_objective(text: str, **settings: Any) -> Any:
 
 
 def takes_attack(text: str) -> bool:
-    """Whether the innermost objective of a name in `OBJECTIVES` has an attack."""
+    """Whether the innermost objective of a name has an attack; see `named_objective`.
+
+    A reference runs the code that it names.
+    """
     name = text.rstrip(")").rpartition("(")[2]
-    return name not in OBJECTIVES or "attack" in _fields(OBJECTIVES[name])
+    if is_reference(name):
+        kind = resolve(name, what="objective").value
+    else:
+        kind = OBJECTIVES.get(name)
+    return dataclasses.is_dataclass(kind) and "attack" in _fields(kind)
 
 
 def _is_class(value: Any) -> bool:

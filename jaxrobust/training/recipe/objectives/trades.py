@@ -1,42 +1,71 @@
 """TRADES: accuracy on clean images, and the same answer in all of the ball."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from jaxrobust.arguments import require_in
-from jaxrobust.attacks import PGD, AttackResult
+from jaxrobust.arguments import require, require_in
+from jaxrobust.attacks import PGD, AttackBuilder, AttackResult
+from jaxrobust.attacks.builders import builder_name, settings_of, takes
 from jaxrobust.losses import cross_entropy
+from jaxrobust.pytrees import Pytree
 from jaxrobust.threat import ThreatModel
 from jaxrobust.training.recipe.model import Model
 from jaxrobust.training.recipe.objectives.attacking import Attacking
 from jaxrobust.training.recipe.objectives.base import Seen, seen
 from jaxrobust.training.recipe.objectives.divergence import divergence
+from jaxrobust.training.recipe.objectives.own_attack import OwnAttack, as_attack
 from jaxrobust.types import Images, Labels, Logits, PerExample, PRNGKey
 
 __all__ = ["Trades"]
+
+
+def _builder(attack: Any) -> Any:
+    return attack.build if isinstance(attack, OwnAttack) else attack
+
+
+def _climbing(attack: Any) -> Pytree:
+    """A builder as a pytree, refused if it could not climb a divergence."""
+    tree = as_attack(attack)
+    build = _builder(tree)
+    if isinstance(build, str):
+        return tree
+    name = builder_name(build)
+    rule = "a builder that takes `loss`, in whose place the divergence is climbed"
+    remedy = "give PGD(...) or partial(auto_pgd, num_steps=10)"
+    require(takes(build, "loss"), "attack", rule, name, remedy)
+    is_away = settings_of(build).get("random_start") is not False
+    rule = "one that begins beside the clean image, where the divergence is flat"
+    is_away |= takes(build, "start")
+    require(is_away, "attack", rule, name, "give it random_start=True")
+    return tree
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trades(Attacking):
     r"""Clean cross-entropy plus what an attack makes of the answers (TRADES).
 
-    :math:`\mathrm{CE}(f(x), y) + \beta\, \mathrm{KL}(f(x) \| f(x'))`, where PGD climbs
-    the same divergence from :math:`x` with a little Gaussian noise: at :math:`x` itself
-    its gradient is 0. Gradients flow through both answers. The network moves its state
-    on clean images first, then on attacked ones.
+    :math:`\mathrm{CE}(f(x), y) + \beta\, \mathrm{KL}(f(x) \| f(x'))`, where an
+    attack climbs the same divergence, PGD from :math:`x` with a little Gaussian noise:
+    at :math:`x` itself its gradient is 0. Gradients flow through both answers. The
+    network moves its state on clean images first, then on attacked ones.
 
     Raises:
-        ValueError: for a number out of range or an unknown word.
+        ValueError: for a number out of range, an unknown word, or an attack that cannot
+            climb another loss than its own.
 
     References:
         Zhang et al., 2019, arXiv:1901.08573.
     """
 
-    attack: PGD = PGD()
-    """Its steps; where it starts and what it climbs is said above."""
+    attack: PGD | AttackBuilder | str = PGD()
+    """What climbs the divergence: PGD, whose start is said above, or any builder that
+    takes `loss`, such as `partial(auto_pgd, num_steps=10)`. One that takes no `start`
+    begins where it does on its own, which must not be the clean image. A name stands
+    for one whose code has not been run."""
     beta: float = 6.0
     """Weight of the divergence."""
     noise: float = 0.001
@@ -44,6 +73,7 @@ class Trades(Attacking):
 
     def __post_init__(self):
         super().__post_init__()
+        object.__setattr__(self, "attack", _climbing(self.attack))
         require_in("beta", self.beta, "[0, inf)", "6 is that of the paper")
         require_in("noise", self.noise, "[0, inf)", "0.001 is that of the paper")
 
@@ -63,11 +93,13 @@ class Trades(Attacking):
             del labels
             return divergence(clean, logits)
 
-        noise_key = jax.random.fold_in(key, 4)
-        noise = jax.random.normal(noise_key, images.shape, images.dtype)
-        start = images + self.noise * noise
-        attack = self.attack(threat, loss=climbed, start=start)
-        return attack(key, logits_fn, images, labels)
+        settings: dict[str, Any] = {"loss": climbed}
+        if takes(_builder(self.attack), "start"):
+            noise_key = jax.random.fold_in(key, 4)
+            noise = jax.random.normal(noise_key, images.shape, images.dtype)
+            settings["start"] = images + self.noise * noise
+        build: Any = self.attack
+        return build(threat, **settings)(key, logits_fn, images, labels)
 
     def loss(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jaxrobust.arguments import require, require_in
-from jaxrobust.data import Pixels
+from jaxrobust.data.arrays import Pixels
 
 __all__ = [
     "Columns",

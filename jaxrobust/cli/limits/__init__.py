@@ -1,0 +1,1 @@
+"""The commands `jaxrobust limits`: what was possible, in theory and on data."""
