@@ -26,7 +26,7 @@ def compared(
 
     Args:
         quantity: what it is, with its arguments.
-        source: number of the formula, such as "LP-V4".
+        source: number of the formula, such as "Theorem 4".
         formula: its value.
         sample: flags, whose share counts, or values, whose mean does; None for none.
         relation: "=" if they are the same quantity, "<=" if the formula is a lower

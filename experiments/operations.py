@@ -3,57 +3,39 @@
 For trials of what happens to them when they are disturbed; see `trials`.
 """
 
-import dataclasses
-import functools
 import hashlib
 import json
-import re
-import shutil
-import signal
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.disturbances import Process, Sign, appears, may_mount
+from experiments.bench import TRAINING, Operation, command
+from experiments.disturbances import Sign, appears
 from jaxrobust.data import load_arrays
 from jaxrobust.interop import load_exported
 from jaxrobust.keeping import fingerprint
 from jaxrobust.training import CheckpointWarning, load_run
 
-__all__ = [
-    "ATTACKS",
-    "INTERRUPTED",
-    "LIMIT",
-    "OPERATIONS",
-    "READERS",
-    "Bench",
-    "Operation",
-]
+__all__ = ["ATTACKS", "OPERATIONS", "READERS"]
 
-LIMIT = 300.0
-"""Seconds after which a process counts as hanging; it takes ten."""
-
-INTERRUPTED = 75
-
-TRAINING = (
-    *("--dataset", "digits", "--train-size", "256", "--batch-size", "64"),
-    *("--model", "linear", "--attack.step-size", "0.05", "--attack.num-steps", "2"),
-)
 ATTACKS = (
-    *("--num-images", "40", "--epsilons", "0.1", "0.2", "--num-steps", "5"),
-    *("--num-restarts", "2", "--batch-size", "10"),
+    *("--num-images", "40", "--epsilon", "0.1", "0.2", "--batch-size", "10"),
+    *("--set", "num_steps", "5", "--set", "num_restarts", "2"),
 )
 
 EXPERIMENT = """
-from experiments.runner import Setting, main
+import dataclasses
+
+from experiments.runner import main
+from experiments.workspace import Setting
 from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import adversarial
 
@@ -65,11 +47,11 @@ SETTING = Setting(
 def run(config, workspace):
     phase = adversarial(0.1, 2, attack=PGD(step_size=0.05, num_steps=2))
     model = config.train(workspace, "base", phase)
-    settings = EvaluationConfig(epsilons=(0.1,), num_steps=5, num_restarts=1)
 
     def compute():
         images = subset(load_arrays("digits", "test"), 40)
-        return evaluate(model.logits_fn, images, settings).as_row()
+        found = evaluate(model.logits_fn, images, PGD(num_steps=5), [0.1])
+        return dataclasses.asdict(found.row())
 
     row = workspace.cached("accuracy", model.directory.name, compute)
     return {
@@ -140,52 +122,6 @@ def _logits_of(path: Path) -> Any:
     return fingerprint(load_exported(path)(jnp.asarray(images)))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Operation:
-    """A command, what it leaves, and the signs of what it is doing."""
-
-    name: str
-    """Row of the table; several operations may share one."""
-    variant: str = ""
-    """What tells them apart."""
-    words: tuple[str, ...]
-    """Of the command, after that of the interpreter."""
-    again: tuple[str, ...] = ()
-    """Further words when it is given again."""
-    result: Callable[[Path], Any]
-    """What is compared, of the path of the output."""
-    output: str = "disk/out"
-    """File or directory of the output."""
-    final: str | None = None
-    """File whose existence makes the same command refuse."""
-    code: int = 0
-    """Exit code when nothing is wrong."""
-    phases: tuple[Sign, ...]
-    """When it is killed."""
-    half: Sign | tuple[str, ...]
-    """When to kill it for something to go on with, or what to take away from what a
-    complete one leaves."""
-    kinds: tuple[tuple[str, str, str], ...] = ()
-    """Files to damage: what they are, in which state ("complete", "half"), a pattern of
-    their paths."""
-    num_batches: int | None = None
-    """In an epoch, where epochs are counted."""
-
-    @property
-    def title(self) -> str:
-        """Name and variant."""
-        return f"{self.name} {self.variant}".strip()
-
-    @property
-    def needs_source(self) -> bool:
-        """Whether it reads the run in `source`."""
-        return "source" in self.words
-
-
-def _jaxrobust(*words: str) -> tuple[str, ...]:
-    return ("-m", "jaxrobust", *words)
-
-
 def _checkpoint_signs(run: str, *steps: int, whose: str = "") -> tuple[Sign, ...]:
     signs = []
     for step in steps:
@@ -240,7 +176,7 @@ def _limits(variant: str, words: Sequence[str], **fields: Any) -> Operation:
     settings: dict[str, Any] = {
         "name": "limits",
         "variant": variant,
-        "words": _jaxrobust("limits", *words, "--output", "disk/out"),
+        "words": command("limits", *words, "--output", "disk/out"),
         "result": lambda path: _record_of(path / "results.json"),
         "final": "disk/out/results.json",
         "half": ("disk/out/results.json",),
@@ -257,7 +193,7 @@ def _limits(variant: str, words: Sequence[str], **fields: Any) -> Operation:
 OPERATIONS = (
     Operation(
         name="train",
-        words=_jaxrobust(
+        words=command(
             *("train", *TRAINING, "--epsilon", "0.1", "--epochs", "3"),
             *("--run-dir", "disk/out"),
         ),
@@ -270,7 +206,7 @@ OPERATIONS = (
     ),
     Operation(
         name="extend",
-        words=_jaxrobust(
+        words=command(
             *("extend", "source", "--epsilon", "0.2", "--epochs", "2"),
             *("--run-dir", "disk/out"),
         ),
@@ -282,7 +218,7 @@ OPERATIONS = (
     ),
     Operation(
         name="sweep",
-        words=_jaxrobust(
+        words=command(
             *("sweep", *TRAINING, "--epsilon", "0.05", "0.1", "0.2", "--epochs", "2"),
             *("--warm-start.rule", "above", "--warm-start.threshold", "0.1"),
             *("--warm-start.epochs", "1", "--run-dir", "disk/out"),
@@ -308,7 +244,7 @@ OPERATIONS = (
     Operation(
         name="sweep",
         variant="that fails",
-        words=_jaxrobust(
+        words=command(
             *("sweep", *TRAINING, "--epochs", "2"),
             *("--sweep", "optimizer.learning_rate", "0.001", "1e38"),
             *("--run-dir", "disk/out"),
@@ -322,7 +258,7 @@ OPERATIONS = (
     ),
     Operation(
         name="evaluate",
-        words=_jaxrobust("evaluate", "source", *ATTACKS, "--output", "disk/out.json"),
+        words=command("evaluate", "source", *ATTACKS, "--output", "disk/out.json"),
         result=_record_of,
         output="disk/out.json",
         final="disk/out.json",
@@ -333,10 +269,10 @@ OPERATIONS = (
     Operation(
         name="evaluate",
         variant="standard",
-        words=_jaxrobust(
+        words=command(
             *("evaluate", "source", "--attack", "standard", "--num-images", "20"),
-            *("--epsilons", "0.1", "--num-steps", "3", "--num-queries", "20"),
-            *("--num-targets", "2", "--output", "disk/out.json"),
+            *("--epsilon", "0.1", "--set", "num_steps", "3", "--set", "num_queries"),
+            *("20", "--set", "num_targets", "2", "--output", "disk/out.json"),
         ),
         result=_record_of,
         output="disk/out.json",
@@ -347,9 +283,10 @@ OPERATIONS = (
     ),
     Operation(
         name="report",
-        words=_jaxrobust(
+        words=command(
             *("report", "source", "--parts", "accuracy", "pictures", "training"),
-            *("--attack", "pgd", "--num-steps", "2", "--num-images", "20"),
+            *("--attack", "pgd", "--set", "num_steps", "2", "--num-steps", "2"),
+            *("--num-images", "20", "--num-strength-images", "2"),
             *("--num-pictures", "2", "--num-points", "5", "--output", "disk/out"),
         ),
         result=_bytes_of_report,
@@ -380,7 +317,7 @@ OPERATIONS = (
     ),
     _limits(
         "optimum",
-        ("optimum", "--train-size", "300", "--epsilons", "0.3", "0.35", "0.4"),
+        ("optimum", "--train-size", "300", "--epsilon", "0.3", "0.35", "0.4"),
         phases=(
             appears("radii under way", r"out/radii/.*\.json\..*part"),
             appears("radii", r"out/radii/.*\.json"),
@@ -392,7 +329,7 @@ OPERATIONS = (
         "concentration",
         (
             *("concentration", "--train-size", "100", "--num-neighbors", "5"),
-            *("--num-regions", "2", "--num-restarts", "2"),
+            *("--num-regions", "2", "--num-kmeans-restarts", "2"),
         ),
         phases=(
             appears("neighbors claimed", r"out/neighbors/.*\.lock"),
@@ -408,8 +345,16 @@ OPERATIONS = (
     _limits(
         "compare",
         (
-            *("compare", "source", "--epsilon", "0.1", "--num-steps", "5"),
-            *("--num-restarts", "1", "--num-images", "40", "--train-size", "100"),
+            *("compare", "source", "--epsilon", "0.1", "--set", "num_steps", "5"),
+            *(
+                "--set",
+                "num_restarts",
+                "1",
+                "--num-images",
+                "40",
+                "--train-size",
+                "100",
+            ),
             *("--num-regions", "2", "--num-optimum", "50"),
         ),
         phases=(
@@ -421,7 +366,7 @@ OPERATIONS = (
     ),
     Operation(
         name="export",
-        words=_jaxrobust("export", "source", "--output", "disk/out.jaxrobust"),
+        words=command("export", "source", "--output", "disk/out.jaxrobust"),
         result=_logits_of,
         output="disk/out.jaxrobust",
         final="disk/out.jaxrobust",
@@ -462,111 +407,11 @@ OPERATIONS = (
 )
 
 READERS = {
-    "evaluate": _jaxrobust("evaluate", "disk/out", *ATTACKS),
-    "export": _jaxrobust("export", "disk/out", "--output", "read.jaxrobust"),
-    "extend": _jaxrobust(
+    "evaluate": command("evaluate", "disk/out", *ATTACKS),
+    "export": command("export", "disk/out", "--output", "read.jaxrobust"),
+    "extend": command(
         *("extend", "disk/out", "--epsilon", "0.2", "--epochs", "1"),
         *("--run-dir", "read"),
     ),
 }
 """Commands that read a run, and may do so while another one writes it."""
-
-
-class Reference(NamedTuple):
-    """What an undisturbed process leaves.
-
-    Attributes:
-        result: to compare with.
-        place: the directory in which it worked.
-    """
-
-    result: Any
-    place: Path
-
-
-class Bench:
-    """Where processes are disturbed, and what undisturbed ones gave.
-
-    Args:
-        directory: for all that is written; removing it is the caller's.
-    """
-
-    def __init__(self, directory: Path):
-        self.directory = Path(directory)
-        self._references: dict[str, Reference] = {}
-        self._halves: dict[str, Path] = {}
-
-    def environment(self, cache: Path | None = None) -> dict[str, str]:
-        """Of all processes, who share their compiled programs."""
-        return {
-            "JAX_COMPILATION_CACHE_DIR": str(cache or self.directory / "cache"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            # A process by itself, whatever job this one is part of.
-            "JAXROBUST_CLUSTER": "none",
-        }
-
-    @functools.cached_property
-    def may_mount(self) -> bool:
-        """Whether there can be small disks."""
-        return may_mount()
-
-    @functools.cached_property
-    def source(self) -> Path:
-        """A trained run, for what needs one."""
-        words = _jaxrobust(
-            *("train", *TRAINING, "--epsilon", "0.1", "--epochs", "3"),
-            *("--run-dir", "source"),
-        )
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.run(words, self.directory)
-        return self.directory / "source"
-
-    def run(self, words: Sequence[str], place: Path, code: int = 0) -> None:
-        """A process that must come to its end undisturbed."""
-        with Process(words, place, environment=self.environment()) as process:
-            ended = process.end(LIMIT)
-        if ended.code != code:
-            raise RuntimeError(f"{' '.join(words)}: {ended.code}, {ended.err[-2000:]}")
-
-    def place(self, name: str, operation: Operation) -> Path:
-        """A new directory to work in, with what the operation reads."""
-        place = self.directory / re.sub(r"[^a-z0-9.]+", "-", name.lower())
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        (place / "disk").mkdir()
-        if operation.needs_source:
-            shutil.copytree(self.source, place / "source")
-        return place
-
-    def reference(self, operation: Operation) -> Reference:
-        """What an operation gives when nothing disturbs it."""
-        if operation.title not in self._references:
-            place = self.place(f"reference {operation.title}", operation)
-            self.run(operation.words, place, operation.code)
-            result = operation.result(place / operation.output)
-            self._references[operation.title] = Reference(result, place)
-        return self._references[operation.title]
-
-    def half(self, operation: Operation) -> Path:
-        """The directory of an operation that was cut short."""
-        if operation.title in self._halves:
-            return self._halves[operation.title]
-        if not isinstance(operation.half, Sign):
-            place = self.directory / f"half-{len(self._halves)}"
-            shutil.copytree(self.reference(operation).place, place)
-            for name in operation.half:
-                (place / name).unlink()
-            self._halves[operation.title] = place
-            return place
-        self.reference(operation)
-        for _ in range(5):
-            place = self.place(f"half {operation.title}", operation)
-            with Process(
-                operation.words, place, environment=self.environment()
-            ) as process:
-                process.reaches(operation.half, LIMIT)
-                process.send(signal.SIGKILL)
-                if process.end(LIMIT).code == -signal.SIGKILL:
-                    self._halves[operation.title] = place
-                    return place
-        raise RuntimeError(f"{operation.title} was never killed in time")

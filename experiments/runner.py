@@ -1,15 +1,12 @@
-"""What every experiment shares: options, models by recipe, and `results.json`.
+"""What every experiment shares: its options, `results.json` and the report.
 
 An experiment is a module with `PRESETS` (configurations by name) and `run(config,
-workspace)`. Its models are runs that are found by a hash of their recipe: an experiment
-that was cut short goes on where it stopped when it is started again, and experiments
-that need the same model train it once.
+workspace)`. Started again, it goes on where it stopped.
 """
 
 import dataclasses
 import json
-import subprocess
-import time
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,59 +15,27 @@ from typing import Any
 import jax
 import tyro
 
-from jaxrobust import hosts, plots
+from experiments.workspace import ROOT, Workspace
+from jaxrobust import hosts
 from jaxrobust.cli.ending import execute
 from jaxrobust.cli.numbers import NUMBERS
 from jaxrobust.cli.places import require_local_paths
 from jaxrobust.cli.streams import lasting_streams
 from jaxrobust.compilation import keep_compilations
 from jaxrobust.keeping import (
-    Kept,
     claimed,
-    mark,
     read_json,
     require_writable,
     versions,
-    write_json,
     write_whole,
 )
-from jaxrobust.networks import ModelConfig
-from jaxrobust.plots import Figure
 from jaxrobust.report import html_page, markdown_table
-from jaxrobust.training import (
-    Interrupted,
-    Member,
-    MeshConfig,
-    NullReporter,
-    Phase,
-    Placement,
-    Reporter,
-    Run,
-    SweepResult,
-    TrainConfig,
-    parse_part,
-    reporter_for,
-    sweep,
-    train,
-)
+from jaxrobust.training import Interrupted, MeshConfig, parse_part
 from jaxrobust.training.recipe.config_json import config_to_json
 
-__all__ = [
-    "Options",
-    "PartDone",
-    "Setting",
-    "Workspace",
-    "device_name",
-    "main",
-    "revision",
-]
+__all__ = ["Options", "PartDone", "device_name", "main", "run_experiment"]
 
-ROOT = Path(__file__).resolve().parent
-
-RESULTS, REVISIONS = "results.json", "code.json"
-
-WAIT = 60.0
-"""Seconds to wait for another process that writes a line into the same file."""
+RESULTS = "results.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,37 +64,18 @@ class Options:
     experiment is run without it, once all parts are done."""
     profile: Path | None = None
     """Write a trace of a few training steps here, for TensorBoard or Perfetto."""
+    check: bool = False
+    """Exit with code 1 if a gate of the results does not hold."""
     publish: bool = False
     """Copy the results to the experiment's results/ directory, to be committed."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Setting:
-    """The data, network and batches that all models of an experiment share."""
-
-    dataset: str
-    variant: str = "original"
-    train_size: int | None = None
-    model: ModelConfig
-    batch_size: int = 128
-    checkpoint_every: int = 1
-
-    def recipe(self, workspace: "Workspace", *phases: Phase) -> TrainConfig:
-        """What to do for the model that these phases give in this setting."""
-        return TrainConfig(
-            dataset=self.dataset,
-            variant=self.variant,
-            train_size=self.train_size,
-            model=self.model,
-            phases=phases,
-            batch_size=self.batch_size,
-            seed=workspace.seed,
-        )
-
-    def train(self, workspace: "Workspace", name: str, *phases: Phase) -> Run:
-        """The model that these phases give in this setting."""
-        recipe = self.recipe(workspace, *phases)
-        return workspace.model(name, recipe, checkpoint_every=self.checkpoint_every)
+    reuse: bool = False
+    """Take rows that committed results of this paper hold, computed with the same
+    settings, rather than compute them again; for experiments whose rows are models."""
+    shown_only: bool = False
+    """Train and judge no models: show the rows that are known so far, also while
+    another process computes further ones with the same `--models`."""
+    quiet: bool = False
+    """Print results, warnings and errors only."""
 
 
 def device_name() -> str:
@@ -148,208 +94,6 @@ def device_name() -> str:
     return f"{jax.device_count()} x {device.platform} ({name})"
 
 
-def revision() -> str:
-    """The git revision of the checkout; with "+" if files differ from it.
-
-    Published results do not count: one experiment's must not mark the next one's.
-    """
-
-    def git(*arguments: str) -> str:
-        command = ["git", *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    try:
-        head = git("rev-parse", "--short=12", "HEAD")
-        counted = (":/", ":(top,exclude)experiments/*/results/*")
-        is_dirty = git("status", "--porcelain", "--untracked-files=no", "--", *counted)
-    except OSError:
-        return "unknown"
-    return (head or "unknown") + ("+" if is_dirty else "")
-
-
-class Workspace:
-    """Where an experiment works, and what it has done so far.
-
-    Args:
-        directory: of results.
-        models: directory of models, which experiments may share; by default
-            `models` in the directory of results.
-        seed: of everything random.
-        data_dir: where prepared data sets lie.
-        reporter: makes what shows the progress of a run.
-        mesh: devices to train on.
-        part: `(index, count)` of the sweep's members to train, and nothing else.
-        profile: directory for a trace of the first models that are trained.
-    """
-
-    def __init__(
-        self,
-        directory: Path,
-        *,
-        models: Path | None = None,
-        seed: int = 0,
-        data_dir: Path | None = None,
-        reporter: Callable[[], Reporter] = reporter_for,
-        mesh: MeshConfig | None = None,
-        part: tuple[int, int] | None = None,
-        profile: Path | None = None,
-    ):
-        self.directory = Path(directory)
-        self.models = self.directory / "models" if models is None else Path(models)
-        self.seed = seed
-        self.data_dir = data_dir
-        self.seconds = 0.0
-        # Asked before the work, which may take hours: it is the code that runs.
-        self.revision = revision()
-        self.placement = Placement(mesh)
-        self.part = part
-        self.profile = profile
-        # Of several processes one speaks and writes.
-        self.is_primary = hosts.is_primary()
-        self._reporter = reporter if self.is_primary else NullReporter
-        if self.is_primary:
-            for path in (self.directory, self.models):
-                path.mkdir(parents=True, exist_ok=True)
-
-    def say(self, text: str) -> None:
-        """Tell the person who started the experiment."""
-        if self.is_primary:
-            print(text, flush=True)
-
-    def write(self, path: Path, text: str) -> None:
-        """Write a file so that it is never seen half done."""
-        if self.is_primary:
-            write_whole(path, text)
-
-    def save_figure(self, name: str, figure: Figure) -> Path:
-        """Write a figure as SVG, to be published, and as PNG, for the report."""
-        paths = [self.directory / f"{name}.{suffix}" for suffix in ("svg", "png")]
-        if self.is_primary:
-            for path in paths:
-                plots.save(figure, path)
-        return paths[-1]
-
-    def note_work(self, *revisions: str) -> None:
-        """Remember which code made some of the numbers; by default the present one."""
-        if not self.is_primary:
-            return
-        # Parts of a sweep note theirs in the same file.
-        path = self.directory / REVISIONS
-        with claimed(path, what="workdir", wait=WAIT):
-            known = self.revisions()
-            found = [each for each in revisions or (self.revision,)]
-            found = [each for each in found if each not in known]
-            if found:
-                write_json(path, {"revisions": [*known, *found]}, indent=None)
-
-    def revisions(self) -> list[str]:
-        """Git revisions of all code that trained or evaluated here."""
-        path = self.directory / REVISIONS
-        return read_json(path)["revisions"] if path.is_file() else []
-
-    def _begin(self, name: str, recipe: Any) -> Path:
-        """The directory for the models of a recipe, whose code is written down.
-
-        A recipe is what it says beside the defaults: settings that later versions add
-        do not make another one of it. Should a default change, the models that were
-        trained by the old one are refused when they are gone on with.
-
-        Also that of models which other experiments trained, with other revisions.
-        """
-        directory = self.models / f"{name}-{mark(recipe)}"
-        if not self.is_primary:
-            return directory
-        path = directory.with_name(f"{directory.name}.json")
-        record: dict[str, Any] = {"is_done": False, "revisions": []}
-        # Parts of a sweep, and other experiments, begin the same models.
-        with claimed(path, what="models", wait=WAIT):
-            if path.is_file():
-                record = read_json(path)
-            if not record["is_done"] and self.revision not in record["revisions"]:
-                record["revisions"].append(self.revision)
-                write_json(path, record, indent=None)
-        self.note_work(*record["revisions"])
-        return directory
-
-    def _end(self, directory: Path) -> None:
-        """Write down that all models of a recipe are trained."""
-        path = directory.with_name(f"{directory.name}.json")
-        if self.is_primary:
-            with claimed(path, what="models", wait=WAIT):
-                write_json(path, read_json(path) | {"is_done": True}, indent=None)
-
-    def model(self, name: str, config: TrainConfig, **options: Any) -> Run:
-        """The run of a recipe: trained now, gone on with, or already there."""
-        directory = self._begin(name, config_to_json(config, has_defaults=False))
-        self.say(f"--- {name}")
-        run = train(
-            config,
-            directory,
-            data_dir=self.data_dir,
-            resume=True,
-            reporter=self._reporter(),
-            placement=self.placement,
-            profile=self.profile,
-            **options,
-        )
-        self.profile = None
-        self._end(directory)
-        self.seconds += sum(record["seconds"] for record in run.records)
-        return run
-
-    def sweep(
-        self, name: str, members: Sequence[Member], **options: Any
-    ) -> SweepResult:
-        """The runs of members that train together, as `model` for one."""
-        table = [
-            [
-                each.name,
-                each.start_from,
-                config_to_json(each.config, has_defaults=False),
-            ]
-            for each in members
-        ]
-        directory = self._begin(name, table)
-        found = sweep(
-            members,
-            directory,
-            data_dir=self.data_dir,
-            resume=True,
-            reporter=self._reporter(),
-            placement=self.placement,
-            part=self.part,
-            profile=self.profile,
-            **options,
-        )
-        self.profile = None
-        if self.part is None:
-            self._end(directory)
-        self.seconds += sum(
-            record["seconds"] for run in found.runs.values() for record in run.records
-        )
-        return found
-
-    def cached(self, name: str, key: Any, compute: Callable[[], Any]) -> Any:
-        """A JSON value computed once for a key, however often it is asked for.
-
-        Time spent computing counts as time of the experiment.
-        """
-
-        def timed() -> dict[str, Any]:
-            self.note_work()
-            began = time.perf_counter()
-            value = compute()
-            return {"value": value, "seconds": time.perf_counter() - began}
-
-        kept = Kept(self.directory, is_writer=self.is_primary)
-        record = kept.numbers(name, key, timed)
-        self.seconds += record["seconds"]
-        return record["value"]
-
-
 def run_experiment(
     name: str,
     preset: str,
@@ -364,7 +108,9 @@ def run_experiment(
         preset: name of the configuration.
         config: a frozen dataclass.
         run: returns `rows`, and optionally `curves` and `notes` for the results, and
-            `title`, `tables` and `figures` (PNG files by caption) for the report.
+            `title`, `tables` and `figures` (PNG files by caption) for the report; and
+            optionally `gates`, what must hold: objects with `what`, `value`, `limit`
+            and `holds`.
         workspace: where to work.
 
     Returns:
@@ -384,7 +130,7 @@ def run_experiment(
         "notes": list(found.get("notes", ())),
         "rows": found["rows"],
     }
-    result |= {"curves": found["curves"]} if "curves" in found else {}
+    result |= {name: found[name] for name in ("curves", "gates") if name in found}
     text = json.dumps(result, indent=1) + "\n"
     workspace.write(workspace.directory / RESULTS, text)
     tables = found.get("tables", {})
@@ -416,6 +162,21 @@ def _publish(workspace: Workspace, name: str, preset: str, figures: Sequence[Pat
     workspace.say(f"published in {target}")
 
 
+def _committed(name: str) -> list[Mapping[str, Any]]:
+    """All committed rows of the paper of an experiment that can be known again."""
+
+    def rows(value: Any) -> Iterator[Mapping[str, Any]]:
+        if isinstance(value, Mapping):
+            if "key" in value:
+                yield value
+            value = list(value.values())
+        for each in value if isinstance(value, list) else ():
+            yield from rows(each)
+
+    paths = sorted((ROOT / name.partition("/")[0] / "results").glob("*.json"))
+    return [row for path in paths for row in rows(read_json(path)["rows"])]
+
+
 class PartDone(Exception):
     """The members of this part are trained; what needs all of them is left."""
 
@@ -431,7 +192,11 @@ def main(
     """The command line of an experiment; returns the exit code (0, 1, 2 or 75)."""
     with lasting_streams():
         options = tyro.cli(
-            Options, description=description, args=arguments, registry=NUMBERS
+            Options,
+            prog=f"python -m experiments {name}",
+            description=description,
+            args=arguments,
+            registry=NUMBERS,
         )
         default = f"{name.replace('/', '-')}-{options.preset}-seed{options.seed}"
         directory = options.workdir or Path("runs") / default
@@ -472,8 +237,11 @@ def _work(
                 mesh=options.mesh,
                 part=part,
                 profile=options.profile,
+                is_quiet=options.quiet,
+                committed=_committed(name) if options.reuse else (),
+                is_shown_only=options.shown_only,
             )
-            run_experiment(name, options.preset, config, run, workspace)
+            result = run_experiment(name, options.preset, config, run, workspace)
             if options.publish and workspace.is_primary:
                 pictures = sorted(directory.glob("*.svg"))
                 _publish(workspace, name, options.preset, pictures)
@@ -488,9 +256,14 @@ def _work(
         raise Interrupted(
             f"interrupted; run the same command to go on in {directory}"
         ) from error
-    workspace.say((directory / "tables.md").read_text(encoding="utf-8"))
-    workspace.say(f"report: {directory / 'report.html'}")
-    return 0
+    if workspace.is_primary:
+        print((directory / "tables.md").read_text(encoding="utf-8"), flush=True)
+        print(f"report: {directory / 'report.html'}", flush=True)
+    failed = [gate for gate in result.get("gates", ()) if not gate["holds"]]
+    for gate in failed if options.check and workspace.is_primary else ():
+        what, value, limit = (gate[field] for field in ("what", "value", "limit"))
+        print(f"{name}: {what} is {value}, limit {limit}", file=sys.stderr)
+    return int(options.check and bool(failed))
 
 
 @contextmanager

@@ -29,9 +29,10 @@ def render(result: Mapping[str, Any]) -> str:
     )
     table = markdown_table(module.results_table(result))
     minutes = result["seconds"] / 60
+    command = f"python -m experiments {result['experiment']}"
     origin = (
-        f"`python -m {module.__name__} --preset {result['preset']}`, seed "
-        f"{result['seed']}, {minutes:.1f} minutes on {result['device']}, jax "
+        f"`{command} --preset {result['preset']}`, seed {result['seed']}, "
+        f"{minutes:.1f} minutes on {result['device']}, jax "
         f"{result['versions']['jax']}, revision {result['revision']}."
     )
     notes = "".join(f"\n{note}\n" for note in result["notes"])

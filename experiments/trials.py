@@ -14,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from experiments.bench import INTERRUPTED, LIMIT, Bench, Operation
 from experiments.disturbances import (
     Ended,
     Process,
@@ -23,7 +24,7 @@ from experiments.disturbances import (
     paths_below,
     stopped,
 )
-from experiments.operations import INTERRUPTED, LIMIT, READERS, Bench, Operation
+from experiments.operations import READERS
 from jaxrobust.keeping import difference
 
 __all__ = ["Disturb", "Missed", "Trial"]

@@ -7,7 +7,9 @@
 # installs them first if they are missing) and launches `digits_smoke` as two processes,
 # three times: told to stop by SIGTERM, it must save, be requeued, go on from there and
 # end well; taken away by `scontrol requeue`, likewise, with the same numbers; and
-# cancelled, it must stay away. Nothing is left behind. A few minutes on two cores.
+# cancelled, it must stay away. Then a job as a user has it: `jaxrobust train` with a
+# network of her own, a set-up line and options that are full of quotes, interrupted, too.
+# Nothing is left behind. A few minutes on two cores.
 # Variables: PYTHON (python).
 set -euo pipefail
 
@@ -122,26 +124,71 @@ wait_for "the node" is_ready
 sinfo --version
 
 cat >"$place/jobs.py" <<'JOBS'
-"""digits_smoke as two processes on one node, each time in a directory of its own."""
+"""Jobs of two processes on one node, each in a directory of its own."""
 
 import dataclasses
 import os
 import sys
 
+from jaxrobust.launching import Definition, Slurm, experiment
 from launch.definitions import digits_smoke
 
+PLACE = os.environ["PLACE"]
 signalled, requeued, cancelled = (
     dataclasses.replace(
         digits_smoke,
-        python=sys.executable,
-        workdir=f"{os.environ['PLACE']}/{name}/work",
-        # More steps, so that an epoch is not over before it can be interrupted.
-        batch_size_per_host=4,
+        workdir=f"{PLACE}/{name}/work",
+        command=experiment(
+            "large_perturbations/sweep",
+            preset="smoke",
+            # More steps, so that an epoch is not over before it can be interrupted.
+            batch_size=8,
+            python=sys.executable,
+        ),
         slurm=dataclasses.replace(digits_smoke.slurm, hosts_per_node=2),
     )
     for name in ("signalled", "requeued", "cancelled")
 )
+
+OWN = (
+    f"{sys.executable} -m jaxrobust train --model {PLACE}/own.py:Net --epsilon 0.1"
+    " --epochs 4 --train-size 256 --batch-size 4 --attack.step-size 0.05 --resume"
+)
+own = Definition(
+    name="own",
+    command=(*OWN.split(), "--mesh.data", "{mesh.data}", "--run-dir", "{workdir}"),
+    workdir=f"{PLACE}/own/work",
+    hosts=2,
+    simulate_devices=True,
+    slurm=Slurm(
+        time_limit="00:10:00",
+        hosts_per_node=2,
+        options=(f"--comment={os.environ['COMMENT']}",),
+        setup=('test -z "$UNSET" && echo "set up in $PWD"', "export ADDED='of set-up'"),
+        container=("env", "WRAPPED=yes"),
+    ),
+)
 JOBS
+cat >"$place/own.py" <<'OWN'
+"""A network of a user's own, which says what its process was given."""
+
+import os
+
+from flax import linen as nn
+
+print("own network:", os.environ["WRAPPED"], os.environ["ADDED"], flush=True)
+
+
+class Net(nn.Module):
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, train):
+        units = nn.Dense(32)(images.reshape(images.shape[0], -1))
+        return nn.Dense(self.num_classes)(nn.relu(units))
+OWN
+# shellcheck disable=SC2016 # not to be expanded by anybody
+export COMMENT='it'\''s "50 %" $HOME $(id) `id` # ; & \\ end'
 export PLACE="$place"
 # What the programs of a job compile, the next start finds; here as everywhere.
 export JAX_COMPILATION_CACHE_DIR="$place/compilations"
@@ -159,6 +206,8 @@ sys.exit(launch("slurm", sys.argv[1], dry_run=False))
   say "$1: job $job"
 }
 field() { scontrol show job "$job" | sed -n "s/.*\<$1=\([^ ]*\).*/\1/p"; }
+# A whole line of it, behind which scontrol leaves a space.
+line_of() { scontrol show job "$job" | sed -n "s/^ *$1=\(.*[^ ]\) *$/\1/p"; }
 has_trained() { [[ -n "$(find "$place/$1" -name metrics.jsonl -size +0 2>/dev/null)" ]]; }
 is_state() { [[ "$(field JobState)" == "$1" ]]; }
 is_over() { [[ "$(field JobState)" =~ ^(COMPLETED|FAILED|CANCELLED|TIMEOUT|NODE_FAIL)$ ]]; }
@@ -169,7 +218,7 @@ ends_well() {
   [[ "$(field Restarts)" == 1 ]] || fail "job $job ended before it was interrupted"
   wait_for "the end of job $job" is_over
   say "job $job: $(field JobState), exit code $(field ExitCode), restarts $(field Restarts)"
-  grep -E "stopped by|interrupted|REQUEUE|resuming|^report" "$log" | sed "s#$place/##g"
+  grep -E "stopped by|interrupted|REQUEUE|resuming|^report|^done" "$log" | sed "s#$place/##g"
   is_state COMPLETED || fail "job $job did not end well"
   expect "resuming .* at step"
 }
@@ -213,5 +262,18 @@ if first != second:
     sys.exit(f"check_slurm.sh: the interrupted jobs differ:\n{first}\n{second}")
 SAME
 say "both interrupted jobs have the same results"
+
+submit own
+[[ "$(line_of Comment)" == "$COMMENT" ]] || fail "the comment is $(line_of Comment)"
+wait_for "training" has_trained own
+scancel --signal=TERM "$job"
+say "sent SIGTERM to the steps of job $job, which trains a user's own network"
+ends_well
+expect "interrupted with its state saved"
+expect "set up in $PWD"
+expect "own network: yes of set-up"
+epochs="$(wc -l <"$place/own/work/metrics.jsonl")"
+((epochs == 4)) || fail "the own job has $epochs epochs instead of 4"
+say "own job: $epochs epochs"
 tail -n 8 "$place"/signalled/work.slurm-*.log | sed "s#$place/##g"
 say "passed"

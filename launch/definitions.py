@@ -2,13 +2,22 @@
 
     jaxrobust launch slurm mnist_sweep_slurm --dry-run
 
-What belongs to a cluster (partition, image, claim, zone) stands here once; change it to
-that of yours, or copy the file and name the copy: path/file.py:NAME.
+`command` is what runs: an experiment here, or any words, such as ("jaxrobust", "train",
+"--run-dir", "{workdir}", "--resume"). What belongs to a cluster (partition,
+image, claim, zone) stands here once; change it to that of yours, or copy the file and
+name the copy: path/file.py:NAME.
 """
 
 import dataclasses
 
-from jaxrobust.launching import Definition, Kubernetes, Slurm, Tpu
+from jaxrobust.launching import (
+    GPU_FLAGS,
+    Definition,
+    Kubernetes,
+    Slurm,
+    Tpu,
+    experiment,
+)
 from jaxrobust.training import MeshConfig
 
 KUBERNETES = Kubernetes(
@@ -22,13 +31,15 @@ TPU = Tpu(
     zone="us-west4-a",
     accelerator_type="v5litepod-16",
     version="v2-alpha-tpuv5-lite",
+    # It mounts what the hosts share; the address of the server stands there.
+    startup_script="launch/mount_share.sh",
     checkout="/mnt/shared/jaxrobust",
+    setup=("source .venv/bin/activate",),
 )
 
 mnist_sweep_local = Definition(
     name="mnist-sweep",
-    experiment="large_perturbations/sweep",
-    preset="paper",
+    command=experiment("large_perturbations/sweep", preset="paper"),
     # Eight devices made of CPU cores. Without this line: the accelerators of the
     # machine, of which there must be eight.
     simulate_devices=True,
@@ -45,6 +56,7 @@ mnist_sweep_slurm = dataclasses.replace(
     simulate_devices=False,
     hosts=2,
     devices_per_host=4,
+    xla_flags=GPU_FLAGS,
     slurm=Slurm(
         partition="gpu", cpus_per_host=16, memory_per_host="64G", time_limit="12:00:00"
     ),
@@ -60,15 +72,24 @@ mnist_sweep_kubernetes = dataclasses.replace(
 mnist_sweep_tpu = dataclasses.replace(
     mnist_sweep_slurm,
     hosts=4,
+    xla_flags=(),
     mesh=MeshConfig(member=4, data=4),
     environment={"TFDS_DATA_DIR": "/mnt/shared/tensorflow_datasets"},
+)
+
+# Fourteen levels of saturation as members of one program, two on each row of devices.
+cifar_levels_slurm = dataclasses.replace(
+    mnist_sweep_slurm,
+    name="cifar-levels",
+    command=experiment("input_distribution/table3", preset="paper"),
+    mesh=MeshConfig(member=2, data=4),
+    workdir="runs/cifar-levels",
 )
 
 # Two processes with two simulated devices each: shows in a minute that a cluster works.
 digits_smoke = Definition(
     name="digits-smoke",
-    experiment="large_perturbations/sweep",
-    preset="smoke",
+    command=experiment("large_perturbations/sweep", preset="smoke"),
     simulate_devices=True,
     hosts=2,
     devices_per_host=2,

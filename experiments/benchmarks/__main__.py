@@ -4,7 +4,7 @@
 
 Other flags go to each of them. A benchmark without the preset is left out, and so are
 the soak and the faults, which take an hour each: name them, as in
-`python -m experiments.benchmarks.soak`.
+`python -m experiments benchmarks/soak`.
 """
 
 import importlib
@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from jaxrobust.cli.streams import lasting_streams
 
 BENCHMARKS = (
-    *("training_step", "sweep", "evaluation", "scaling", "startup"),
-    *("precision", "peer_attack", "peers", "neighbors"),
+    *("training_step", "convolutions", "sweep", "evaluation", "scaling", "startup"),
+    *("precision", "peer_attack", "peers", "minimum", "neighbors", "compiled"),
 )
 
 
@@ -32,7 +32,8 @@ def main(arguments: Sequence[str]) -> int:
             continue
         print(f"=== {name}", flush=True)
         flags = arguments or ["--preset", preset]
-        done = subprocess.run([sys.executable, "-m", module, *flags], check=False)
+        command = [sys.executable, "-m", "experiments", f"benchmarks/{name}", *flags]
+        done = subprocess.run(command, check=False)
         code = code or done.returncode
     return code
 

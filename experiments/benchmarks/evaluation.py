@@ -1,6 +1,6 @@
 """Accuracy against epsilon: packed, plain, and by foolbox and torchattacks.
 
-    python -m experiments.benchmarks.evaluation --preset cpu
+    python -m experiments benchmarks/evaluation --preset cpu
 
 One MNIST network is attacked by PGD over eight radii on the same test images, with the
 same number and length of steps and in batches of the same size: by `evaluate_models`
@@ -32,11 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
 
-from experiments.runner import Setting, Workspace, main
+from experiments.judging import ByPGD
+from experiments.workspace import Setting, Workspace
 from jaxrobust.attacks import PGD
 from jaxrobust.compilation import CACHE_OPTION
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate_models
+from jaxrobust.evaluation import evaluate_models
+from jaxrobust.evaluation.engine.plan import Search
 from jaxrobust.networks import LeNet, ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import Phase, Run, chain
@@ -50,7 +52,7 @@ class Config(Setting):
 
     phases: tuple[Phase, ...]
     num_images: int
-    evaluation: EvaluationConfig
+    evaluation: ByPGD
     """With one restart, which is all that the peers make."""
     many_restarts: int
     """Packing is also measured with this many restarts."""
@@ -65,8 +67,11 @@ PRESETS = {
         train_size=1000,
         phases=chain((0.1,), (1,), attack=PGD(step_size=0.05)),
         num_images=50,
-        evaluation=EvaluationConfig(
-            epsilons=(0.1, 0.2), num_steps=2, num_restarts=1, batch_size=25
+        evaluation=ByPGD(
+            epsilons=(0.1, 0.2),
+            attack=PGD(num_steps=2),
+            num_restarts=1,
+            batch_size=25,
         ),
         many_restarts=2,
         num_rounds=1,
@@ -77,9 +82,9 @@ PRESETS = {
         train_size=20_000,
         phases=chain((0.1, 0.2), (2, 3), attack=PGD(step_size=0.05)),
         num_images=1000,
-        evaluation=EvaluationConfig(
+        evaluation=ByPGD(
             epsilons=(0.04, 0.08, 0.12, 0.16, 0.2, 0.24, 0.28, 0.32),
-            num_steps=40,
+            attack=PGD(num_steps=40),
             num_restarts=1,
             batch_size=250,
         ),
@@ -183,13 +188,15 @@ def _counted(is_robust: dict[float, np.ndarray]) -> Accuracies:
 
 
 def foolbox_side(
-    run: Run, images: jax.Array, labels: jax.Array, settings: EvaluationConfig
+    run: Run, images: jax.Array, labels: jax.Array, settings: ByPGD
 ) -> Callable[[], Accuracies]:
     """PGD by foolbox over all radii, on the jitted JAX model."""
     foolbox, *_ = import_peers()
     model = foolbox.models.JAXModel(jax.jit(run.logits_fn), bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(
-        abs_stepsize=settings.step_size, steps=settings.num_steps, random_start=True
+        abs_stepsize=settings.attack.step_size,
+        steps=settings.attack.num_steps,
+        random_start=True,
     )
 
     def measure() -> Accuracies:
@@ -207,16 +214,18 @@ def foolbox_side(
 
 
 def torchattacks_side(
-    twin: Any, images: jax.Array, labels: jax.Array, settings: EvaluationConfig
+    twin: Any, images: jax.Array, labels: jax.Array, settings: ByPGD
 ) -> Callable[[], Accuracies]:
     """PGD by torchattacks, radius by radius, on the PyTorch network."""
     _, torch, torchattacks = import_peers()
     inputs = torch.from_numpy(np.array(images).transpose(0, 3, 1, 2)).contiguous()
     answers = torch.from_numpy(np.array(labels)).long()
 
-    def robust_at(epsilon: float, steps: int | None = settings.num_steps) -> np.ndarray:
+    def robust_at(
+        epsilon: float, steps: int | None = settings.attack.num_steps
+    ) -> np.ndarray:
         attack = torchattacks.PGD(
-            twin, eps=epsilon, alpha=settings.step_size, steps=steps
+            twin, eps=epsilon, alpha=settings.attack.step_size, steps=steps
         )
         parts = []
         for start in range(0, len(answers), settings.batch_size):
@@ -241,7 +250,13 @@ def torchattacks_side(
 
 
 def our_side(
-    run: Run, dataset: Dataset, settings: EvaluationConfig, *, compact: bool = True
+    run: Run,
+    dataset: Dataset,
+    settings: ByPGD,
+    seed: int,
+    *,
+    search: Search = "every",
+    compact: bool = True,
 ) -> Callable[[], Accuracies]:
     """`evaluate_models` on one model."""
     weights = run.state.weights
@@ -251,8 +266,19 @@ def our_side(
         return run._replace(state=state).logits_fn
 
     def measure() -> Accuracies:
-        found = evaluate_models(apply, [weights], dataset, settings, compact=compact)
-        return found[0].robust_accuracy
+        (found,) = evaluate_models(
+            apply,
+            [weights],
+            dataset,
+            settings.attacks,
+            settings.epsilons,
+            search=search,
+            batch_size=settings.batch_size,
+            seed=seed,
+            compact=compact,
+        )
+        shares = map(float, found.robust_accuracy)
+        return dict(zip(found.epsilons, shares, strict=True))
 
     return measure
 
@@ -281,22 +307,22 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     twin = torch_twin(model, images)
     torch.manual_seed(workspace.seed)
 
-    once = dataclasses.replace(config.evaluation, seed=workspace.seed, num_restarts=1)
+    once = dataclasses.replace(config.evaluation, num_restarts=1)
+    seed = workspace.seed
     one = dataclasses.replace(once, epsilons=once.epsilons[-1:])
     many = dataclasses.replace(once, num_restarts=config.many_restarts)
     radii = f"{len(once.epsilons)} radii"
     ours, starts = f"bisected, {radii}", f"{radii}, {many.num_restarts} starts"
     ours_many = f"bisected, {starts}"
 
-    def bisected(settings: EvaluationConfig) -> Callable[[], Accuracies]:
-        settings = dataclasses.replace(settings, search="bisect")
-        return our_side(model, test, settings)
+    def bisected(settings: ByPGD) -> Callable[[], Accuracies]:
+        return our_side(model, test, settings, seed, search="bisect")
 
     sides = (
         Side(ours, ours, bisected(once)),
-        Side(f"packed, {radii}", ours, our_side(model, test, once)),
-        Side(f"plain, {radii}", ours, our_side(model, test, once, compact=False)),
-        Side("packed, largest radius alone", ours, our_side(model, test, one)),
+        Side(f"packed, {radii}", ours, our_side(model, test, once, seed)),
+        Side(f"plain, {radii}", ours, our_side(model, test, once, seed, compact=False)),
+        Side("packed, largest radius alone", ours, our_side(model, test, one, seed)),
         Side(f"foolbox, {radii}", ours, foolbox_side(model, images, labels, once)),
         Side(
             f"torchattacks, {radii}",
@@ -304,11 +330,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             torchattacks_side(twin, images, labels, once),
         ),
         Side(ours_many, ours_many, bisected(many)),
-        Side(f"packed, {starts}", ours_many, our_side(model, test, many)),
+        Side(f"packed, {starts}", ours_many, our_side(model, test, many, seed)),
         Side(
             f"plain, {starts}",
             ours_many,
-            our_side(model, test, many, compact=False),
+            our_side(model, test, many, seed, compact=False),
         ),
     )
     seconds: dict[str, list[float]] = {side.what: [] for side in sides}
@@ -342,10 +368,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         for side in sides
     ]
     notes = [
-        f"PGD of {once.num_steps} steps of {once.step_size:g} on {config.num_images} "
-        f"test images ({test.title}) in batches of {once.batch_size}; medians of "
-        f"{config.num_rounds} rounds after the first call, which compiles. A ratio is "
-        "to the bisection of all radii with as many random starts.",
+        f"PGD of {once.attack.num_steps} steps of {once.attack.step_size:g} on "
+        f"{config.num_images} test images ({test.title}) in batches of "
+        f"{once.batch_size}; medians of {config.num_rounds} rounds after the first "
+        "call, which compiles. A ratio is to the bisection of all radii with as many "
+        "random starts.",
         f"foolbox {foolbox.__version__}, torchattacks {torchattacks.__version__}, "
         f"PyTorch {torch.__version__} on {torch.get_num_threads()} of "
         f"{len(os.sched_getaffinity(0))} threads, the fastest number of them.",
@@ -378,9 +405,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [[*header, *(f"ε = {radius}" for radius in radii)], *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/evaluation", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
 """Every operation under every fault: what is lost, and what is silently wrong.
 
-    python -m experiments.benchmarks.faults --preset cpu
+    python -m experiments benchmarks/faults --preset cpu
 
 An operation (train, extend, sweep, evaluate, report, limits, export, experiments) runs
 undisturbed once. Then, for each fault, it is started again in a directory of its own,
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments import trials
+from experiments.bench import Bench, Operation
 from experiments.disturbances import (
     STREAMS,
     Sign,
@@ -36,9 +37,9 @@ from experiments.disturbances import (
     maps,
     opens,
 )
-from experiments.operations import OPERATIONS, READERS, Bench, Operation
-from experiments.runner import Workspace, main
+from experiments.operations import OPERATIONS, READERS
 from experiments.trials import Disturb, Missed, Trial
+from experiments.workspace import Workspace
 
 __all__ = ["CELLS", "EVERYDAY", "FAULTS", "SLOW", "Cell", "Outcome", "run_cell"]
 
@@ -348,7 +349,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [["operation", *FAULTS], *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main("benchmarks/faults", PRESETS, run, description=__doc__ or ""))

@@ -1,6 +1,6 @@
 """Nearest neighbors: ours and scikit-learn's on the same images.
 
-    python -m experiments.benchmarks.neighbors --preset cpu
+    python -m experiments benchmarks/neighbors --preset cpu
 
 The distance of each point to its 50th nearest, itself included, in l1 and l2, against
 `NearestNeighbors` by brute force and by ball trees on all cores. The first call of
@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.concentration import kth_neighbor_distances
 from jaxrobust.data import load_arrays, subset
 
@@ -223,9 +223,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/neighbors", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
 """PGD: ours and foolbox's on the same weights, robust accuracy and seconds.
 
-    python -m experiments.benchmarks.peer_attack --preset cpu
+    python -m experiments benchmarks/peer_attack --preset cpu
 
 A MNIST network trained at epsilon .2 is attacked by both libraries on the same test
 images with the same number and length of steps, once from random starts. The two should
@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner import Workspace, main
+from experiments.judging import ByPGD
+from experiments.workspace import Workspace
 from jaxrobust.attacks import PGD
 from jaxrobust.data import as_float, load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import TrainConfig, chain
 from jaxrobust.types import Images
@@ -38,7 +39,7 @@ class Config:
     train_size: int
     epochs: tuple[int, int]
     num_images: int
-    attack: EvaluationConfig
+    evaluation: ByPGD
 
 
 PRESETS = {
@@ -48,7 +49,7 @@ PRESETS = {
         train_size=1000,
         epochs=(1, 1),
         num_images=100,
-        attack=EvaluationConfig(epsilons=(0.1,), num_steps=5, num_restarts=1),
+        evaluation=ByPGD(epsilons=(0.1,), attack=PGD(num_steps=5), num_restarts=1),
     ),
     "cpu": Config(
         dataset="mnist",
@@ -56,8 +57,11 @@ PRESETS = {
         train_size=20_000,
         epochs=(3, 3),
         num_images=1000,
-        attack=EvaluationConfig(
-            epsilons=(0.1, 0.2, 0.25), num_steps=100, num_restarts=1, batch_size=1000
+        evaluation=ByPGD(
+            epsilons=(0.1, 0.2, 0.25),
+            attack=PGD(num_steps=100),
+            num_restarts=1,
+            batch_size=1000,
         ),
     ),
 }
@@ -86,16 +90,23 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     images, labels = as_float(jnp.asarray(test.images)), jnp.asarray(test.labels)
     # Passing the weights as constants is what foolbox's own JAX example does.
     peer_model: Any = JAXModel(jax.jit(model.logits_fn), bounds=(0, 1))
-    settings = config.attack
+    settings = config.evaluation
 
     def ours(epsilon: float) -> float:
-        chosen = dataclasses.replace(settings, epsilons=(epsilon,), seed=workspace.seed)
-        return evaluate(model.logits_fn, test, chosen).robust_accuracy[epsilon]
+        found = evaluate(
+            model.logits_fn,
+            test,
+            settings.attacks,
+            [epsilon],
+            batch_size=settings.batch_size,
+            seed=workspace.seed,
+        )
+        return float(found.robust_accuracy[0])
 
     def theirs(epsilon: float) -> float:
         peer_attack = foolbox.attacks.LinfPGD(
-            abs_stepsize=settings.step_size,
-            steps=settings.num_steps_at(epsilon),
+            abs_stepsize=settings.attack.step_size,
+            steps=settings.attack.num_steps_at(epsilon),
             random_start=True,
         )
 
@@ -114,7 +125,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             accuracy[name] = side(epsilon)
             seconds[name] = time.perf_counter() - began
             workspace.seconds += seconds[name]
-        what = f"PGD-{settings.num_steps_at(epsilon)}, epsilon {epsilon:g}"
+        what = f"PGD-{settings.attack.num_steps_at(epsilon)}, epsilon {epsilon:g}"
         rows.append(
             {
                 "what": f"{what}, robust accuracy",
@@ -152,9 +163,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/peer_attack", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
 """Agreement with other libraries' attacks on the same weights and images.
 
-    python -m experiments.benchmarks.peers --preset cpu
+    python -m experiments benchmarks/peers --preset cpu
 
 The adversarially trained models of Table 1, each at the radius it was trained for:
 
@@ -35,16 +35,12 @@ from experiments.benchmarks.evaluation import (
     import_peers,
     torch_twin,
 )
+from experiments.judging import ByEnsemble
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
-from jaxrobust.attacks import fab, pgd
+from experiments.workspace import Workspace
+from jaxrobust.attacks import PGD, fab
 from jaxrobust.data import Dataset, apply_variant, as_float, load_arrays, subset
-from jaxrobust.evaluation import (
-    EnsembleConfig,
-    EvaluationConfig,
-    evaluate_ensemble,
-    evaluate_models,
-)
+from jaxrobust.evaluation import evaluate
 from jaxrobust.interop import to_torch
 from jaxrobust.threat import THREATS
 from jaxrobust.training import Run
@@ -66,19 +62,11 @@ class Config:
     num_images: int
     num_minimal: int
     """Images whose smallest perturbations are looked for."""
-    ensemble: EnsembleConfig
-    """Its radii are replaced."""
-    pgd: EvaluationConfig
-    """Its radii are replaced; from the clean image, so that nothing is drawn."""
+    ensemble: ByEnsemble
+    pgd: PGD
+    """From the clean image, so that nothing is drawn."""
     minimal_steps: int
     """Of FAB, which follows the nearest of all boundaries."""
-
-    def __post_init__(self):
-        if self.pgd.num_restarts != 1:
-            raise ValueError(
-                "`pgd.num_restarts` must be 1, got "
-                f"{self.pgd.num_restarts!r}; there is one clean image to start from."
-            )
 
 
 PRESETS = {
@@ -87,8 +75,8 @@ PRESETS = {
         radii={table1.BASE: 0.1},
         num_images=20,
         num_minimal=20,
-        ensemble=EnsembleConfig(num_steps=2, num_targets=2, num_queries=5),
-        pgd=EvaluationConfig(num_steps=3, step_size=0.05, num_restarts=1),
+        ensemble=ByEnsemble(num_steps=2, num_targets=2, num_queries=5),
+        pgd=PGD(num_steps=3, step_size=0.05, random_start=False),
         minimal_steps=3,
     ),
     "cpu": Config(
@@ -96,8 +84,8 @@ PRESETS = {
         radii={table1.EXTENDED: 0.4, table1.BASE: 0.3},
         num_images=1000,
         num_minimal=1000,
-        ensemble=EnsembleConfig(num_steps=10, num_queries=5000),
-        pgd=EvaluationConfig(num_steps=100, step_size=0.01, num_restarts=1),
+        ensemble=ByEnsemble(num_steps=10, num_queries=5000),
+        pgd=PGD(num_steps=100, step_size=0.01, random_start=False),
         minimal_steps=100,
     ),
 }
@@ -152,7 +140,7 @@ def share_right(twin: Any, images: Any, answers: Any) -> float:
 
 
 def auto_attack(
-    twin: Any, epsilon: float, settings: EnsembleConfig, num_classes: int, seed: int
+    twin: Any, epsilon: float, settings: ByEnsemble, num_classes: int, seed: int
 ) -> Any:
     """AutoAttack by torchattacks, with the steps and queries of our ensemble."""
     _, _, torchattacks = import_peers()
@@ -169,27 +157,12 @@ def auto_attack(
     return attack
 
 
-def _our_pgd(
-    run: Run, sample: Sample, epsilon: float, settings: EvaluationConfig
-) -> float:
-    def attack_for(radius: jax.Array, num_steps: jax.Array) -> Any:
-        return pgd(
-            THREATS["linf"](radius),
-            step_size=settings.step_size,
-            num_steps=num_steps,
-            random_start=False,
-        )
-
-    chosen = dataclasses.replace(settings, epsilons=(epsilon,))
-    (found,) = evaluate_models(
-        lambda _: run.logits_fn, [()], sample.dataset, chosen, attack_for=attack_for
-    )
-    return found.robust_accuracy[epsilon]
+def _our_pgd(run: Run, sample: Sample, epsilon: float, attack: PGD) -> float:
+    found = evaluate(run.logits_fn, sample.dataset, attack, [epsilon], batch_size=250)
+    return float(found.robust_accuracy[0])
 
 
-def _foolbox_pgd(
-    module: Any, sample: Sample, epsilon: float, settings: EvaluationConfig
-) -> float:
+def _foolbox_pgd(module: Any, sample: Sample, epsilon: float, settings: PGD) -> float:
     foolbox, *_ = import_peers()
     model = foolbox.PyTorchModel(module, bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(
@@ -201,9 +174,7 @@ def _foolbox_pgd(
     return float(1 - is_broken.double().mean())
 
 
-def _art_pgd(
-    module: Any, sample: Sample, epsilon: float, settings: EvaluationConfig
-) -> float:
+def _art_pgd(module: Any, sample: Sample, epsilon: float, settings: PGD) -> float:
     from art.attacks.evasion import ProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
@@ -297,11 +268,12 @@ def comparisons(
     logits_fn, minimal = run.logits_fn, sample.first(config.num_minimal)
     twin, module = torch_twin(run, sample.images[:32]), to_torch(logits_fn)
     num_classes = sample.dataset.num_classes
-    ensemble = dataclasses.replace(config.ensemble, epsilons=(epsilon,), seed=seed)
+    ensemble = config.ensemble
 
     def our_ensemble() -> float:
-        found = evaluate_ensemble(logits_fn, sample.dataset, ensemble)
-        return found.robust_accuracy[epsilon]
+        attacks = ensemble.attacks
+        found = evaluate(logits_fn, sample.dataset, attacks, [epsilon], seed=seed)
+        return float(found.robust_accuracy[0])
 
     def their_ensemble() -> float:
         attack = auto_attack(twin, epsilon, ensemble, num_classes, seed)
@@ -455,7 +427,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         *("our time", "peer's time", "speed"),
     ]
     return [header, *map(cells, result["rows"])]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main("benchmarks/peers", PRESETS, run, description=__doc__ or ""))

@@ -1,6 +1,6 @@
 """float32 and bfloat16: what they cost, and what they do to accuracy.
 
-    python -m experiments.benchmarks.precision --preset cpu
+    python -m experiments benchmarks/precision --preset cpu
 
 The same adversarial training in both precisions (`TrainConfig.precision`), for several
 seeds in one sweep each, then the same attack on both in float32. Only the forward pass
@@ -18,10 +18,11 @@ import statistics
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from experiments.runner import Setting, Workspace, main
+from experiments.judging import ByPGD
+from experiments.workspace import Setting, Workspace
 from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate_models
+from jaxrobust.evaluation import evaluate_models
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
@@ -41,7 +42,7 @@ class Config(Setting):
     epochs: int
     seeds: tuple[int, ...]
     learning_rate: float = 0.001
-    evaluation: EvaluationConfig
+    evaluation: ByPGD
     test_size: int | None = None
 
 
@@ -56,7 +57,7 @@ PRESETS = {
         epochs=1,
         seeds=(0,),
         learning_rate=0.003,
-        evaluation=EvaluationConfig(epsilons=(0.1,), num_steps=5, num_restarts=1),
+        evaluation=ByPGD(epsilons=(0.1,), attack=PGD(num_steps=5), num_restarts=1),
         checkpoint_every=100,
     ),
     "cpu": Config(
@@ -67,7 +68,7 @@ PRESETS = {
         epsilon=0.2,
         epochs=6,
         seeds=(0, 1, 2),
-        evaluation=EvaluationConfig(epsilons=(0.1, 0.2), num_steps=50, num_restarts=1),
+        evaluation=ByPGD(epsilons=(0.1, 0.2), attack=PGD(num_steps=50), num_restarts=1),
         test_size=1_000,
         checkpoint_every=100,
     ),
@@ -98,10 +99,12 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
                 applied(runs[0].network),
                 [each.weights for each in runs],
                 test,
-                config.evaluation,
+                config.evaluation.attacks,
+                config.evaluation.epsilons,
+                batch_size=config.evaluation.batch_size,
                 report=workspace.say,
             )
-            return [each.as_row() for each in results]
+            return [dataclasses.asdict(each.row()) for each in results]
 
         key = [precision, dataclasses.asdict(config)]
         accuracies = workspace.cached("accuracy", key, compute)
@@ -151,9 +154,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/precision", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
 """Simulated devices: the same numbers, and what sharing costs.
 
-    python -m experiments.benchmarks.scaling --preset cpu
+    python -m experiments benchmarks/scaling --preset cpu
 
 The same members are trained on 1, 2, 4 and 8 simulated CPU devices, which divide first
 the members, then the batches. On one machine they share its cores, so this measures
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.runner import ROOT, Workspace, main
+from experiments.workspace import ROOT, Workspace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,8 +120,8 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     rows: list[dict[str, Any]] = []
     first = None
     for member, data in config.meshes:
-        path = workspace.directory / f"weights-{member}x{data}.npy"
-        command = [sys.executable, "-m", "experiments.benchmarks.scaling", "--worker"]
+        path = workspace.directory.resolve() / f"weights-{member}x{data}.npy"
+        command = [sys.executable, "-m", "experiments.benchmarks.scaling"]
         settings = json.dumps([dataclasses.asdict(config), member, data, str(path)])
         count = f"--xla_force_host_platform_device_count={member * data}"
         flags = f"{os.environ.get('XLA_FLAGS', '')} {count}"
@@ -182,10 +182,6 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        settings, *rest = json.loads(sys.argv[2])
-        print(json.dumps(measure(Config(**settings), *rest)))
-        raise SystemExit(0)
-    raise SystemExit(
-        main("benchmarks/scaling", PRESETS, run, description=__doc__ or "")
-    )
+    # One mesh, in the process of its own that `run` starts.
+    settings, *rest = json.loads(sys.argv[1])
+    print(json.dumps(measure(Config(**settings), *rest)))

@@ -1,6 +1,6 @@
 """A run that is killed again and again, against one that is left alone.
 
-    python -m experiments.benchmarks.soak --preset cpu
+    python -m experiments benchmarks/soak --preset cpu
 
 Trains in a process of its own, kills it by SIGKILL at random moments, starts it again
 with --resume, and so on until the run is complete. Then the same run is trained in one
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments.disturbances import Process
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.training import load_run
 
 
@@ -159,7 +159,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main("benchmarks/soak", PRESETS, run, description=__doc__ or ""))

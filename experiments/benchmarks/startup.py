@@ -1,6 +1,6 @@
 """From the command to the first training step, with and without kept compilations.
 
-    python -m experiments.benchmarks.startup --preset cpu
+    python -m experiments benchmarks/startup --preset cpu
 
 Each time is that of a new process: import, compilation and one PGD-15 training step of
 the MNIST network on noise, as `jaxrobust train` does it, with its checkpoints. Cold: an
@@ -22,7 +22,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.runner import ROOT, Workspace, main
+from experiments.workspace import ROOT, Workspace
 
 TARGETS = {"cold": 15.0, "warm": 4.0}
 
@@ -116,9 +116,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [["what", "seconds", "least", "target"], *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/startup", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,11 +1,13 @@
 """Members of a sweep: in one program, one after another, and one after another in
 PyTorch.
 
-    python -m experiments.benchmarks.sweep --preset cpu
+    python -m experiments benchmarks/sweep --preset cpu
 
 Adversarial training of the MNIST network at epsilons from .05 to .4, each with its own
-number of PGD steps (2.5 epsilon / .05). "One program" is what `sweep` runs: on a CPU it
-goes through the members in turn, on an accelerator it maps over them. "One after
+number of PGD steps (2.5 epsilon / .05); or at epsilon .2 on levels of saturation of the
+images, which the steps of one program make, while one after another each has its own
+images. "One program" is what `sweep` runs: it goes
+through the members in turn or maps over them, as `mapping_for` chooses. "One after
 another" is the program of one member, called for each. Also timed is the mapping that
 the device does not choose, which shows why it does not. Rounds alternate between the
 sides, the median counts; compilation is left out on all sides. Needs the extra
@@ -13,32 +15,33 @@ sides, the median counts; compilation is left out on all sides. Needs the extra
 
 Presets:
     smoke: two small members, to show that it runs.
-    cpu: 1 to 16 members of a quarter of the width, 4 of the full one; about 6 minutes
-        on 2 cores.
-    accelerator: 1 to 16 members of the full width.
+    cpu: 1 to 16 members of a quarter of the width, 4 of the full one, 14 levels; about
+        6 minutes on 2 cores.
+    accelerator: 1 to 16 members of the full width, 14 levels.
 """
 
 import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experiments.benchmarks import training_step
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.attacks import PGD
+from jaxrobust.data import Saturate
 from jaxrobust.networks import ModelConfig, network_of
 from jaxrobust.training import (
-    Phase,
     Placement,
+    Settings,
     adversarial,
     linspace,
     make_trainer,
 )
-from jaxrobust.training.step import members as members_module
+from jaxrobust.training.recipe.named_numbers import as_arrays
 from jaxrobust.training.step.members import MemberProgram, mapping_for, model_for
 
 STEP_SIZE = 0.05
@@ -55,86 +58,126 @@ class Config:
     num_rounds: int = 5
     cases: tuple[tuple[float, int], ...]
     """Width factors and numbers of members."""
+    level_cases: tuple[tuple[float, int], ...]
+    """The same of members that differ in the level of their images."""
 
 
 PRESETS = {
-    "smoke": Config(batch_size=8, num_batches=1, num_rounds=1, cases=((0.125, 2),)),
+    "smoke": Config(
+        batch_size=8,
+        num_batches=1,
+        num_rounds=1,
+        cases=((0.125, 2),),
+        level_cases=((0.125, 2),),
+    ),
     "cpu": Config(
-        cases=((0.25, 1), (0.25, 2), (0.25, 4), (0.25, 8), (0.25, 16), (1.0, 4))
+        cases=((0.25, 1), (0.25, 2), (0.25, 4), (0.25, 8), (0.25, 16), (1.0, 4)),
+        level_cases=((0.25, 14),),
     ),
     "accelerator": Config(
-        num_batches=40, cases=((1.0, 1), (1.0, 2), (1.0, 4), (1.0, 8), (1.0, 16))
+        num_batches=40,
+        cases=((1.0, 1), (1.0, 2), (1.0, 4), (1.0, 8), (1.0, 16)),
+        level_cases=((1.0, 14),),
     ),
 }
 
 
-def _epsilons(count: int) -> tuple[float, ...]:
-    return (0.2,) if count == 1 else linspace(0.05, 0.4, count)
+class Members(NamedTuple):
+    """What distinguishes the members of a sweep.
+
+    Attributes:
+        epsilons: radius of each.
+        levels: of saturation of their images; None where they share the images.
+    """
+
+    epsilons: tuple[float, ...]
+    levels: tuple[float, ...] | None
+
+    def settings(self, index: int, num_batches: int, *, has_level: bool) -> Settings:
+        """Of the steps of one of them, which make its variant or are given it."""
+        attack = PGD(step_size=STEP_SIZE)
+        phase = adversarial(self.epsilons[index], 1, attack=attack)
+        settings = phase.at(1, num_batches)
+        if self.levels is None or not has_level:
+            return settings
+        variant = as_arrays(Saturate(self.levels[index]), num_batches)
+        return settings._replace(variant=variant)
 
 
-def _phase(epsilon: float) -> Phase:
-    return adversarial(epsilon, 1, attack=PGD(step_size=STEP_SIZE))
+def members_of(count: int, *, has_levels: bool) -> Members:
+    """Radii from .05 to .4, or levels of saturation from 1 to 256 at epsilon .2."""
+    if has_levels:
+        return Members((0.2,) * count, tuple(np.geomspace(1, 256, count).tolist()))
+    return Members((0.2,) if count == 1 else linspace(0.05, 0.4, count), None)
 
 
 def our_round(
-    factor: float, members: int, calls: int, mapping: Any, config: Config
+    factor: float, members: Members, size: int, mapping: Any, config: Config
 ) -> Callable[[], None]:
-    """A function that trains `calls` groups of `members`, one after another."""
-    model = model_for(ModelConfig(name="lenet", widen_factor=factor), mapping)
+    """A function that trains the members in groups of `size`, one after another."""
+    placement = Placement()
+    model = ModelConfig(name="lenet", widen_factor=factor)
+    model = model_for(model, placement.platform, mapping)
     trainer = make_trainer(
         network_of(model, 10),
         batch_size=config.batch_size,
     )
-    chosen = members_module.mapping_for
-    members_module.mapping_for = lambda _: mapping
-    try:
-        program = MemberProgram(trainer, members, Placement())
-    finally:
-        members_module.mapping_for = chosen
+    program = MemberProgram(trainer, size, placement, mapping)
     num_images = config.batch_size * config.num_batches
     images = np.asarray(jax.random.uniform(jax.random.key(1), (num_images, 28, 28, 1)))
     labels = np.asarray(jax.random.randint(jax.random.key(2), (num_images,), 0, 10))
-    data = program.placement.put((images, labels), is_member_axis=False)
-    epsilons = np.reshape(_epsilons(members * calls), (calls, members))
+    count = len(members.epsilons)
+    levels = members.levels if size == 1 else None
+    is_alone = levels is not None
+
+    def data_of(index: int) -> Any:
+        # One after another each member has images of its own level.
+        its = images if levels is None else Saturate(levels[index])(images)
+        return placement.put((np.asarray(its), labels), is_member_axis=False)
+
+    shared = data_of(0)
+    data = [data_of(index) if is_alone else shared for index in range(0, count, size)]
     init = jax.jit(trainer.init)
-    optimizer = _phase(0.1).optimizer
+    optimizer = adversarial(0.1, 1).optimizer
     groups = [
         program.put(
-            [
-                init(jax.random.key(seed), images[:1], optimizer)
-                for seed in range(members)
-            ]
+            [init(jax.random.key(seed), images[:1], optimizer) for seed in range(size)]
         )
-        for _ in range(calls)
+        for _ in data
     ]
 
     def train() -> None:
-        for index, radii in enumerate(epsilons):
-            states = program.begin_epoch(groups[index], [True] * members)
+        for place, start in enumerate(range(0, count, size)):
+            states = program.begin_epoch(groups[place], [True] * size)
             numbers = program.arguments(
-                [_phase(float(radius)).at(1, config.num_batches) for radius in radii],
-                [config.num_batches] * members,
+                [
+                    members.settings(index, config.num_batches, has_level=not is_alone)
+                    for index in range(start, start + size)
+                ],
+                [config.num_batches] * size,
             )
-            groups[index] = program.run(states, *numbers, *data)
-            program.summary(groups[index])
+            groups[place] = program.run(states, *numbers, *data[place])
+            program.summary(groups[place])
 
     return train
 
 
-def torch_round(factor: float, members: int, config: Config) -> Callable[[], None]:
+def torch_round(factor: float, members: Members, config: Config) -> Callable[[], None]:
     """The same members one after another in PyTorch."""
     settings = training_step.Config(
-        batch_size=config.batch_size, num_batches=config.num_batches
+        batch_size=config.batch_size,
+        num_batches=config.num_batches,
+        widen_factors=(factor,),
+        paddings=("VALID",),
     )
+    (case,) = training_step.cases(settings)
     runs = [
         training_step.torch_round(
-            "VALID",
-            factor,
-            settings,
+            case,
             epsilon=epsilon,
             num_steps=PGD(step_size=STEP_SIZE).num_steps_at(epsilon),
         )
-        for epsilon in _epsilons(members)
+        for epsilon in members.epsilons
     ]
 
     training_step.use_fastest_threads(runs[0])
@@ -148,17 +191,20 @@ def torch_round(factor: float, members: int, config: Config) -> Callable[[], Non
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Time all sides for each number of members."""
-    rows = []
-    for factor, count in config.cases:
-        mapping = mapping_for(count)
+    rows, platform = [], Placement().platform
+    cases = [(*case, False) for case in config.cases]
+    cases += [(*case, True) for case in config.level_cases]
+    for factor, count, has_levels in cases:
+        mapping = mapping_for(platform, count, config.batch_size, factor)
+        members = members_of(count, has_levels=has_levels)
         sides = {
-            "together": our_round(factor, count, 1, mapping, config),
-            "apart": our_round(factor, 1, count, "one", config),
-            "torch": torch_round(factor, count, config),
+            "together": our_round(factor, members, count, mapping, config),
+            "apart": our_round(factor, members, 1, "one", config),
+            "torch": torch_round(factor, members, config),
         }
         if count > 1:
             other = "vmap" if mapping == "loop" else "loop"
-            sides["other"] = our_round(factor, count, 1, other, config)
+            sides["other"] = our_round(factor, members, count, other, config)
         for function in sides.values():
             function()
         times: dict[str, list[float]] = {name: [] for name in sides}
@@ -173,6 +219,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         row = {
             "width": factor,
             "members": count,
+            "has_levels": has_levels,
             "mapping": mapping,
             "images_per_second": num_images / median["together"],
             "ratio_apart": median["apart"] / median["together"],
@@ -180,13 +227,13 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             "ratio_other_mapping": (
                 median["other"] / median["together"] if count > 1 else None
             ),
-            "target": TARGETS[jax.default_backend()],
+            "target": TARGETS[platform],
         }
         rows.append(row)
         workspace.say(
-            f"width x{factor:g}, {count} members: {row['images_per_second']:,.0f} "
-            f"images/s, {row['ratio_apart']:.2f} times one after another, "
-            f"{row['ratio_torch']:.2f} times PyTorch"
+            f"width x{factor:g}, {count} {'levels' if has_levels else 'members'}: "
+            f"{row['images_per_second']:,.0f} images/s, {row['ratio_apart']:.2f} times "
+            f"one after another, {row['ratio_torch']:.2f} times PyTorch"
         )
     return {
         "title": "Members in one program, and one after another",
@@ -211,7 +258,9 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
     lines = [
         [
             f"x{row['width']:g}",
-            str(row["members"]),
+            f"{row['members']} levels"
+            if row.get("has_levels")
+            else f"{row['members']}",
             f"{row['images_per_second']:,.0f}",
             times(row["ratio_apart"]),
             f"{row['target']:g}",
@@ -221,7 +270,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(main("benchmarks/sweep", PRESETS, run, description=__doc__ or ""))

@@ -1,16 +1,18 @@
 """Adversarial training steps: ours and PyTorch's, timed alternately in one run.
 
-    python -m experiments.benchmarks.training_step --preset cpu
+    python -m experiments benchmarks/training_step --preset cpu
 
-The same network, batch, attack (PGD, 15 steps of .05 at epsilon .3) and optimizer
-(Adam) on both sides; PyTorch is eager. Rounds alternate between the sides and the
-median counts, so that a noisy neighbor slows both. The share of the GEMM rate compares
-the multiplications that the network needs with what a dense 2048 x 2048 matrix product
-reaches on the same machine, in the same run. Needs the extra `benchmark` (PyTorch).
+The same network, batch, attack (PGD, 15 steps of .05 at epsilon .3, of residual
+networks 3 steps) and optimizer (Adam) on both sides; PyTorch is eager, or compiled,
+too. Rounds alternate between the sides and the median counts, so that a noisy neighbor
+slows both. The share of the GEMM rate compares the multiplications that the network
+needs with what a dense 2048 x 2048 matrix product reaches on the same machine, in the
+same run. Needs the extra `benchmark` (PyTorch).
 
 Presets:
     smoke: a few steps, to show that it runs.
-    cpu: both forms of the MNIST network; about 3 minutes on 2 cores.
+    cpu: both forms of the MNIST network, ResNet-18 and WRN-28-1, and PyTorch also after
+        `torch.compile`; about ten minutes on 2 cores.
     accelerator: the full width in float32 (TF32) and bfloat16, and PyTorch also after
         `torch.compile`.
 """
@@ -21,15 +23,17 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.runner import Workspace, main
+from experiments.benchmarks import torch_networks
+from experiments.workspace import Workspace
 from jaxrobust.attacks import PGD
-from jaxrobust.networks import LeNet, as_network
+from jaxrobust.networks import LeNet, WideResNet, as_network, resnet18
 from jaxrobust.networks.layers import Formulation
 from jaxrobust.report import percent
 from jaxrobust.training import (
@@ -39,6 +43,7 @@ from jaxrobust.training import (
 )
 
 EPSILON, STEP_SIZE, NUM_STEPS = 0.3, 0.05, 15
+NUM_RESIDUAL_STEPS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,8 @@ class Config:
     num_rounds: int = 5
     widen_factors: tuple[float, ...] = (1.0, 0.25)
     paddings: tuple[Literal["VALID", "SAME"], ...] = ("VALID", "SAME")
+    residual: tuple[Literal["ResNet-18", "WRN-28-1"], ...] = ()
+    """Networks on 32x32 images, in batches of a quarter of the size."""
     precisions: tuple[Precision, ...] = ("float32",)
     """On both sides; an NVIDIA GPU multiplies float32 as TF32 on both."""
     torch_compile: bool = False
@@ -65,7 +72,7 @@ PRESETS = {
         widen_factors=(0.125,),
         paddings=("VALID",),
     ),
-    "cpu": Config(),
+    "cpu": Config(residual=("ResNet-18", "WRN-28-1"), torch_compile=True),
     "accelerator": Config(
         num_batches=100,
         widen_factors=(1.0,),
@@ -75,11 +82,83 @@ PRESETS = {
 }
 
 
-def forward_flop(padding: str, widen_factor: float) -> int:
+class Case(NamedTuple):
+    """One network, and what is done with it.
+
+    Attributes:
+        name: of the network.
+        ours: makes a Flax module of a formulation.
+        theirs: makes a module of PyTorch.
+        shape: of an image.
+        batch_size: images of a step.
+        num_batches: of a round.
+        num_steps: of PGD.
+        forward_flop: of one image's forward pass (2 a product).
+    """
+
+    name: str
+    ours: Callable[[Formulation], Any]
+    theirs: Callable[[], Any]
+    shape: tuple[int, int, int]
+    batch_size: int
+    num_batches: int
+    num_steps: int
+    forward_flop: float
+
+    @property
+    def num_images(self) -> int:
+        """Of a round."""
+        return self.batch_size * self.num_batches
+
+    @property
+    def training_flop(self) -> float:
+        """Of a round: 2 passes an attack step, 3 to update weights."""
+        return self.forward_flop * (2 * self.num_steps + 3) * self.num_images
+
+
+def cases(config: Config) -> list[Case]:
+    """All networks that are timed."""
+    size, count = config.batch_size, config.num_batches
+    found = [
+        Case(
+            f"MNIST network {padding}, width x{factor:g}",
+            partial(_lenet, padding, factor),
+            partial(torch_networks.lenet, padding, factor),
+            (28, 28, 1),
+            *(size, count, NUM_STEPS, forward_flop(padding, factor)),
+        )
+        for factor, padding in itertools.product(config.widen_factors, config.paddings)
+    ]
+    residual = {
+        "ResNet-18": (
+            lambda formulation: resnet18(formulation=formulation),
+            torch_networks.resnet18,
+            1.111e9,
+        ),
+        "WRN-28-1": (
+            lambda formulation: WideResNet(formulation=formulation),
+            partial(torch_networks.wide_resnet28, 1.0),
+            0.110e9,
+        ),
+    }
+    for name in config.residual:
+        ours, theirs, flop = residual[name]
+        numbers = (max(size // 4, 1), 1, NUM_RESIDUAL_STEPS, flop)
+        found.append(Case(name, ours, theirs, (32, 32, 3), *numbers))
+    return found
+
+
+def _lenet(
+    padding: Literal["VALID", "SAME"], factor: float, formulation: Formulation
+) -> LeNet:
+    return LeNet(widen_factor=factor, padding=padding, formulation=formulation)
+
+
+def forward_flop(padding: str, widen_factor: float) -> float:
     """Floating-point operations of a forward pass of one 28x28 image (2 a product)."""
     first, second, hidden = (int(width * widen_factor) for width in (32, 64, 1024))
     sides = (28, 14, 7) if padding == "SAME" else (24, 8, 4)
-    return 2 * (
+    return 2.0 * (
         sides[0] ** 2 * 25 * first
         + sides[1] ** 2 * 25 * first * second
         + sides[2] ** 2 * second * hidden
@@ -87,31 +166,22 @@ def forward_flop(padding: str, widen_factor: float) -> int:
     )
 
 
-def training_flop(padding: str, widen_factor: float) -> int:
-    """The same for a training step: 2 passes an attack step, 3 to update weights."""
-    return forward_flop(padding, widen_factor) * (2 * NUM_STEPS + 3)
-
-
 def our_round(
-    padding: Literal["VALID", "SAME"],
-    factor: float,
-    config: Config,
+    case: Case,
     precision: Precision = "float32",
     formulation: Formulation = "auto",
 ) -> Callable[[], None]:
-    """A function that trains on `num_batches` batches with this library."""
-    module = LeNet(widen_factor=factor, padding=padding, formulation=formulation)
+    """A function that trains on the batches of a round with this library."""
     trainer = make_trainer(
-        as_network(module, 10),
-        batch_size=config.batch_size,
+        as_network(case.ours(formulation), 10),
+        batch_size=case.batch_size,
         precision=precision,
     )
-    num_images = config.batch_size * config.num_batches
-    images = jax.random.uniform(jax.random.key(1), (num_images, 28, 28, 1))
-    labels = jax.random.randint(jax.random.key(2), (num_images,), 0, 10)
-    attack = PGD(step_size=STEP_SIZE, num_steps=NUM_STEPS)
+    images = jax.random.uniform(jax.random.key(1), (case.num_images, *case.shape))
+    labels = jax.random.randint(jax.random.key(2), (case.num_images,), 0, 10)
+    attack = PGD(step_size=STEP_SIZE, num_steps=case.num_steps)
     phase = adversarial(EPSILON, 1, attack=attack)
-    steps = phase.at(1, config.num_batches)
+    steps = phase.at(1, case.num_batches)
     run = jax.jit(trainer.run, donate_argnums=0)
     begin = jax.jit(trainer.begin_epoch, donate_argnums=0)
     state = jax.jit(trainer.init)(jax.random.key(0), images, phase.optimizer)
@@ -119,55 +189,41 @@ def our_round(
     def train() -> None:
         nonlocal state
         state = begin(state)
-        state = run(state, steps, images, labels, jnp.int32(config.num_batches))
+        state = run(state, steps, images, labels, jnp.int32(case.num_batches))
         jax.block_until_ready(state)
 
     return train
 
 
 def torch_round(
-    padding: str,
-    factor: float,
-    config: Config,
+    case: Case,
     *,
     epsilon: float = EPSILON,
-    num_steps: int = NUM_STEPS,
+    num_steps: int | None = None,
     precision: Precision = "float32",
     is_compiled: bool = False,
 ) -> Callable[[], None]:
     """The same with PyTorch, eager or compiled, on its GPU if it has one."""
     try:
         import torch
-        from torch import nn
         from torch.nn import functional
     except ImportError as error:
         raise ImportError(
             "`torch` must be installed for this benchmark; "
             'install it with `pip install "jaxrobust[benchmark]"`.'
         ) from error
-    first, second, hidden = (int(width * factor) for width in (32, 64, 1024))
-    pad, side = (2, 7) if padding == "SAME" else (0, 4)
-    network = nn.Sequential(
-        nn.Conv2d(1, first, 5, padding=pad),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(first, second, 5, padding=pad),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(second * side**2, hidden),
-        nn.ReLU(),
-        nn.Linear(hidden, 10),
-    )
+    network = case.theirs()
+    steps = case.num_steps if num_steps is None else num_steps
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
     network = network.to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
     generator = torch.Generator().manual_seed(0)
-    num_images = config.batch_size * config.num_batches
-    all_images = torch.rand(num_images, 1, 28, 28, generator=generator).to(device)
-    all_labels = torch.randint(10, (num_images,), generator=generator).to(device)
+    height, width, channels = case.shape
+    shape = (case.num_images, channels, height, width)
+    all_images = torch.rand(shape, generator=generator).to(device)
+    all_labels = torch.randint(10, shape[:1], generator=generator).to(device)
     called = torch.compile(network) if is_compiled else network
 
     def logits_of(images: Any) -> Any:
@@ -178,7 +234,7 @@ def torch_round(
     def perturbed(images: Any, labels: Any) -> Any:
         found = images + torch.empty_like(images).uniform_(-epsilon, epsilon)
         found = found.clamp(0, 1)
-        for _ in range(num_steps):
+        for _ in range(steps):
             found.requires_grad_(True)
             loss = functional.cross_entropy(logits_of(found), labels)
             (gradient,) = torch.autograd.grad(loss, found)
@@ -189,14 +245,17 @@ def torch_round(
         return found.detach()
 
     def train() -> None:
-        order = torch.randperm(num_images, generator=generator).to(device)
-        for start in range(0, num_images, config.batch_size):
-            chosen = order[start : start + config.batch_size]
+        order = torch.randperm(case.num_images, generator=generator).to(device)
+        for start in range(0, case.num_images, case.batch_size):
+            chosen = order[start : start + case.batch_size]
             images, labels = all_images[chosen], all_labels[chosen]
-            # The weights' gradients are not needed while attacking.
+            # The weights' gradients are not needed while attacking, which sees the
+            # network with its running statistics.
             network.requires_grad_(False)
+            network.eval()
             found = perturbed(images, labels)
             network.requires_grad_(True)
+            network.train()
             optimizer.zero_grad()
             functional.cross_entropy(logits_of(found), labels).backward()
             optimizer.step()
@@ -204,6 +263,24 @@ def torch_round(
             torch.cuda.synchronize()
 
     return train
+
+
+def require_same_parameters(case: Case) -> None:
+    """Refuse to compare networks that are not the same.
+
+    Raises:
+        ValueError: if one has more parameters than the other.
+    """
+    network = as_network(case.ours("auto"), 10)
+    images = jax.ShapeDtypeStruct((1, *case.shape), jnp.float32)
+    variables = jax.eval_shape(network.init, jax.random.key(0), images)
+    ours = sum(leaf.size for leaf in jax.tree.leaves(variables.params))
+    theirs = sum(weight.numel() for weight in case.theirs().parameters())
+    if ours != theirs:
+        raise ValueError(
+            f"`theirs` must have the {ours} parameters of {case.name}, got {theirs}; "
+            "correct `torch_networks`."
+        )
 
 
 def use_fastest_threads(function: Callable[[], None]) -> int:
@@ -232,13 +309,11 @@ def gemm_round() -> tuple[Callable[[], None], float]:
     return lambda: jax.block_until_ready(multiply(matrix, matrix)), 2 * 2048.0**3
 
 
-def _attempts(
-    padding: Literal["VALID", "SAME"], factor: float, config: Config, ours: float
-) -> dict[str, float]:
+def _attempts(case: Case, ours: float) -> dict[str, float]:
     """What else might reach a target that was missed: throughput over what is done."""
     sides = {
-        "lax.conv": our_round(padding, factor, config, formulation="direct"),
-        "bfloat16": our_round(padding, factor, config, "bfloat16"),
+        "patches": our_round(case, formulation="patches"),
+        "bfloat16": our_round(case, "bfloat16"),
     }
     rates = {}
     for name, function in sides.items():
@@ -258,17 +333,15 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Time both sides for every network."""
     gemm, gemm_flop = gemm_round()
     rows = []
-    cases = itertools.product(config.widen_factors, config.paddings, config.precisions)
-    for factor, padding, precision in cases:
+    for case, precision in itertools.product(cases(config), config.precisions):
+        require_same_parameters(case)
         sides = {
-            "ours": our_round(padding, factor, config, precision),
-            "theirs": torch_round(padding, factor, config, precision=precision),
+            "ours": our_round(case, precision),
+            "theirs": torch_round(case, precision=precision),
             "gemm": gemm,
         }
         if config.torch_compile:
-            sides["compiled"] = torch_round(
-                padding, factor, config, precision=precision, is_compiled=True
-            )
+            sides["compiled"] = torch_round(case, precision=precision, is_compiled=True)
         threads = use_fastest_threads(sides["theirs"])
         for function in sides.values():
             function()
@@ -278,16 +351,14 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
                 times[name].append(_seconds(function))
         median = {name: statistics.median(each) for name, each in times.items()}
         workspace.seconds += sum(map(sum, times.values()))
-        num_images = config.batch_size * config.num_batches
         rate = gemm_flop / median["gemm"]
-        work = training_flop(padding, factor) * num_images
+        work = case.training_flop
         lower = "" if precision == "float32" else f", {precision}"
         compiled = median.get("compiled")
         row = {
-            "what": f"PGD-{NUM_STEPS} training, MNIST network {padding}, "
-            f"width x{factor:g}{lower}",
-            "ours": num_images / median["ours"],
-            "theirs": num_images / median["theirs"],
+            "what": f"PGD-{case.num_steps} training, {case.name}{lower}",
+            "ours": case.num_images / median["ours"],
+            "theirs": case.num_images / median["theirs"],
             "unit": "images/s",
             "ratio": median["theirs"] / median["ours"],
             "ratio_compiled": compiled and compiled / median["ours"],
@@ -298,7 +369,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             "target": 1.3 if jax.default_backend() == "cpu" else 3.0,
         }
         if row["ratio"] < row["target"]:
-            row["attempts"] = _attempts(padding, factor, config, median["ours"])
+            row["attempts"] = _attempts(case, median["ours"])
         rows.append(row)
         workspace.say(
             f"{row['what']}: {row['ours']:,.0f} against {row['theirs']:,.0f} "
@@ -353,9 +424,3 @@ def _torch_version() -> str:
     import torch
 
     return torch.__version__
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("benchmarks/training_step", PRESETS, run, description=__doc__ or "")
-    )

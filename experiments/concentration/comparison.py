@@ -1,6 +1,6 @@
-"""The models of LP Table 1 beside the limits, as MC Table 2 has published defenses.
+"""The models of Table 1 beside the limits, as Table 2 has published defenses.
 
-    python -m experiments.concentration.comparison --preset cpu
+    python -m experiments concentration/comparison --preset cpu
 
 For each model: its clean error and its error under PGD; an error region of the same
 risk that grows as little as possible, which is all that concentration of measure
@@ -19,7 +19,7 @@ from typing import Any
 
 from experiments.concentration import table1 as concentration
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.data import Dataset, Split, apply_variant, load_arrays, subset
 from jaxrobust.evaluation import evaluate
@@ -66,9 +66,7 @@ def _compared(
     run: Run, epsilon: float, config: Config, workspace: Workspace
 ) -> dict[str, Any]:
     """A model's errors and the limits, computed once."""
-    settings = dataclasses.replace(
-        config.evaluation, epsilons=(epsilon,), seed=workspace.seed
-    )
+    pgd = config.evaluation
 
     def split(name: Split) -> Dataset:
         found = load_arrays(config.dataset, name, data_dir=workspace.data_dir)
@@ -81,7 +79,14 @@ def _compared(
         if config.test_size is not None:
             test = subset(test, config.test_size)
         found = compare(
-            evaluate(run.logits_fn, test, settings),
+            evaluate(
+                run.logits_fn,
+                test,
+                pgd.attacks,
+                [epsilon],
+                batch_size=pgd.batch_size,
+                seed=workspace.seed,
+            ),
             train,
             test,
             epsilon=epsilon,
@@ -94,8 +99,8 @@ def _compared(
         return {"limits": found.as_rows(), "estimate": found.estimate.as_row()}
 
     search = [config.num_regions, config.num_restarts, config.num_optimum]
-    key = [run.directory.name, dataclasses.asdict(settings), *search]
-    key += [config.search_size, config.test_size]
+    key = [run.directory.name, dataclasses.asdict(pgd), *search]
+    key += [epsilon, workspace.seed, config.search_size, config.test_size]
     return workspace.cached("comparison", key, compute)
 
 
@@ -112,15 +117,12 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         figure = plots.risk_bars(found["limits"], title=title)
         name = f"comparison-{role.lower()}"
         figures[title] = workspace.save_figure(name, figure)
-    pgd = config.evaluation
-    steps = pgd.num_steps or "2.5 * epsilon / step"
     notes = [
         f"Data: {next(iter(runs.values())).problem.title}, {_num_images(config)} test "
-        f"images, in percent of them. Model: under PGD with {steps} steps of "
-        f"{pgd.step_size:g} and {pgd.num_restarts} random starts, which bounds its "
-        "error from below. Region: of at least the model's risk on the training "
-        f"images; mean and deviation over {_restarts(rows)} restarts. Any function: on "
-        f"{config.num_optimum:,} training images.",
+        f"images, in percent of them. Model: under PGD with {config.evaluation.text}, "
+        "which bounds its error from below. Region: of at least the model's risk on "
+        f"the training images; mean and deviation over {_restarts(rows)} restarts. "
+        f"Any function: on {config.num_optimum:,} training images.",
         *_remarks(rows),
     ]
     return {
@@ -171,9 +173,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         assert region["name"] == "concentration"
         lines.append([row["model"], f"{row['epsilon']:g}", *pairs])
     return [[*header, "any function: AdvRisk at least"], *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/comparison", PRESETS, run, description=__doc__ or "")
-    )

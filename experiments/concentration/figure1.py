@@ -1,6 +1,6 @@
-"""MC Figure 1: risk against the share that is covered, AdvRisk against rectangles.
+"""Figure 1: risk against the share that is covered, AdvRisk against rectangles.
 
-    python -m experiments.concentration.figure1 --preset cpu
+    python -m experiments concentration/figure1 --preset cpu
 
 Left (F1a): risk and AdvRisk for quantiles q at a fixed number T of rectangles. Right
 (F1b): AdvRisk at the best q for each T. Figures 2 and 3 are the same for other radii.
@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.concentration import table1
 from experiments.concentration.table1 import Case, cases
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.concentration import cover, search_quantile, visit
 from jaxrobust.plots import Curve
@@ -176,9 +176,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/figure1", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""MC Figure 3: Figure 1 (right) for smaller radii.
+"""Figure 3: Figure 1 (right) for smaller radii.
 
-    python -m experiments.concentration.figure3 --preset cpu
+    python -m experiments concentration/figure3 --preset cpu
 
 Presets:
     smoke: digits; shows that the program runs, nothing else.
@@ -15,7 +15,7 @@ from typing import Any
 from experiments.concentration import figure1
 from experiments.concentration.figure1 import NUMBERS, Config, results_table
 from experiments.concentration.table1 import cases
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 
 __all__ = ["PRESETS", "results_table", "run"]
 
@@ -46,9 +46,3 @@ PRESETS = {
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Measure and draw all panels."""
     return figure1.run(config, workspace, "figure3")
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/figure3", PRESETS, run, description=__doc__ or "")
-    )

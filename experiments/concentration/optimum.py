@@ -1,6 +1,6 @@
 """The least robust error of any function on a part of MNIST, by radius.
 
-    python -m experiments.concentration.optimum --preset cpu
+    python -m experiments concentration/optimum --preset cpu
 
 Two images of different classes whose balls meet cannot both be classified robustly;
 the least error that this leaves is solved for exactly (two classes) or by an integer
@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.data import Dataset, load_arrays, of_classes, subset
 from jaxrobust.limits import best_possible
@@ -184,9 +184,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         conflicts = f"{row['num_conflicts']:,}"
         cells.append([row["problem"], f"{row['epsilon']:g}", error, conflicts])
     return cells
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/optimum", PRESETS, run, description=__doc__ or "")
-    )

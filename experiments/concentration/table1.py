@@ -1,9 +1,9 @@
-"""MC Table 1: concentration of MNIST and CIFAR-10 in linf, by rectangles.
+"""Table 1: concentration of MNIST and CIFAR-10 in linf, by rectangles.
 
-    python -m experiments.concentration.table1 --preset cpu
+    python -m experiments concentration/table1 --preset cpu
 
 For each radius the error region of risk at least alpha that grows least, among what
-few rectangles leave (MC-A1): searched for on the training split, reported on both, with
+few rectangles leave: searched for on the training split, reported on both, with
 mean and deviation over ten restarts of k-means. Labels play no part.
 
 Presets:
@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.concentration import (
     Rule,
     SortedPoints,
@@ -105,7 +105,7 @@ PRESETS = {
 
 PUBLISHED: dict[tuple[str, str], tuple[Any, ...]] = {
     # T, q, then mean and deviation in percent: risk on train and test, the same of
-    # AdvRisk. MC-T1.
+    # AdvRisk: Table 1.
     ("mnist", "0.1"): (
         *(5, 0.662),
         *((1.22, 0.11), (1.23, 0.12), (3.65, 0.29), (3.64, 0.30)),
@@ -138,7 +138,7 @@ PUBLISHED: dict[tuple[str, str], tuple[Any, ...]] = {
         *(75, 0.719),
         *((5.16, 0.25), (5.28, 0.23), (19.77, 0.22), (28.83, 0.46)),
     ),
-    # MC-T4.
+    # Table 4.
     ("fashion_mnist", "0.1"): (
         *(10, 0.758),
         *((5.64, 0.78), (5.92, 0.85), (10.30, 0.72), (11.56, 0.84)),
@@ -335,7 +335,7 @@ def notes(rows: list[dict[str, Any]]) -> list[str]:
     guarantees = [row["guarantee"] for row in rows if row.get("guarantee")]
     if guarantees and all(each["is_vacuous"] for each in guarantees):
         found.append(
-            "The theorem on generalization (MC-V3, delta "
+            "The theorem on generalization (delta "
             f"{guarantees[0]['delta']:g}) is vacuous in every row, in the paper too: "
             "its bound on the chance of error is capped at 1, or it asks for more "
             "samples (T^4) than there are. What supports the numbers is the test split."
@@ -397,9 +397,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/table1", PRESETS, run, description=__doc__ or "")
-    )

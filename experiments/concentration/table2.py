@@ -1,6 +1,6 @@
-"""MC Table 2: what the best defenses lose, and what concentration accounts for.
+"""Table 2: what the best defenses lose, and what concentration accounts for.
 
-    python -m experiments.concentration.table2 --preset cpu
+    python -m experiments concentration/table2 --preset cpu
 
 A published defense has a risk and a risk under attack. An error region of that risk
 that grows less shows that concentration does not explain the difference.
@@ -18,7 +18,7 @@ from typing import Any
 
 from experiments.concentration import table1, table5
 from experiments.concentration.table1 import Case, cases
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ PRESETS = {
 }
 
 PUBLISHED = {
-    # A defense with its risk and AdvRisk, and the paper's region, in percent. MC-T2.
+    # A defense with its risk and AdvRisk, and the paper's region, in percent. Table 2.
     ("mnist", "0.3"): ("Madry et al.", 1.20, 10.70, (1.35, 0.08), (8.28, 0.22)),
     ("mnist", "1.5"): ("Schott et al.", 1.00, 20.00, (1.08, None), (2.12, None)),
     ("cifar10", "8/255"): (
@@ -131,9 +131,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
             line.append(ours + theirs)
         lines.append(line)
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/table2", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,8 +1,8 @@
-"""MC Table 3: concentration in l2, by a half-space and by balls.
+"""Table 3: concentration in l2, by a half-space and by balls.
 
-    python -m experiments.concentration.table3 --preset cpu
+    python -m experiments concentration/table3 --preset cpu
 
-The baseline is the half-space along the first principal component (MC-A3). Beside the
+The baseline is the half-space along the first principal component. Beside the
 paper's two columns: the best half-space among twenty components, random directions, and
 directions towards longer tails, selected on the training split.
 
@@ -19,7 +19,7 @@ from typing import Any
 from experiments.concentration import table1, table5
 from experiments.concentration.table1 import Case
 from experiments.concentration.table5 import Config, Splits
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.concentration import estimate_half_space
 
 PRESETS = {
@@ -36,7 +36,7 @@ METHODS = {
 }
 
 PUBLISHED = {
-    # Risk and AdvRisk on test, in percent: half-space, balls. MC-T3.
+    # Risk and AdvRisk on test, in percent: half-space, balls. Table 3.
     ("mnist", "0.1"): ((1.18, 3.92), (1.07, 2.19)),
     ("mnist", "0.2"): ((1.18, 9.73), (1.02, 4.15)),
     ("mnist", "0.3"): ((1.18, 23.40), (1.07, 10.09)),
@@ -126,9 +126,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
                 line.append(ours + (f" ({100 * paper[name]:.2f})" if paper else ""))
         lines.append(line)
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/table3", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""MC Table 4: Table 1 for Fashion-MNIST and SVHN.
+"""Table 4: Table 1 for Fashion-MNIST and SVHN.
 
-    python -m experiments.concentration.table4 --preset cpu
+    python -m experiments concentration/table4 --preset cpu
 
 Rows whose data set is not prepared are reported as missing, with the reason.
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from experiments.concentration import table1
 from experiments.concentration.table1 import Config, cases, results_table
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 
 __all__ = ["PRESETS", "results_table", "run"]
 
@@ -37,9 +37,3 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Estimate all rows whose data are there."""
     found = table1.run(config, workspace)
     return {**found, "title": "Concentration in linf: Fashion-MNIST and SVHN"}
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/table4", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,9 +1,9 @@
-"""MC Table 5: concentration in l2, by balls.
+"""Table 5: concentration in l2, by balls.
 
-    python -m experiments.concentration.table5 --preset cpu
+    python -m experiments concentration/table5 --preset cpu
 
 For each radius a union of T balls of training risk alpha (1 + slack) that grows little
-(MC-A2). The l2 radius is sqrt(n / pi) times the linf radius of Table 1 (MC-V1).
+(Algorithm 2). The l2 radius is sqrt(n / pi) times the linf radius of Table 1.
 
 Presets:
     smoke: digits; shows that the program runs, nothing else.
@@ -21,7 +21,7 @@ from typing import Any
 
 from experiments.concentration import table1
 from experiments.concentration.table1 import COLUMNS, NAMES, Case, cases
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.concentration import (
     Candidates,
     candidate_balls,
@@ -55,7 +55,7 @@ PRESETS = {
 }
 
 PUBLISHED = {
-    # Risk on train and test, AdvRisk on train and test, in percent. MC-T5.
+    # Risk on train and test, AdvRisk on train and test, in percent. Table 5.
     ("mnist", "0.1"): (1.25, 1.07, 2.23, 2.19),
     ("mnist", "0.2"): (1.25, 1.02, 4.35, 4.15),
     ("mnist", "0.3"): (1.25, 1.07, 10.71, 10.09),
@@ -167,9 +167,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
             ]
         )
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("concentration/table5", PRESETS, run, description=__doc__ or "")
-    )

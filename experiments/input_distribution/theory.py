@@ -1,6 +1,6 @@
-"""SN theory: sets that grow in the cube and the ball (SN-V1, SN-V2, SN-V3, SN-V6).
+"""Theory: sets that grow in the cube and the ball.
 
-    python -m experiments.input_distribution.theory --preset cpu
+    python -m experiments input_distribution/theory --preset cpu
 
 Robust errors of half-spaces and the bounds that hold for every classifier, each beside
 a sample: of half-spaces for the cube, of half-balls for the ball.
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from experiments.formulas import compared, formula_table
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.theory import bounds
 
@@ -74,7 +74,7 @@ def _rows(config: Config, seed: int) -> list[dict[str, Any]]:
     rows = [
         compared(
             f"half-space across an axis, ε = {radius:g}: robust error",
-            "SN-V1",
+            "Example 1",
             bounds.coordinate_robust_error(radius),
             np.abs(first - 0.5) <= radius,
         )
@@ -93,18 +93,22 @@ def _rows(config: Config, seed: int) -> list[dict[str, Any]]:
         }
         for kind, value in found.items():
             rows.append(
-                compared(f"{name}, {kind}", "SN-V2", value, near, relation="<=")
+                compared(
+                    f"{name}, {kind}", "Proposition 2.1", value, near, relation="<="
+                )
             )
         exact = bounds.sum_vulnerable_fraction_exact(dimension, radius)
-        rows.append(compared(f"{name}, exact", "SN-V2", exact, near))
+        rows.append(compared(f"{name}, exact", "Proposition 2.1", exact, near))
     for measure, radius in CUBE:
         name = f"cube, volume {measure:g} grown by {radius:g}"
         grown = first <= measure + radius
         value = bounds.cube_expansion(measure, radius)
-        rows.append(compared(name, "SN-V3", value, grown, relation="<="))
+        rows.append(compared(name, "Theorem 2.1", value, grown, relation="<="))
         if measure == 0.5:
             value = bounds.cube_expansion_exponential(radius)
-            row = compared(f"{name}, simple", "SN-V3", value, grown, relation="<=")
+            row = compared(
+                f"{name}, simple", "Theorem 2.1", value, grown, relation="<="
+            )
             rows.append(row)
     for dimension, radius in BALLS:
         name = f"half-ball, d = {dimension}, grown by {radius:g}"
@@ -119,7 +123,9 @@ def _rows(config: Config, seed: int) -> list[dict[str, Any]]:
             ),
         }
         for kind, value in found.items():
-            rows.append(compared(name + kind, "SN-V3", value, grown, relation="<="))
+            rows.append(
+                compared(name + kind, "Theorem 2.1", value, grown, relation="<=")
+            )
     for classes in CLASSES:
         # Slabs of equal volume: the distance to the nearest border between two.
         borders = np.arange(1, classes) / classes
@@ -127,15 +133,15 @@ def _rows(config: Config, seed: int) -> list[dict[str, Any]]:
         value = bounds.cube_vulnerable_fraction(classes, 0.5)
         paper = "94 %" if classes == 10 else ""
         name = f"{classes} classes in the cube, ε = 0.5: vulnerable"
-        row = compared(name, "SN-V3", value, near, relation="<=", paper=paper)
+        row = compared(name, "Theorem 2.1", value, near, relation="<=", paper=paper)
         rows.append(row)
     value = bounds.ball_vulnerable_fraction(10, 0.09, 3072)
     name = "10 classes in the ball, d = 3072, ε = 0.09: vulnerable"
-    rows.append(compared(name, "SN-V3", value, paper="97 %"))
+    rows.append(compared(name, "Theorem 2.1", value, paper="97 %"))
     for dimension, distance in FACETS:
         name = f"facets at a distance of {distance}, n = {dimension}"
         value = bounds.facets_bound(dimension, distance)
-        rows.append(compared(name, "SN-V6", value))
+        rows.append(compared(name, "Theorem D.1", value))
     return rows
 
 
@@ -165,14 +171,8 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         ],
         "tables": {"Formulas": formula_table({"rows": rows})},
         "figures": {
-            "SN-V3: vulnerable in any dimension": workspace.save_figure(
+            "Theorem 2.1: vulnerable in any dimension": workspace.save_figure(
                 "theory-cube", figure
             )
         },
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("input_distribution/theory", PRESETS, run, description=__doc__ or "")
-    )

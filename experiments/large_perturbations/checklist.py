@@ -1,10 +1,10 @@
-"""LP's check-list (LP-C1 to LP-C12) on the models of Table 1, and on cases to be told.
+"""The paper's checklist on the models of Table 1, and on cases to be told.
 
-    python -m experiments.large_perturbations.checklist --preset smoke
+    python -m experiments large_perturbations/checklist --preset smoke
 
 The models trained at large perturbations are checked with all that
 `jaxrobust.evaluation.checklist` asks; the base that their weights started from is the
-model of LP-C9, C11 and C12. The list itself is checked on models that hide their
+model of items 9, 11 and 12. The list itself is checked on models that hide their
 weakness, on attacks that are broken, and on honest models, whose truth is known.
 
 Presets:
@@ -28,8 +28,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.large_perturbations import table1
-from experiments.runner import Setting, Workspace, main
-from jaxrobust.attacks import PGD, Attack, AttackResult, judge, pgd, randomized
+from experiments.workspace import Setting, Workspace
+from jaxrobust.attacks import (
+    PGD,
+    Attack,
+    AttackResult,
+    judge,
+    pgd,
+    randomized,
+    with_restarts,
+)
+from jaxrobust.attacks.settings import in_proportion
 from jaxrobust.data import Dataset, apply_variant, as_float, load_arrays
 from jaxrobust.evaluation import Checklist, ChecklistConfig, checklist
 from jaxrobust.evaluation.checklist import QUESTIONS
@@ -134,7 +143,7 @@ class Case(NamedTuple):
         expected: the right verdict.
         start: the honest model it is made of.
         disguise: `(logits_fn, seed) -> logits_fn`; None leaves it as it is.
-        attack: to be judged; None for PGD.
+        attack: to be judged, beside the PGD of all cases; None for that PGD.
         epsilon: radius, if not that of all cases.
     """
 
@@ -166,11 +175,12 @@ CASES: dict[str, Case] = {
     "tiny steps, adversarially trained": Case("fail", HONEST, attack=tiny_steps),
 }
 
+_CASE_PGD = PGD(step_size=0.01, num_steps=40)
+
 CASE_CHECKS = ChecklistConfig(
+    attack=with_restarts(_CASE_PGD, 2),
+    reference=_CASE_PGD,
     epsilon=0.1,
-    step_size=0.01,
-    num_steps=40,
-    num_restarts=2,
     num_images=100,
     long_steps=400,
     num_radii=4,
@@ -220,15 +230,20 @@ def check_case(
     only: Sequence[str] | None = None,
 ) -> Checklist:
     """What the checklist says of a case made of this model."""
-    config = dataclasses.replace(
-        config, seed=seed, epsilon=case.epsilon or config.epsilon
-    )
+    config = dataclasses.replace(config, seed=seed)
     if case.epsilon is not None:
-        step = CASE_CHECKS.step_size * case.epsilon / CASE_CHECKS.epsilon
-        config = dataclasses.replace(config, step_size=step)
+        radii = {"epsilon": case.epsilon, "made_for": config.epsilon}
+        attack, reference = (
+            in_proportion(build, **radii) for build in (config.attack, _CASE_PGD)
+        )
+        config = dataclasses.replace(
+            config, epsilon=case.epsilon, attack=attack, reference=reference
+        )
+    if case.attack is not None:
+        config = dataclasses.replace(config, attack=with_restarts(case.attack, 2))
     logits_fn = model if case.disguise is None else case.disguise(model, seed)
     test = load_arrays("digits", "test")
-    return checklist(logits_fn, test, config, attack=case.attack, only=only)
+    return checklist(logits_fn, test, config, only=only)
 
 
 # --- the experiment ------------------------------------------------------------------
@@ -253,9 +268,8 @@ def _config(preset: str, **settings: Any) -> Config:
 
 
 _CPU_CHECKS = ChecklistConfig(
+    attack=with_restarts(PGD(num_steps=100), 2),
     num_images=200,
-    num_steps=100,
-    num_restarts=2,
     long_steps=1000,
     brute_force_samples=5000,
     zoo_steps=20,
@@ -267,8 +281,7 @@ PRESETS = {
         "smoke",
         roles={table1.EXTENDED: 0.1},
         checks=ChecklistConfig(
-            step_size=0.02,
-            num_steps=10,
+            attack=PGD(step_size=0.02, num_steps=10),
             num_images=40,
             batch_size=40,
             many_restarts=2,
@@ -293,9 +306,7 @@ PRESETS = {
         "paper",
         roles={table1.EXTENDED: 0.4, table1.FURTHER: 0.5},
         checks=ChecklistConfig(
-            step_size=0.01,
-            num_steps=200,
-            num_restarts=5,
+            attack=with_restarts(PGD(num_steps=200), 5),
             num_images=1000,
             long_steps=2000,
             brute_force_samples=100_000_000,
@@ -448,9 +459,3 @@ def _case_cells(row: Mapping[str, Any]) -> list[str]:
         measured += f"; with some: {', '.join(sorted(ever - always))}"
     verdict = f"{expected} with {told} of {len(seeds)} seeds"
     return [row["model"], "all", verdict, measured, f"expected: {expected}"]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/checklist", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,10 +1,11 @@
-"""The models of LP Table 1 under the standard ensemble, and PGD on the same images.
+"""The models of Table 1 under the standard ensemble, and PGD on the same images.
 
-    python -m experiments.large_perturbations.ensemble --preset cpu
+    python -m experiments large_perturbations/ensemble --preset cpu
 
-LP attacks its models with PGD. Here they face Auto-PGD on two losses, targeted FAB and
-Square as well, each on what the others left (AutoAttack's order): the ensemble's
-accuracy can only be lower, and how much lower says how far PGD's can be believed.
+The paper attacks its models with PGD. Here they face Auto-PGD on two losses, targeted
+FAB and Square as well, each on what the others left (AutoAttack's order): the
+ensemble's accuracy can only be lower, and how much lower says how far PGD's can be
+believed.
 Started again after a kill, it goes on where it was, within an attack too.
 
 Presets:
@@ -23,16 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.judging import ByEnsemble
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust.data import apply_variant, load_arrays, subset
-from jaxrobust.evaluation import (
-    EnsembleConfig,
-    EvaluationConfig,
-    evaluate,
-    evaluate_ensemble,
-    wilson_interval,
-)
+from jaxrobust.evaluation import evaluate, wilson_interval
 from jaxrobust.report import percent
 from jaxrobust.training import Run
 
@@ -43,8 +39,7 @@ class Config(table1.Config):
 
     radii: Mapping[str, float]
     """By role of the model."""
-    ensemble: EnsembleConfig = EnsembleConfig()
-    """Its radii are replaced."""
+    ensemble: ByEnsemble = ByEnsemble()
     test_size: int | None = None
     """Test images; None for all."""
 
@@ -57,7 +52,7 @@ PRESETS = {
     "smoke": _config(
         "smoke",
         radii={table1.EXTENDED: 0.1},
-        ensemble=EnsembleConfig(num_steps=5, num_targets=2, num_queries=20),
+        ensemble=ByEnsemble(num_steps=5, num_targets=2, num_queries=20),
         test_size=60,
     ),
     "cpu": _config("cpu", radii=table1.RADII, test_size=1000),
@@ -68,35 +63,54 @@ PRESETS = {
 def _attacked(
     run: Run, epsilon: float, config: Config, workspace: Workspace
 ) -> dict[str, Any]:
-    def chosen(
-        settings: EnsembleConfig | EvaluationConfig,
-    ) -> Any:
-        return dataclasses.replace(settings, epsilons=(epsilon,), seed=workspace.seed)
-
-    ensemble, pgd = chosen(config.ensemble), chosen(config.evaluation)
+    pgd = config.evaluation
     key = [
-        *(run.directory.name, config.test_size),
-        *(dataclasses.asdict(ensemble), dataclasses.asdict(pgd)),
+        *(run.directory.name, config.test_size, epsilon, workspace.seed),
+        *(dataclasses.asdict(config.ensemble), dataclasses.asdict(pgd)),
     ]
 
     def compute() -> dict[str, Any]:
         test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
         test = test if config.test_size is None else subset(test, config.test_size)
         test = apply_variant(test, config.variant)
-        by_pgd = evaluate(run.logits_fn, test, pgd)
-        journal = workspace.directory / f"{run.directory.name}.npz"
-        found = evaluate_ensemble(
-            run.logits_fn, test, ensemble, journal=journal, report=workspace.say
+        by_pgd = evaluate(
+            run.logits_fn,
+            test,
+            pgd.attacks,
+            [epsilon],
+            batch_size=pgd.batch_size,
+            seed=workspace.seed,
         )
-        stands, stood = found.is_robust[epsilon], by_pgd.is_robust[epsilon]
-        return found.as_row() | {
+        found = evaluate(
+            run.logits_fn,
+            test,
+            config.ensemble.attacks,
+            [epsilon],
+            seed=workspace.seed,
+            journal=workspace.directory / f"{run.directory.name}.npz",
+            report=workspace.say,
+        )
+        stands, stood = found.at(epsilon), by_pgd.at(epsilon)
+        row = found.row()
+        return {
+            "clean_accuracy": row.clean_accuracy,
+            "robust_accuracy": row.robust_accuracy,
+            "stages": [
+                {
+                    "stage": attack.name,
+                    "robust_accuracy": attack.robust_accuracy,
+                    "num_attacks": attack.num_attacks,
+                    "num_passes": attack.num_passes,
+                }
+                for attack in row.attacks
+            ],
             "epsilon": epsilon,
             "num_images": found.num_examples,
             "interval": wilson_interval(int(stands.sum()), found.num_examples),
-            "pgd_accuracy": by_pgd.robust_accuracy[epsilon],
+            "pgd_accuracy": float(stood.mean()),
             "broken_by_pgd_alone": int(np.sum(stands & ~stood)),
             "broken_by_ensemble_alone": int(np.sum(stood & ~stands)),
-            "num_bad_gradients": found.num_bad_gradients,
+            "num_bad_gradients": row.num_bad_gradients,
         }
 
     return workspace.cached("ensemble", key, compute)
@@ -111,15 +125,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         workspace.say(f"--- attacking {role} at epsilon {epsilon:g}")
         found = _attacked(runs[role], epsilon, config, workspace)
         rows.append({"model": role, "role": role, **found})
-    ensemble, pgd = config.ensemble, config.evaluation
-    steps = pgd.num_steps or "2.5 * epsilon / step"
     notes = [
         f"Data: {next(iter(runs.values())).problem.title}, {rows[0]['num_images']:,} "
-        f"test images. PGD: {steps} steps of {pgd.step_size:g}, {pgd.num_restarts} "
-        f"random starts. The ensemble: {ensemble.num_steps} steps, "
-        f"{ensemble.num_targets} targets, {ensemble.num_queries:,} queries; in "
-        "brackets the 95 % Wilson interval. Columns from the left: what each attack "
-        "left of what those before it left.",
+        f"test images. PGD: {config.evaluation.text}. The ensemble: "
+        f"{config.ensemble.text}; in brackets the 95 % Wilson interval. Columns from "
+        "the left: what each attack left of what those before it left.",
         *_remarks(rows),
     ]
     return {
@@ -158,9 +168,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         )
     header = ["model", "ε", "clean", "PGD", *names[:-1], f"{names[-1]} (all)"]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/ensemble", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""LP Figure 11: Figure 4 under a stronger attack, 200 steps of .005 (LP-F11).
+"""Figure 11: Figure 4 under a stronger attack, 200 steps of .005.
 
-    python -m experiments.large_perturbations.figure11 --preset cpu
+    python -m experiments large_perturbations/figure11 --preset cpu
 
 See `figure4`, whose computation this is.
 
@@ -17,7 +17,6 @@ import dataclasses
 
 from experiments.large_perturbations import figure4
 from experiments.large_perturbations.figure4 import results_table, run
-from experiments.runner import main
 from jaxrobust.attacks import PGD
 
 __all__ = ["PRESETS", "results_table", "run"]
@@ -35,8 +34,3 @@ PRESETS = {
     "cpu": _strong("cpu", num_points=25),
     "paper": _strong("paper"),
 }
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure11", PRESETS, run, description=__doc__ or "")
-    )

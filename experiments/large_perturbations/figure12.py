@@ -1,6 +1,6 @@
-"""LP Figure 12: the robust error of two product-Bernoulli classes (LP-F12, LP-V4).
+"""Figure 12: the robust error of two product-Bernoulli classes.
 
-    python -m experiments.large_perturbations.figure12 --preset cpu
+    python -m experiments large_perturbations/figure12 --preset cpu
 
 50 coordinates agree with the label with probability .8 each, and an adversary flips at
 most epsilon of them. The smallest robust error of any classifier by epsilon, and that
@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from experiments.formulas import compared, formula_table
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.theory import bernoulli
 
@@ -85,7 +85,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             name = f"threshold {rule}"
             if best[budget] == 0.5:
                 is_lost, name = is_one, "a constant"
-            row = compared(f"ε = {budget}, {name}", "LP-V4", best[budget], is_lost)
+            row = compared(f"ε = {budget}, {name}", "Theorem 4", best[budget], is_lost)
             rows.append(row | {"epsilon": budget})
         curves = {str(each): errors[each].tolist() for each in config.curves}
         return {"rows": rows, "curves": curves}
@@ -123,15 +123,11 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         ],
         "tables": {"Smallest robust error": formula_table({"rows": rows})},
         "figures": {
-            "LP-F12: smallest robust error": workspace.save_figure(
+            "Figure 12: smallest robust error": workspace.save_figure(
                 "figure12", smallest
             ),
-            "LP-F12: threshold rules": workspace.save_figure("figure12-rules", rules),
+            "Figure 12: threshold rules": workspace.save_figure(
+                "figure12-rules", rules
+            ),
         },
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure12", PRESETS, run, description=__doc__ or "")
-    )

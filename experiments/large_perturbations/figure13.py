@@ -1,6 +1,6 @@
-"""LP Figure 13: Figure 6 for more images (LP-F13).
+"""Figure 13: Figure 6 for more images.
 
-    python -m experiments.large_perturbations.figure13 --preset cpu
+    python -m experiments large_perturbations/figure13 --preset cpu
 
 See `figure6`, whose computation this is.
 
@@ -18,7 +18,6 @@ import dataclasses
 
 from experiments.large_perturbations import figure6
 from experiments.large_perturbations.figure6 import results_table, run
-from experiments.runner import main
 
 __all__ = ["PRESETS", "results_table", "run"]
 
@@ -34,8 +33,3 @@ PRESETS = {
     "cpu": _more("cpu", 40),
     "paper": _more("paper", 40),
 }
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure13", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""LP Figure 3: the loss on the line from initial to trained weights (LP-F3).
+"""Figure 3: the loss on the line from initial to trained weights.
 
-    python -m experiments.large_perturbations.figure3 --preset cpu
+    python -m experiments large_perturbations/figure3 --preset cpu
 
 theta = (1 - a) theta0 + a theta1, where theta0 are the initial weights that all models
 share (one seed) and theta1 those after training: standard, at .2, .3 and .4. Each model
@@ -25,9 +25,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
-from jaxrobust.attacks import PGD, Attack, pgd
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import (
     Path,
@@ -37,7 +37,6 @@ from jaxrobust.evaluation.weight_space import (
 )
 from jaxrobust.networks import Variables
 from jaxrobust.report import percent
-from jaxrobust.threat import LinfBall
 from jaxrobust.training import (
     OptimizerConfig,
     Phase,
@@ -94,25 +93,6 @@ PRESETS = {
 }
 
 
-def attack_for(config: PGD) -> Callable[[Any], Attack]:
-    """From a radius, which may be traced, to the attack that a configuration means."""
-
-    def at(epsilon: Any) -> Attack:
-        # The small term is that of `num_steps_for`, for float32.
-        rule = jnp.floor(2.5 * epsilon / config.step_size + 1e-4).astype(jnp.int32)
-        return pgd(
-            LinfBall(epsilon),
-            step_size=config.step_size,
-            num_steps=rule if config.num_steps is None else config.num_steps,
-            direction=config.direction,
-            loss=config.loss,
-            random_start=config.random_start,
-            keep=config.keep,
-        )
-
-    return at
-
-
 def initial_weights(run: Run) -> Variables:
     """The random weights from which a run began."""
     return fresh_state(run.config, run.problem, lambda _: None).weights.variables
@@ -138,8 +118,6 @@ def losses_on_lines(
     data = load_arrays(config.dataset, "train", data_dir=workspace.data_dir)
     data = apply_variant(subset(data, config.num_images), config.variant)
     images, labels = as_float(data.images), jnp.asarray(data.labels)
-    strongest = attack_for(config.attack)
-
     apply = applied(run.network)
     found = {}
     for name, (path, epsilons) in lines.items():
@@ -151,7 +129,7 @@ def losses_on_lines(
             labels,
             alphas=config.num_points,
             epsilons=epsilons,
-            attack_for=strongest,
+            attack=config.attack,
         )
         fields = losses._asdict()
         batch_norm = fields.pop("batch_norm")
@@ -246,7 +224,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     settings = [config.attack, config.num_points, config.num_images]
     found = workspace.cached("lines", [directories, settings], compute)
     captions = {
-        "figure3": "LP-F3: loss under the attack of training",
+        "figure3": "Figure 3: loss under the attack of training",
         "figure3-clean": "The same on clean images",
     }
     figures = {}
@@ -287,9 +265,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure3", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""LP Figure 4: the loss on the line from the base to the extended model (LP-F4).
+"""Figure 4: the loss on the line from the base to the extended model.
 
-    python -m experiments.large_perturbations.figure4 --preset cpu
+    python -m experiments large_perturbations/figure4 --preset cpu
 
 theta0 are the weights trained at .3, theta1 those of its extension to .4. Left: the
 loss at the target radius; right: at the radius of the base. Both under the attack of
@@ -26,12 +26,13 @@ import jax.numpy as jnp
 
 from experiments.large_perturbations import figure3, table1
 from experiments.large_perturbations.figure3 import results_table
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, as_float, load_arrays, subset
 from jaxrobust.evaluation.weight_space import Path, connect, line
 from jaxrobust.networks import Variables
+from jaxrobust.threat import LinfBall
 from jaxrobust.training import Run, applied
 
 __all__ = ["PRESETS", "Config", "results_table", "run"]
@@ -76,7 +77,8 @@ def _curve(straight: Path, run: Run, config: Config, workspace: Workspace) -> Pa
         num_steps=config.bezier_steps,
         learning_rate=0.001,
         batch_size=config.batch_size,
-        attack=figure3.attack_for(config.attack)(config.extended.epsilon.end),
+        attack=config.attack,
+        threat=LinfBall(config.extended.epsilon.end),
         trained=Variables(params=True, state=False),
     )
     return found.path
@@ -129,9 +131,3 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         "tables": {"Losses on the way": results_table({"rows": rows})},
         "figures": figures,
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure4", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,8 +1,8 @@
-"""LP Figure 5: the loss round test images, in an adversarial and a random direction.
+"""Figure 5: the loss round test images, in an adversarial and a random direction.
 
-    python -m experiments.large_perturbations.figure5 --preset cpu
+    python -m experiments large_perturbations/figure5 --preset cpu
 
-100x100 points (LP-F5) round a test image, up to half of the model's own radius along
+100x100 points round a test image, up to half of the model's own radius along
 the sign of the input gradient and along random signs, for the models of .3, .3 -> .4
 and .3 -> .5. A model whose gradient is masked has cliffs in the random direction; an
 honest one is flat there. The border of what is misclassified is drawn in white.
@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.data import apply_variant, as_float, load_arrays
 from jaxrobust.evaluation.input_space import (
@@ -137,7 +137,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             ylabel="random direction",
             label="loss (nats)",
         )
-        caption = f"LP-F5: test image {example}, a {chosen[0]['label']}"
+        caption = f"Figure 5: test image {example}, a {chosen[0]['label']}"
         name = f"figure5-example{example}"
         figures[caption] = workspace.save_figure(name, figure)
     rows = [_row(each, names[each["role"]]) for each in found]
@@ -190,9 +190,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure5", PRESETS, run, description=__doc__ or "")
-    )

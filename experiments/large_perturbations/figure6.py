@@ -1,6 +1,6 @@
-"""LP Figure 6: what changes the loss, and what an attack does (LP-F6).
+"""Figure 6: what changes the loss, and what an attack does.
 
-    python -m experiments.large_perturbations.figure6 --preset cpu
+    python -m experiments large_perturbations/figure6 --preset cpu
 
 For the models of .3, .3 -> .4 and .3 -> .5: the gradient of the loss at an image that
 is perturbed within .3, and the perturbation that PGD without restarts finds within .45.
@@ -28,14 +28,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.large_perturbations import table1
-from experiments.large_perturbations.figure3 import attack_for
 from experiments.large_perturbations.figure5 import ROLES, names_of
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, as_float, load_arrays
 from jaxrobust.evaluation.input_space import Saliency, saliency, scale_for_display
 from jaxrobust.report import percent
+from jaxrobust.threat import LinfBall
 from jaxrobust.training import bind
 
 
@@ -79,14 +79,18 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     runs = table1.trained(config, workspace, *ROLES)
     names = names_of(runs)
     network = runs[table1.BASE].network
-    strongest = attack_for(config.attack)
 
     @jax.jit
-    def found_at(weights, epsilon, key) -> tuple[Saliency, jax.Array]:
+    def perturbed(weights, threat, attack, key) -> tuple[Saliency, jax.Array]:
         logits_fn = bind(network, weights)
-        attack = strongest(epsilon)
-        found = saliency(logits_fn, images, labels, attack=attack, key=key)
+        found = saliency(
+            logits_fn, images, labels, attack=attack, threat=threat, key=key
+        )
         return found, logits_fn(found.images).argmax(axis=-1)
+
+    def found_at(weights, epsilon: float, key) -> tuple[Saliency, jax.Array]:
+        # Numbers of both are arguments, so one program serves all radii.
+        return perturbed(weights, LinfBall(epsilon), config.attack.at(epsilon), key)
 
     def compute() -> dict[str, dict[str, Any]]:
         key = jax.random.key(workspace.seed)
@@ -198,9 +202,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figure6", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""LP Figures 1, 2, 7, 8 and 10: how training goes, epoch by epoch.
+"""Figures 1, 2, 7, 8 and 10: how training goes, epoch by epoch.
 
-    python -m experiments.large_perturbations.figures --preset smoke
+    python -m experiments large_perturbations/figures --preset smoke
 
 F1: training loss from random weights at several radii; above about .35 it stays at
 ln 10. F2: the same radii from a warm start. F7: iterative adversarial training (IAT).
@@ -15,7 +15,7 @@ Presets:
         40 for the base); wants an accelerator.
     paper-step05: the paper's text on MNIST (steps of .05); wants an accelerator.
 
-Differs from the paper: MNIST only (LP-F2 and LP-F9 show CIFAR-10 too). In `cpu` the
+Differs from the paper: MNIST only (Figures 2 and 9 show CIFAR-10 too). In `cpu` the
 bases of the warm starts are reached by chains of radii: .35 cannot be learned from
 random weights. IAT is not stopped at a jump, to show it, and goes on to .6.
 """
@@ -27,7 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Setting, Workspace, main
+from experiments.workspace import Setting, Workspace
 from jaxrobust import plots
 from jaxrobust.attacks import PGD
 from jaxrobust.data import load_arrays
@@ -187,20 +187,20 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     radii = [record["epsilon"] for record in grown.records]
     losses = [record["loss"] for record in grown.records]
     figures = {
-        "LP-F1: from random weights": _figure("figure1", lines(scratch), directory),
-        "LP-F2: extended, from a warm start": _figure(
+        "Figure 1: from random weights": _figure("figure1", lines(scratch), directory),
+        "Figure 2: extended, from a warm start": _figure(
             "figure2", lines(warm), directory
         ),
-        "LP-F7: iterative adversarial training": _figure(
+        "Figure 7: iterative adversarial training": _figure(
             "figure7",
             [plots.Curve("IAT", radii, losses)],
             directory,
             xlabel="epsilon of the epoch",
         ),
-        "LP-F8: from random weights and extended": _figure(
+        "Figure 8: from random weights and extended": _figure(
             "figure8", lines(everything), directory
         ),
-        "LP-F10: change of the loss from epoch to epoch": _figure(
+        "Figure 10: change of the loss from epoch to epoch": _figure(
             "figure10-loss",
             [
                 plots.Curve(line.label, line.x, [abs(value) for value in line.y])
@@ -210,7 +210,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
             ylabel="|change of the loss| (nats)",
             log=True,
         ),
-        "LP-F10: distance the weights move in an epoch": _figure(
+        "Figure 10: distance the weights move in an epoch": _figure(
             "figure10-weights",
             lines(everything, "weight_distance"),
             directory,
@@ -282,9 +282,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/figures", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,6 +1,6 @@
-"""The strong attacks in the text of LP (LP-A2): what weaker ones leave unsaid.
+"""The strong attacks of the paper's text: what weaker ones leave unsaid.
 
-    python -m experiments.large_perturbations.strong --preset smoke
+    python -m experiments large_perturbations/strong --preset smoke
 
 The models of Table 1, and one extended to .5 with a strong attack inside training, are
 attacked as the text says: by the attack they were trained with, by many small steps, by
@@ -24,15 +24,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-
+from experiments.judging import ByPGD
 from experiments.large_perturbations import table1
-from experiments.runner import Workspace, main
-from jaxrobust.attacks import PGD, Attack, pgd
+from experiments.workspace import Workspace
+from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.report import percent
-from jaxrobust.threat import LinfBall
 from jaxrobust.training import Adversarial, Phase, Run, extended
 
 STRONG = "extended .5, strong inner attack"
@@ -45,11 +43,11 @@ class Config(table1.Config):
     strong: Phase
     """Extension of the base with a strong attack inside training."""
     small_steps: int = 1000
-    """Of size .01 (LP-A2)."""
+    """Of size .01."""
     raw_steps: int = 2000
-    """With the real gradient (LP-A2)."""
+    """With the real gradient."""
     l2_steps: int = 125
-    """Of size .1 in the l_2 ball (LP-A2)."""
+    """Of size .1 in the l_2 ball."""
     test_size: int | None = None
     """Test images; None for all."""
 
@@ -91,7 +89,7 @@ class Attempt(NamedTuple):
         epsilon: radius; None for the radius the model was trained at.
         norm: of the ball.
         step_size: of the attack.
-        num_steps: from the configuration; None takes 2.5 radii in all (LP-A1).
+        num_steps: from the configuration; None takes 2.5 radii in all.
         published: lowest and highest accuracy in the text.
         is_raw: along the real gradient instead of its sign.
     """
@@ -138,60 +136,61 @@ ATTEMPTS = (
     Attempt(role=table1.EXTENDED, published=(0.60, 0.60), **_L2),
     Attempt(role=table1.BASE, published=(0.30, 0.30), **_L2),
 )
-"""The numbers of LP's text ("Numbers in text", LP-A2), in its order."""
+"""The numbers of the paper's text, in its order."""
 
 LOSSES = {table1.FURTHER: 0.6, STRONG: 1.2}
 """Training losses of the text, with the weak and the strong attack inside."""
 
 
-def _raw(epsilon: jax.Array, num_steps: jax.Array) -> Attack:
-    return pgd(LinfBall(epsilon), step_size=5e4, num_steps=num_steps, direction="raw")
-
-
-def _settings(attempt: Attempt, config: Config, run: Run) -> EvaluationConfig:
+def _judged_by(attempt: Attempt, config: Config, run: Run) -> ByPGD:
     phase = run.config.phases[-1]
     num_steps = None if attempt.num_steps is None else attempt.num_steps(config)
     step_size = attempt.step_size
     if attempt.attack == _TRAINING["attack"]:
         inner = phase.objective.attack
         num_steps, step_size = inner.num_steps, inner.step_size
-    return EvaluationConfig(
-        epsilons=(phase.epsilon.end if attempt.epsilon is None else attempt.epsilon,),
-        norm=attempt.norm,
+    epsilon = phase.epsilon.end if attempt.epsilon is None else attempt.epsilon
+    attack = PGD(
         step_size=step_size,
         num_steps=num_steps,
-        num_restarts=1,
+        direction="raw" if attempt.is_raw else "steepest",
     )
+    return ByPGD(attack=attack, num_restarts=1, epsilons=(epsilon,))
 
 
 def _accuracy(
     attempt: Attempt, run: Run, config: Config, workspace: Workspace
 ) -> dict[str, Any]:
-    settings = _settings(attempt, config, run)
-    settings = dataclasses.replace(settings, seed=workspace.seed)
+    judged_by = _judged_by(attempt, config, run)
+    (epsilon,) = judged_by.epsilons
 
     def compute() -> dict[str, Any]:
         test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
         test = test if config.test_size is None else subset(test, config.test_size)
         test = apply_variant(test, config.variant)
         found = evaluate(
-            run.logits_fn, test, settings, attack_for=_raw if attempt.is_raw else None
+            run.logits_fn,
+            test,
+            judged_by.attacks,
+            judged_by.epsilons,
+            norm=attempt.norm,
+            batch_size=judged_by.batch_size,
+            seed=workspace.seed,
         )
         return {
-            "accuracy": found.robust_accuracy[settings.epsilons[0]],
+            "accuracy": float(found.robust_accuracy[0]),
             "clean_accuracy": found.clean_accuracy,
             "num_images": found.num_examples,
-            "num_bad_gradients": found.num_bad_gradients,
+            "num_bad_gradients": sum(found.num_bad_gradients),
         }
 
     key = [
-        *(run.directory.name, dataclasses.asdict(settings)),
-        *(attempt.is_raw, config.test_size),
+        *(run.directory.name, dataclasses.asdict(judged_by)),
+        *(attempt.norm, config.test_size, workspace.seed),
     ]
     found = workspace.cached("strong", key, compute)
-    (epsilon,) = settings.epsilons
-    steps = settings.num_steps_at(epsilon)
-    where = f"{attempt.attack}, {settings.norm}, ε = {epsilon:g}, {steps} steps"
+    steps = judged_by.attack.num_steps_at(epsilon)
+    where = f"{attempt.attack}, {attempt.norm}, ε = {epsilon:g}, {steps} steps"
     workspace.say(f"{attempt.role}: {where}: {found['accuracy']:.2%}")
     return {"attack": where, "epsilon": epsilon, "num_steps": steps, **found}
 
@@ -277,9 +276,3 @@ def _cells(rows: Sequence[Mapping[str, Any]], is_published: bool) -> list[list[s
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:
     """Cells of the accuracies, also from a committed results file."""
     return _cells(result["rows"], result["config"]["is_published"])
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/strong", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,12 +1,12 @@
 """Robust accuracy by training and test epsilon: from random weights, and as a chain.
 
-    python -m experiments.large_perturbations.sweep --preset smoke
+    python -m experiments large_perturbations/sweep --preset smoke
 
 One sweep: members with random weights at every radius, and a chain in which every
-radius starts from the weights of the next smaller one (extended adversarial training,
-LP-X1). All members are trained by one compiled program, and evaluated at all radii by
-another. From random weights nothing is learned above about .35 (LP, section 3); the
-chain goes on.
+radius starts from the weights of the next smaller one (extended adversarial
+training). All members are trained by one compiled program, and evaluated at all radii
+by another. From random weights nothing is learned above about .35 (Shaeiri et al.,
+2020, Section 3); the chain goes on.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
@@ -15,7 +15,7 @@ Presets:
         cores.
     paper: MNIST, the paper's network, steps of .01; wants an accelerator.
 
-Differs from the paper: LP has no such figure. In `cpu` the steps are .05, and the
+Differs from the paper: it has no such figure. In `cpu` the steps are .05, and the
 attack of the evaluation has 100 steps and 2 restarts on 2,000 test images.
 """
 
@@ -23,11 +23,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.runner import PartDone, Setting, Workspace, main
+from experiments.judging import ByPGD
+from experiments.runner import PartDone
+from experiments.workspace import Setting, Workspace
 from jaxrobust import plots
 from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate_models
+from jaxrobust.evaluation import evaluate_models
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
@@ -51,7 +53,7 @@ class Config(Setting):
     optimizer: OptimizerConfig = OptimizerConfig()
     scratch_epochs: int
     chain_epochs: int
-    evaluation: EvaluationConfig
+    evaluation: ByPGD
     test_size: int | None = None
 
 
@@ -70,13 +72,15 @@ def _digits(epsilons: tuple[float, ...], scratch: int, chain: int, **evaluation:
         scratch_epochs=scratch,
         chain_epochs=chain,
         checkpoint_every=10,
-        evaluation=EvaluationConfig(epsilons=epsilons, **evaluation),
+        evaluation=ByPGD(epsilons=epsilons, **evaluation),
     )
 
 
 PRESETS = {
-    "smoke": _digits((0.1, 0.3), 2, 1, num_steps=10, num_restarts=1, step_size=0.05),
-    "digits": _digits(_RADII, 60, 30, num_steps=100, num_restarts=2),
+    "smoke": _digits(
+        (0.1, 0.3), 2, 1, attack=PGD(num_steps=10, step_size=0.05), num_restarts=1
+    ),
+    "digits": _digits(_RADII, 60, 30, attack=PGD(num_steps=100), num_restarts=2),
     "cpu": Config(
         dataset="mnist",
         train_size=20_000,
@@ -86,7 +90,7 @@ PRESETS = {
         attack=PGD(step_size=0.05),
         scratch_epochs=12,
         chain_epochs=6,
-        evaluation=EvaluationConfig(epsilons=_RADII, num_steps=100, num_restarts=2),
+        evaluation=ByPGD(epsilons=_RADII, attack=PGD(num_steps=100), num_restarts=2),
         test_size=2_000,
     ),
     "paper": Config(
@@ -96,9 +100,7 @@ PRESETS = {
         attack=PGD(step_size=0.01),
         scratch_epochs=30,
         chain_epochs=5,
-        evaluation=EvaluationConfig(
-            epsilons=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)
-        ),
+        evaluation=ByPGD(epsilons=(0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45)),
     ),
 }
 
@@ -146,13 +148,13 @@ def _accuracies(
             applied(network),
             [run.weights for run in runs.values()],
             test,
-            dataclasses.replace(config.evaluation, seed=workspace.seed),
+            config.evaluation.attacks,
+            config.evaluation.epsilons,
+            batch_size=config.evaluation.batch_size,
+            seed=workspace.seed,
             report=workspace.say,
         )
-        return [
-            each.as_row() | {"num_bad_gradients": each.num_bad_gradients}
-            for each in found
-        ]
+        return [dataclasses.asdict(each.row()) for each in found]
 
     directories = [run.directory.name for run in runs.values()]
     sweep = next(iter(runs.values())).directory.parent.name
@@ -193,21 +195,19 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
                 ),
             }
         )
-    attack = config.evaluation
     title = runs[rows[0]["model"]].problem.title
     notes = [
         f"Data: {title}, {config.train_size or 'all'} training and "
         f"{config.test_size or 'all'} test images. Accuracy under PGD with "
-        f"{attack.num_steps} steps of {attack.step_size:g} and {attack.num_restarts} "
-        f"random starts. From random weights: {config.scratch_epochs} epochs. Chain: "
-        f"each radius {config.chain_epochs} epochs from the weights of the radius "
-        "before; its first radius is that of the other row.",
+        f"{config.evaluation.text}. From random weights: {config.scratch_epochs} "
+        f"epochs. Chain: each radius {config.chain_epochs} epochs from the weights of "
+        "the radius before; its first radius is that of the other row.",
         *(f"{name}: {reason}" for name, reason in found.failures.items()),
     ]
     figure = plots.accuracy_maps(
         {start: _map(rows, start, config) for start in (SCRATCH, CHAIN)},
         rows=config.epsilons,
-        columns=attack.epsilons,
+        columns=config.evaluation.epsilons,
         ylabel="training epsilon",
         xlabel="test epsilon",
     )
@@ -252,9 +252,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/sweep", PRESETS, run, description=__doc__ or "")
-    )

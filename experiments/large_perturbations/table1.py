@@ -1,10 +1,10 @@
-"""LP Table 1: training at perturbations that random weights cannot learn (LP-T1).
+"""Table 1: training at perturbations that random weights cannot learn.
 
-    python -m experiments.large_perturbations.table1 --preset digits
+    python -m experiments large_perturbations/table1 --preset digits
 
 Four models with the same network: adversarial training at a radius that random weights
-can learn, its extension to a larger radius (LP-X1), iterative adversarial training up
-to that radius (LP-X2), and the failing control, the larger radius from random weights.
+can learn, its extension to a larger radius, iterative adversarial training up to that
+radius, and the failing control, the larger radius from random weights.
 
 Presets:
     smoke: binarized digits, a few epochs; shows that the program runs, nothing else.
@@ -14,8 +14,8 @@ Presets:
     paper-step05: the paper's text on MNIST (steps of .05); wants an accelerator.
 
 Differs from the paper: in `cpu` the base model is reached by a chain of radii, which
-needs fewer epochs than .3 at once (see LP-F1 in `figures`); the radius of IAT grows by
-.02 an epoch instead of .01. Accuracy is over restarts of the attack.
+needs fewer epochs than .3 at once (Figure 1, in `figures`); the radius of IAT grows
+by .02 an epoch instead of .01. Accuracy is over restarts of the attack.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.runner import Setting, Workspace, main
+from experiments.judging import ByPGD
+from experiments.workspace import Setting, Workspace
 from jaxrobust import plots
 from jaxrobust.attacks import PGD
 from jaxrobust.data import apply_variant, load_arrays
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.keeping import read_json
 from jaxrobust.networks import ModelConfig
 from jaxrobust.report import accuracy_table
@@ -53,7 +54,7 @@ PUBLISHED = {
     EXTENDED: (0.98, 0.94, 0.90),
     IAT: (0.98, 0.95, 0.91),
 }
-"""LP-T1: clean, .3, .4. The authors' README prints .90 for IAT at .3, below its own
+"""Table 1: clean, .3, .4. The authors' README prints .90 for IAT at .3, below its own
 accuracy at .4, which cannot be; the paper's .95 is taken."""
 
 
@@ -67,7 +68,7 @@ class Config(Setting):
     control: Phase
     further: Phase
     """Extension of the base to .5; no row of Table 1, for the other experiments."""
-    evaluation: EvaluationConfig
+    evaluation: ByPGD
     is_published: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -98,9 +99,7 @@ def digits_config(
         iterative=iterative(0.45, increment=increment, hold_epochs=hold, **settings),
         control=adversarial(0.45, base + extra, **settings),
         further=extended(0.5, extra, **settings),
-        evaluation=EvaluationConfig(
-            epsilons=(0.3, 0.4, 0.45), batch_size=360, **evaluation
-        ),
+        evaluation=ByPGD(epsilons=(0.3, 0.4, 0.45), batch_size=360, **evaluation),
         checkpoint_every=15,
         remarks=(
             "Binarized 8x8 digits: 1,437 training and 360 test images. An image that "
@@ -117,7 +116,7 @@ def digits_config(
 def mnist_config(
     step: float, extended_step: float, iterative_step: float, **changes: Any
 ) -> Config:
-    """The settings of the paper: LP-M1, LP-A1, LP-X1, LP-X2."""
+    """The settings of the paper."""
     first = PGD(step_size=step)
     return dataclasses.replace(
         Config(
@@ -128,7 +127,7 @@ def mnist_config(
             iterative=iterative(0.4, attack=PGD(step_size=iterative_step)),
             control=adversarial(0.4, 30, attack=first),
             further=extended(0.5, 5, attack=PGD(step_size=0.05)),
-            evaluation=EvaluationConfig(epsilons=(0.3, 0.4)),
+            evaluation=ByPGD(epsilons=(0.3, 0.4)),
             is_published=True,
         ),
         **changes,
@@ -210,9 +209,16 @@ def _accuracy(run: Run, config: Config, workspace: Workspace) -> dict[str, Any]:
     def compute() -> dict[str, Any]:
         test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
         test = apply_variant(test, config.variant)
-        settings = dataclasses.replace(config.evaluation, seed=workspace.seed)
-        found = evaluate(run.logits_fn, test, settings, report=workspace.say)
-        return found.as_row() | {"num_bad_gradients": found.num_bad_gradients}
+        found = evaluate(
+            run.logits_fn,
+            test,
+            config.evaluation.attacks,
+            config.evaluation.epsilons,
+            batch_size=config.evaluation.batch_size,
+            seed=workspace.seed,
+            report=workspace.say,
+        )
+        return dataclasses.asdict(found.row())
 
     key = [run.directory.name, dataclasses.asdict(config.evaluation), workspace.seed]
     return workspace.cached("accuracy", key, compute)
@@ -252,16 +258,10 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     curves = _curves(runs, names)
     figures = _draw(curves, rows, workspace)
     cells = table(rows, config.is_published)
-    settings = config.evaluation
-    steps = settings.num_steps or "2.5 * epsilon / step"
+    paper = "; in brackets the paper's, where it has one" if config.is_published else ""
     notes = [
         f"Data: {runs[BASE].problem.title}. Accuracy over every test image under PGD "
-        f"with {steps} steps of {settings.step_size:g} and {settings.num_restarts} "
-        f"random starts; in brackets the paper's (LP-T1), where it has one."
-        if config.is_published
-        else f"Data: {runs[BASE].problem.title}. Accuracy over every test image under "
-        f"PGD with {steps} steps of {settings.step_size:g} and "
-        f"{settings.num_restarts} random starts.",
+        f"with {config.evaluation.text}{paper}.",
         *config.remarks,
     ]
     tables = {"Accuracy": cells, "Budget": _budget(rows)}
@@ -352,9 +352,3 @@ def _draw(
     bars = plots.accuracy_bars(rows)
     path = plots.save(bars, workspace.directory / "accuracy.png")
     return figures | {"Accuracy under attack": path}
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("large_perturbations/table1", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,1 +1,1 @@
-"""NF: no free lunch, accuracy against robustness."""
+"""Accuracy against robustness: Tsipras et al., 2018, arXiv:1805.12152v1."""

@@ -1,6 +1,6 @@
-"""NF theory: one robust feature and many weak ones (NF-V1, NF-V2, NF-V3).
+"""Theory: one robust feature and many weak ones.
 
-    python -m experiments.no_free_lunch.theory --preset cpu
+    python -m experiments no_free_lunch/theory --preset cpu
 
 The averaging classifier, the linear classifier with the smallest hinge loss and its
 adversarial counterpart in closed form, beside a sample; the same classifiers trained by
@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.formulas import compared, formula_table
-from experiments.runner import Workspace, main
+from experiments.workspace import Workspace
 from jaxrobust import plots
 from jaxrobust.theory import no_free_lunch as theory
 
@@ -54,7 +54,7 @@ PRESETS = {
     "paper": Config(num_examples=1_000_000, num_training=100_000),
 }
 
-# As printed: NF, Theorem 2.1 and the last line of its proof.
+# As printed: Theorem 2.1 and the last line of its proof.
 PRINTED_FACTOR = "7/3 of it; 7/2 in the proof"
 
 
@@ -69,8 +69,8 @@ def _judged(
     points, labels = sample
     rest = float(np.linalg.norm(weights[1:]))
     rows = [
-        compared(f"{name}: first weight", "NF-V3", weights[0]),
-        compared(f"{name}: norm of the others", "NF-V3", rest),
+        compared(f"{name}: first weight", "Theorem 2.2", weights[0]),
+        compared(f"{name}: norm of the others", "Theorem 2.2", rest),
     ]
     for radius in (0.0, epsilon):
         margins = labels * (points @ weights) - radius * np.abs(weights[1:]).sum()
@@ -81,8 +81,8 @@ def _judged(
         )
         is_right, losses = margins > 0, np.maximum(0, 1 - margins)
         rows += [
-            compared(f"{name}: accuracy{under}", "NF-V3", accuracy, is_right),
-            compared(f"{name}: hinge loss{under}", "NF-V3", loss, losses),
+            compared(f"{name}: accuracy{under}", "Theorem 2.2", accuracy, is_right),
+            compared(f"{name}: hinge loss{under}", "Theorem 2.2", loss, losses),
         ]
     return rows
 
@@ -97,7 +97,7 @@ def _strength_rows(config: Config, strength: float, seed: int) -> list[dict[str,
     rows = [
         compared(
             f"h = {strength:g}: averaging, accuracy, ε = {radius:.3g}",
-            "NF-V1",
+            "Section 2",
             theory.averaging_accuracy(config.dimension, eta, radius),
             averages > radius,
         )
@@ -138,7 +138,7 @@ def _strength_rows(config: Config, strength: float, seed: int) -> list[dict[str,
         margins = labels * (points @ np.asarray(best)) - epsilon * jnp.abs(best).sum()
         name = f"h = {strength:g}: {kind}, closed form: accuracy, ε = {epsilon:.3g}"
         is_right = np.asarray(margins > 0)
-        rows.append(compared(f"{name}, all features", "NF-V3", both, is_right))
+        rows.append(compared(f"{name}, all features", "Theorem 2.2", both, is_right))
     return rows
 
 
@@ -152,7 +152,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         for error in config.standard_errors:
             bound = theory.adversarial_accuracy_bound(error)
             name = f"most adversarial accuracy at a standard error of {error:g}"
-            rows.append(compared(name, "NF-V2", bound, paper=PRINTED_FACTOR))
+            rows.append(compared(name, "Theorem 2.1", bound, paper=PRINTED_FACTOR))
         return rows
 
     key = [dataclasses.asdict(config), workspace.seed]
@@ -170,7 +170,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         xlabel="standard accuracy",
         ylabel="largest adversarial accuracy",
     )
-    caption = "NF-V2: no free lunch"
+    caption = "Theorem 2.1: no free lunch"
     return {
         "title": "One robust feature and many weak ones",
         "rows": rows,
@@ -184,9 +184,3 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         "tables": {"Formulas": formula_table({"rows": rows})},
         "figures": {caption: workspace.save_figure("theory-bound", figure)},
     }
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("no_free_lunch/theory", PRESETS, run, description=__doc__ or "")
-    )

@@ -1,26 +1,25 @@
 """Catastrophic overfitting: FGSM against N-FGSM and GradAlign, epoch by epoch.
 
-    python -m experiments.objectives.catastrophic_overfitting --preset cpu
+    python -m experiments objectives/catastrophic_overfitting --preset cpu
 
 Training on single steps can end in weights that withstand such steps and nothing else.
-The models of `equal_passes` that were trained adversarially go on at a larger radius,
-by objectives with the same data and optimizer: FGSM, one step from the image itself;
-N-FGSM, the same step after noise of one radius; and FGSM with the penalty of GradAlign.
-Test images are attacked after every epoch, by FGSM and by PGD; where the two part,
-training has overfitted to the single step.
-
-Each epoch is a member of a sweep that starts from the weights and the optimizer state
-of the one before, with a seed of its own.
+A network of one convolution shows it, as Andriushchenko & Flammarion (2020) found. It
+is trained from random weights by objectives with the same data and optimizer: FGSM,
+one step from the image itself; N-FGSM, the same step after noise of two radii; and FGSM
+with the penalty of GradAlign. A part of the training images is held out and attacked by
+PGD after every epoch: where their accuracy falls to nothing while that of the training
+images under their own step rises, training has overfitted to the single step. Test
+images are attacked once, at the end.
 
 Presets:
-    smoke: digits, two epochs; shows that the program runs, nothing else.
-    cpu: the models of `equal_passes --preset cpu`; under half an hour on 2 cores once
-        they are trained.
-    paper: those of `equal_passes --preset paper`; wants an accelerator.
+    smoke: two epochs; shows that the program runs, nothing else.
+    cpu: 10,000 images of CIFAR-10; under an hour on 2 cores.
+    paper: all images; wants an accelerator.
 
-There is no such figure for this network in a paper; the effect is that of Wong et al.
+There is no such figure for this setting in a paper; the effect is that of Wong et al.
 (2020), the ways out those of Andriushchenko & Flammarion (2020) and de Jorge et al.
-(2022), whose noise is of two radii on CIFAR-10.
+(2022). The weight of GradAlign, the learning rate, its schedule and the weight decay
+are those that Andriushchenko & Flammarion have at this radius or for this network.
 """
 
 import dataclasses
@@ -28,115 +27,86 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from experiments.objectives import equal_passes
+from experiments.judging import ByPGD
 from experiments.objectives.equal_passes import Named, Seeded, with_deviation
-from experiments.runner import Workspace, main
+from experiments.runner import PartDone
+from experiments.workspace import Workspace
 from jaxrobust import plots
-from jaxrobust.attacks import Attack, fgsm
-from jaxrobust.evaluation import EvaluationConfig, evaluate_models
-from jaxrobust.threat import LinfBall
+from jaxrobust.attacks import PGD, fgsm
+from jaxrobust.evaluation import evaluate_models
+from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     Member,
     Objective,
     OptimizerConfig,
     Run,
-    SweepResult,
-    TrainConfig,
+    SweepConfig,
+    Validation,
     adversarial,
     applied,
 )
 from jaxrobust.training.recipe.objectives import NFGSM, GradAlign
-from jaxrobust.types import Scalar
 
 FGSM = NFGSM(noise=0.0)
 """One step as long as the radius, from the image itself."""
 
-SEEDS_APART = 1000
-"""Between the seeds of an epoch and of the next."""
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(Seeded):
-    """The objectives, how long they are trained, and from which models."""
+    """The objectives, and how long they are trained."""
 
-    before: equal_passes.Config
-    """The first of its objectives trains the models that all start from."""
     epochs: int
+    validation: Validation
+    """What is held out, and attacked after every epoch."""
 
-    def starts(self, workspace: Workspace) -> SweepResult:
-        """The models that all start from, one for each seed."""
-        first = self.before.objectives[0]
-        return workspace.sweep(
-            first.directory,
-            self.before.members(workspace, first.objective),
-            checkpoint_every=self.before.checkpoint_every,
+    def members(self, workspace: Workspace, objective: Objective) -> Sequence[Member]:
+        """The runs of an objective, one for each seed."""
+        phase = adversarial(
+            self.epsilon,
+            self.epochs,
+            objective=objective,
+            optimizer=self.optimizer,
         )
-
-    def members(
-        self, workspace: Workspace, objective: Objective, starts: Mapping[int, str]
-    ) -> list[Member]:
-        """The runs of an objective: for each seed one after another, by epoch.
-
-        Args:
-            workspace: of the experiment.
-            objective: of all.
-            starts: by seed, directories of the models to start from.
-        """
-
-        def config(seed: int, epoch: int) -> TrainConfig:
-            phase = adversarial(
-                self.epsilon,
-                1,
-                objective=objective,
-                optimizer=self.optimizer,
-                carry="optimizer",
-                start_from=starts[seed] if epoch == 1 else None,
-            )
-            recipe = self.recipe(workspace, phase)
-            return dataclasses.replace(recipe, seed=seed + SEEDS_APART * epoch)
-
-        return [
-            Member(
-                name=_member(seed, epoch),
-                config=config(seed, epoch),
-                start_from=_member(seed, epoch - 1) if epoch > 1 else None,
-            )
-            for seed in starts
-            for epoch in range(1, self.epochs + 1)
-        ]
-
-
-def _member(seed: int, epoch: int) -> str:
-    return f"seed{seed}-epoch{epoch}"
+        recipe = self.recipe(workspace, phase)
+        base = dataclasses.replace(recipe, validation=self.validation)
+        return SweepConfig(base=base, seed=self.seeds(workspace)).members()
 
 
 def _attacked(
     name: str, runs: Sequence[Run], config: Config, workspace: Workspace
 ) -> list[dict[str, Any]]:
     """Accuracies of models of an objective on the test images."""
-    pgd = config.pgd(workspace)
+    pgd = config.pgd()
     key = [
         *(runs[0].directory.parent.name, [run.directory.name for run in runs]),
-        *(config.test_size, dataclasses.asdict(pgd)),
+        *(config.test_size, dataclasses.asdict(pgd), workspace.seed),
     ]
-
-    def single_step(epsilon: Scalar, num_steps: Scalar) -> Attack:
-        del num_steps
-        return fgsm(LinfBall(epsilon))
 
     def compute() -> list[dict[str, Any]]:
         workspace.say(f"--- attacking {name}")
         test = config.test_images(workspace)
         apply, weights = applied(runs[0].network), [run.weights for run in runs]
-        by_pgd = evaluate_models(apply, weights, test, pgd)
-        by_step = evaluate_models(apply, weights, test, pgd, attack_for=single_step)
+        by_pgd, by_step = (
+            evaluate_models(
+                apply,
+                weights,
+                test,
+                attacks,
+                pgd.epsilons,
+                batch_size=pgd.batch_size,
+                seed=workspace.seed,
+            )
+            for attacks in (pgd.attacks, fgsm)
+        )
         return [
             {
                 "clean_accuracy": many.clean_accuracy,
-                "fgsm_accuracy": one.robust_accuracy[config.epsilon],
-                "pgd_accuracy": many.robust_accuracy[config.epsilon],
+                "fgsm_accuracy": float(one.robust_accuracy[0]),
+                "pgd_accuracy": float(many.robust_accuracy[0]),
                 "num_images": many.num_examples,
-                "num_bad_gradients": one.num_bad_gradients + many.num_bad_gradients,
+                "num_bad_gradients": sum(
+                    (*one.num_bad_gradients, *many.num_bad_gradients)
+                ),
             }
             for one, many in zip(by_step, by_pgd, strict=True)
         ]
@@ -144,132 +114,113 @@ def _attacked(
     return workspace.cached("accuracy", key, compute)
 
 
-def _config(preset: str, **settings: Any) -> Config:
-    before = equal_passes.PRESETS[preset]
-    shared = ("dataset", "variant", "train_size", "model", "batch_size", "num_seeds")
-    fields = {name: getattr(before, name) for name in (*shared, "test_size")}
-    return Config(
-        before=before,
-        objectives=(
+def _config(**settings: Any) -> Config:
+    network = ModelConfig(name="experiments.objectives.single_layer:SingleLayer")
+    shared: dict[str, Any] = {
+        "dataset": "cifar10",
+        "model": network,
+        "objectives": (
             Named("FGSM", FGSM),
-            Named("N-FGSM", NFGSM(noise=1.0)),
-            Named("FGSM + GradAlign", GradAlign(objective=FGSM, weight=1.0)),
+            Named("N-FGSM", NFGSM()),
+            Named("FGSM + GradAlign", GradAlign(objective=FGSM, weight=2.0)),
         ),
-        **fields | settings,
-    )
+        "epsilon": 16 / 255,
+        "optimizer": OptimizerConfig(
+            learning_rate=0.003, schedule="cyclic", weight_decay=5e-4
+        ),
+        "epochs": 30,
+        "validation": Validation(num_steps=20),
+        "evaluation": ByPGD(
+            attack=PGD(num_steps=50, step_size=2 / 255), num_restarts=1
+        ),
+    }
+    return Config(**shared | settings)
 
 
 PRESETS = {
     "smoke": _config(
-        "smoke",
-        epsilon=0.2,
-        optimizer=OptimizerConfig(learning_rate=0.003),
+        dataset="digits",
+        train_size=300,
+        test_size=60,
         epochs=2,
-        evaluation=EvaluationConfig(num_steps=10, num_restarts=1, step_size=0.05),
+        num_seeds=2,
+        evaluation=ByPGD(attack=PGD(num_steps=5), num_restarts=1),
     ),
-    "cpu": _config(
-        "cpu",
-        epsilon=0.3,
-        optimizer=OptimizerConfig(),
-        epochs=10,
-        evaluation=EvaluationConfig(num_steps=40, num_restarts=1, step_size=0.03),
-    ),
+    "cpu": _config(train_size=10_000, test_size=1_000),
     "paper": _config(
-        "paper",
-        epsilon=0.3,
-        optimizer=OptimizerConfig(),
-        epochs=30,
-        evaluation=EvaluationConfig(num_restarts=10),
+        evaluation=ByPGD(attack=PGD(num_steps=50, step_size=2 / 255), num_restarts=10),
     ),
 }
 
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
-    """Train by every objective, and attack the weights after every epoch."""
-    if workspace.part is not None:
-        index, count = workspace.part
-        raise ValueError(
-            f"`--part` must be left out here, got {index}/{count}; train the models "
-            "that this starts from in parts, by `equal_passes`."
-        )
+    """Train by every objective, and attack the weights of the end."""
     # Data and settings are checked before any training.
     config.test_images(workspace)
-    begun = list(config.starts(workspace).runs.values())
-    starts = {run.config.seed: str(run.directory) for run in begun}
     found = {
         each.name: workspace.sweep(
-            each.directory, config.members(workspace, each.objective, starts)
+            each.directory, config.members(workspace, each.objective)
         )
         for each in config.objectives
     }
-    at_start = _attacked("the start", begun, config, workspace)
+    if workspace.part is not None:
+        raise PartDone(
+            f"part {workspace.part[0]} of {workspace.part[1]} is trained; run the same "
+            "command without --part once all parts are"
+        )
     rows, curves, failures = [], [], []
+    title = ""
     for name, swept in found.items():
         failures += [f"{name}, {its}: {why}" for its, why in swept.failures.items()]
-        runs = swept.runs
+        runs = list(swept.runs.values())
         if not runs:
             continue
-        members = list(runs)
-        accuracies = _attacked(name, list(runs.values()), config, workspace)
-        by_member = dict(zip(members, accuracies, strict=True))
-        its = [
-            _curve(name, seed, runs, {**by_member, _member(seed, 0): first}, config)
-            for seed, first in zip(starts, at_start, strict=True)
-            if _member(seed, 1) in runs
-        ]
-        curves += its
+        title = runs[0].problem.title
+        accuracies = _attacked(name, runs, config, workspace)
+        curves += [_curve(name, run) for run in runs]
         rows.append(
             {
                 "model": name,
-                "seeds": [curve["seed"] for curve in its],
-                "training_accuracy": [curve["training_accuracy"][-1] for curve in its],
-                "clean_accuracy": [curve["clean_accuracy"][-1] for curve in its],
-                "fgsm_accuracy": [curve["fgsm_accuracy"][-1] for curve in its],
-                "pgd_accuracy": [curve["pgd_accuracy"][-1] for curve in its],
-                "pgd_accuracy_before": [curve["pgd_accuracy"][0] for curve in its],
+                "seeds": [run.config.seed for run in runs],
+                "training_accuracy": [
+                    run.records[-1]["adversarial_accuracy"] for run in runs
+                ],
+                **{
+                    field: [accuracy[field] for accuracy in accuracies]
+                    for field in ("clean_accuracy", "fgsm_accuracy", "pgd_accuracy")
+                },
                 "num_images": accuracies[0]["num_images"],
                 "num_bad_gradients": sum(
-                    each["num_bad_gradients"] for each in accuracies
+                    accuracy["num_bad_gradients"] for accuracy in accuracies
                 ),
-                "training_seconds": round(sum(curve["seconds"] for curve in its), 1),
+                "training_seconds": round(
+                    sum(record["seconds"] for run in runs for record in run.records), 1
+                ),
             }
         )
-    title = begun[0].problem.title
     return {
         "title": "Catastrophic overfitting",
         "rows": rows,
         "curves": curves,
         "notes": [*_notes(config, rows, title), *failures],
         "tables": {"Accuracy at the end": results_table({"rows": rows})},
-        "figures": {
-            "Accuracy of test images by epoch": _draw(curves, config, workspace)
-        },
+        "figures": {"Accuracy by epoch": _draw(curves, config, workspace)},
     }
 
 
-def _curve(
-    name: str,
-    seed: int,
-    runs: Mapping[str, Run],
-    accuracies: Mapping[str, Mapping[str, Any]],
-    config: Config,
-) -> dict[str, Any]:
-    """What became of one seed: accuracies before the first epoch and after each.
-
-    Shorter if its loss was not finite.
-    """
-    members = [_member(seed, epoch) for epoch in range(1, config.epochs + 1)]
-    members = [member for member in members if member in runs]
-    points = [_member(seed, 0), *members]
-    records = [runs[member].records[-1] for member in members]
-    fields = ("clean_accuracy", "fgsm_accuracy", "pgd_accuracy")
+def _curve(name: str, run: Run) -> dict[str, Any]:
+    """What became of one seed, epoch by epoch."""
     return {
         "model": name,
-        "seed": seed,
-        "training_accuracy": [record["adversarial_accuracy"] for record in records],
-        "loss": [record["loss"] for record in records],
-        "seconds": sum(record["seconds"] for record in records),
-        **{field: [accuracies[point][field] for point in points] for field in fields},
+        "seed": run.config.seed,
+        "loss": [record["loss"] for record in run.records],
+        "training_accuracy": [record["adversarial_accuracy"] for record in run.records],
+        "held_out_clean_accuracy": [
+            record["validation_accuracy"] for record in run.records
+        ],
+        "held_out_pgd_accuracy": [
+            record["validation_robust_accuracy"] for record in run.records
+        ],
     }
 
 
@@ -278,15 +229,16 @@ def _notes(config: Config, rows: Sequence[Mapping[str, Any]], title: str) -> lis
     fallen = [
         f"{row['model']} {_num_fallen(row)} of {len(row['seeds'])}" for row in rows
     ]
+    held = config.validation
     return [
-        f"Data: {title}, {size} training and {rows[0]['num_images']:,} test images. "
-        f"Adversarial training at epsilon {config.before.epsilon:g}, and then "
-        f"{config.epochs} epochs at {config.epsilon:g}: training images under the step "
-        "that they were trained with in the last epoch; test images clean, under FGSM, "
-        f"and under {config.pgd_text()}, the last also before the first epoch. Mean "
-        f"and standard deviation of {config.num_seeds} seeds, in brackets each.",
-        "Seeds that lose more than half of their accuracy under FGSM to PGD in the "
-        f"end: {', '.join(fallen)}.",
+        f"Data: {title}, {size} training images, of which {held.share:.0%} are held "
+        f"out, and {rows[0]['num_images']:,} test images. {config.epochs} epochs from "
+        f"random weights at epsilon {255 * config.epsilon:g}/255: training images "
+        "under the step that they were trained with in the last epoch; test images "
+        f"clean, under FGSM, and under {config.pgd_text()}. Mean and standard "
+        f"deviation of {config.num_seeds} seeds, in brackets each.",
+        "Seeds that lose more than half of their accuracy under FGSM to PGD: "
+        f"{', '.join(fallen)}.",
     ]
 
 
@@ -300,21 +252,25 @@ def _draw(
 ) -> Any:
     """Mean over the seeds, between the lowest and the highest of them."""
     lines, bands = [], {}
+    fields = {
+        "held_out_pgd_accuracy": "held-out images under PGD",
+        "training_accuracy": "training images under their own step",
+    }
     for name in dict.fromkeys(curve["model"] for curve in curves):
-        its = [curve for curve in curves if curve["model"] == name]
-        for field, attack in (("pgd_accuracy", "PGD"), ("fgsm_accuracy", "FGSM")):
-            if attack == "FGSM" and name != config.objectives[0].name:
+        of_model = [curve for curve in curves if curve["model"] == name]
+        for field, meaning in fields.items():
+            if field == "training_accuracy" and name != config.objectives[0].name:
                 continue
-            by_epoch = list(zip(*(curve[field] for curve in its), strict=False))
-            label = f"{name}, under {attack}"
-            epochs = range(len(by_epoch))
+            by_epoch = list(zip(*(curve[field] for curve in of_model), strict=True))
+            label = f"{name}, {meaning}"
+            epochs = range(1, len(by_epoch) + 1)
             lines.append(plots.Curve(label, epochs, [fmean(each) for each in by_epoch]))
             bands[label] = ([*map(min, by_epoch)], [*map(max, by_epoch)])
     figure = plots.curves(
         lines,
         xlabel="epoch",
-        ylabel="accuracy on test images",
-        title=f"Training on single steps at epsilon {config.epsilon:g}",
+        ylabel="accuracy",
+        title=f"Training on single steps at epsilon {255 * config.epsilon:g}/255",
         bands=bands,
     )
     return workspace.save_figure("epochs", figure)
@@ -322,24 +278,10 @@ def _draw(
 
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:
     """Cells of the accuracies at the end, also from a committed results file."""
-    header = ["objective", "training, own step", "clean", "FGSM", "PGD", "PGD before"]
-    fields = (
-        *("training_accuracy", "clean_accuracy", "fgsm_accuracy", "pgd_accuracy"),
-        "pgd_accuracy_before",
-    )
+    header = ["objective", "training, own step", "clean", "FGSM", "PGD"]
+    fields = ("training_accuracy", "clean_accuracy", "fgsm_accuracy", "pgd_accuracy")
     lines = [
         [row["model"], *(with_deviation(row[field]) for field in fields)]
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main(
-            "objectives/catastrophic_overfitting",
-            PRESETS,
-            run,
-            description=__doc__ or "",
-        )
-    )

@@ -1,6 +1,6 @@
 """Adversarial training, TRADES, AWP and N-FGSM at the same number of passes.
 
-    python -m experiments.objectives.equal_passes --preset digits
+    python -m experiments objectives/equal_passes --preset digits
 
 The same network, data, radius and optimizer; every objective is trained until it has
 used up the same budget, with three seeds that train as one sweep. The weights at the
@@ -37,16 +37,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
-from experiments.runner import PartDone, Setting, Workspace, main
+from experiments.judging import ByEnsemble, ByPGD
+from experiments.runner import PartDone
+from experiments.workspace import Setting, Workspace
 from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
-from jaxrobust.evaluation import (
-    EnsembleConfig,
-    EvaluationConfig,
-    evaluate_ensemble_models,
-    evaluate_models,
-    wilson_interval,
-)
+from jaxrobust.evaluation import evaluate_models, wilson_interval
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
     Adversarial,
@@ -132,7 +128,7 @@ class Seeded(Setting):
     optimizer: OptimizerConfig
     num_seeds: int = 3
     """Trained with as many seeds, from that of the experiment on."""
-    evaluation: EvaluationConfig
+    evaluation: ByPGD
     """Its radii are replaced."""
     test_size: int | None = None
     """Test images; None for all."""
@@ -147,20 +143,16 @@ class Seeded(Setting):
         test = test if self.test_size is None else subset(test, self.test_size)
         return apply_variant(test, self.variant)
 
-    def pgd(self, workspace: Workspace) -> EvaluationConfig:
-        """PGD at the radius."""
+    def pgd(self) -> ByPGD:
+        """PGD at the radius, with as many steps as it needs."""
+        attack = self.evaluation.attack.at(self.epsilon)
         return dataclasses.replace(
-            self.evaluation, epsilons=(self.epsilon,), seed=workspace.seed
+            self.evaluation, attack=attack, epsilons=(self.epsilon,)
         )
 
     def pgd_text(self) -> str:
         """The attack in words."""
-        attack = self.evaluation
-        plural = "s" if attack.num_restarts > 1 else ""
-        return (
-            f"PGD with {attack.num_steps_at(self.epsilon)} steps of "
-            f"{attack.step_size:.3g} and {attack.num_restarts} random start{plural}"
-        )
+        return f"PGD with {self.pgd().text}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,8 +163,7 @@ class Config(Seeded):
     """Forward and backward passes for each training image."""
     ramp: float = 0.0
     """Share of the epochs in which the radius grows, step by step, to what it is."""
-    ensemble: EnsembleConfig
-    """Its radius is replaced."""
+    ensemble: ByEnsemble
 
     def epochs(self, objective: Objective) -> int:
         """Of an objective, so that it comes nearest to the budget."""
@@ -205,7 +196,7 @@ def _objectives(attack: PGD) -> tuple[Named, ...]:
     )
 
 
-def _digits(budget: int, ensemble: EnsembleConfig, **settings: Any) -> Config:
+def _digits(budget: int, ensemble: ByEnsemble, **settings: Any) -> Config:
     return Config(
         dataset="digits",
         model=ModelConfig(name="lenet-small", widen_factor=0.25),
@@ -234,30 +225,30 @@ def _mnist(**settings: Any) -> Config:
 PRESETS = {
     "smoke": _digits(
         32,
-        EnsembleConfig(num_steps=5, num_queries=20, stages=("apgd-ce", "square")),
-        evaluation=EvaluationConfig(num_steps=10, num_restarts=1, step_size=0.05),
+        ByEnsemble(num_steps=5, num_queries=20, stages=("apgd-ce", "square")),
+        evaluation=ByPGD(attack=PGD(num_steps=10, step_size=0.05), num_restarts=1),
         num_seeds=2,
         test_size=60,
     ),
     "digits": _digits(
         720,
-        EnsembleConfig(),
-        evaluation=EvaluationConfig(num_steps=100, num_restarts=2, batch_size=360),
+        ByEnsemble(),
+        evaluation=ByPGD(attack=PGD(num_steps=100), num_restarts=2, batch_size=360),
     ),
     "cpu": _mnist(
         model=ModelConfig(name="lenet", widen_factor=0.25),
         train_size=8_000,
         batch_size=64,
         budget=144,
-        evaluation=EvaluationConfig(num_steps=100, num_restarts=1),
-        ensemble=EnsembleConfig(num_steps=50, num_targets=4, num_queries=1000),
+        evaluation=ByPGD(attack=PGD(num_steps=100), num_restarts=1),
+        ensemble=ByEnsemble(num_steps=50, num_targets=4, num_queries=1000),
         test_size=300,
     ),
     "paper": _mnist(
         model=ModelConfig(name="lenet"),
         budget=720,
-        evaluation=EvaluationConfig(),
-        ensemble=EnsembleConfig(),
+        evaluation=ByPGD(),
+        ensemble=ByEnsemble(),
     ),
 }
 
@@ -266,36 +257,45 @@ def _judged(
     name: str, runs: Sequence[Run], config: Config, workspace: Workspace
 ) -> list[dict[str, Any]]:
     """Accuracies of the models of an objective, one for each seed."""
-    pgd = config.pgd(workspace)
-    ensemble = dataclasses.replace(
-        config.ensemble, epsilons=(config.epsilon,), seed=workspace.seed
-    )
+    pgd, ensemble = config.pgd(), config.ensemble
     directory = runs[0].directory.parent.name
     key = [
         *(directory, [run.directory.name for run in runs], config.test_size),
-        *(dataclasses.asdict(pgd), dataclasses.asdict(ensemble)),
+        *(dataclasses.asdict(pgd), dataclasses.asdict(ensemble), workspace.seed),
     ]
 
     def compute() -> list[dict[str, Any]]:
         workspace.say(f"--- attacking {name}")
         test = config.test_images(workspace)
         apply, weights = applied(runs[0].network), [run.weights for run in runs]
-        by_pgd = evaluate_models(apply, weights, test, pgd)
-        by_all = evaluate_ensemble_models(
+        by_pgd = evaluate_models(
             apply,
             weights,
             test,
-            ensemble,
+            pgd.attacks,
+            pgd.epsilons,
+            batch_size=pgd.batch_size,
+            seed=workspace.seed,
+        )
+        by_all = evaluate_models(
+            apply,
+            weights,
+            test,
+            ensemble.attacks,
+            pgd.epsilons,
+            seed=workspace.seed,
             journal=workspace.directory / f"{directory}.npz",
             report=workspace.say,
         )
         return [
             {
                 "clean_accuracy": one.clean_accuracy,
-                "pgd_accuracy": one.robust_accuracy[config.epsilon],
-                "ensemble_accuracy": all_.robust_accuracy[config.epsilon],
+                "pgd_accuracy": float(one.robust_accuracy[0]),
+                "ensemble_accuracy": float(all_.robust_accuracy[0]),
                 "num_images": all_.num_examples,
-                "num_bad_gradients": one.num_bad_gradients + all_.num_bad_gradients,
+                "num_bad_gradients": sum(
+                    (*one.num_bad_gradients, *all_.num_bad_gradients)
+                ),
             }
             for one, all_ in zip(by_pgd, by_all, strict=True)
         ]
@@ -408,9 +408,3 @@ def results_table(result: Mapping[str, Any]) -> list[list[str]]:
         for row in result["rows"]
     ]
     return [header, *lines]
-
-
-if __name__ == "__main__":
-    raise SystemExit(
-        main("objectives/equal_passes", PRESETS, run, description=__doc__ or "")
-    )
