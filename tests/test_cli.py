@@ -7,14 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from jaxrobust import cli
 from jaxrobust.attacks import PGD
-from jaxrobust.cli import main
+from jaxrobust.attacks.builders import settings_of
+from jaxrobust.cli import chosen, evaluate, main
 from jaxrobust.evaluation import wilson_interval
 from jaxrobust.interop import load_exported, read_header
 from jaxrobust.training import load_run
-
-chosen = cli._chosen
 
 FAST = ["--model", "linear", "--train-size", "96", "--batch-size", "32"]
 FAST += ["--attack.step-size", "0.05"]
@@ -54,6 +52,8 @@ def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys
         (["iterative", "--epsilon", "0.1", "--increment", "0.05"], [0.05, 0.1]),
         (["iterative", "--epsilon", "0.1", "--increment", "0.1", "--hold-epochs", "1"],
          [0.1, 0.1]),
+        (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "linear",
+          "--epsilon-start", "0", "--ramp-epochs", "2", "--epochs", "2"], [0.0, 0.1]),
     ],
 )  # fmt: skip
 def test_the_other_recipes(recipe, radii, tmp_path):
@@ -64,7 +64,17 @@ def test_the_other_recipes(recipe, radii, tmp_path):
 
 def test_evaluate_prints_and_writes_accuracies(run_dir, tmp_path, capsys):
     output = tmp_path / "numbers.json"
-    flags = ["--epsilons", "0.05", "0.1", "--num-steps", "5", "--num-restarts", "1"]
+    flags = [
+        "--epsilon",
+        "0.05",
+        "0.1",
+        "--set",
+        "num_steps",
+        "5",
+        "--set",
+        "num_restarts",
+        "1",
+    ]
     assert main(["evaluate", str(run_dir), *flags, "--output", str(output)]) == 0
     record = json.loads(output.read_text())
     (row,) = record["rows"]
@@ -78,8 +88,18 @@ def test_evaluate_prints_and_writes_accuracies(run_dir, tmp_path, capsys):
     assert output.read_bytes() == before
 
 
-STANDARD = ["--attack", "standard", "--epsilons", "0.05", "0.1", "--num-steps", "4"]
-STANDARD += ["--num-queries", "9", "--num-targets", "2", "--num-images", "40"]
+STANDARD = [
+    "--attack",
+    "standard",
+    "--epsilon",
+    "0.05",
+    "0.1",
+    "--set",
+    "num_steps",
+    "4",
+]
+STANDARD += ["--set", "num_queries", "9", "--set", "num_targets", "2"]
+STANDARD += ["--num-images", "40"]
 
 
 @pytest.mark.slow
@@ -87,16 +107,16 @@ def test_evaluate_runs_the_ensemble(run_dir, tmp_path, capsys):
     output = tmp_path / "numbers.json"
     assert main(["evaluate", str(run_dir), *STANDARD, "--output", str(output)]) == 0
     record = json.loads(output.read_text())
-    assert record["attack"] == "standard" and record["num_images"] == 40
-    assert record["config"]["num_queries"] == 9 and "jax" in record["versions"]
+    assert record["settings"]["num_images"] == 40 and "jax" in record["versions"]
+    assert record["attacks"]["square"]["build"]["num_queries"] == 9
     (row,) = record["rows"]
     assert row["num_images"] == 40
     correct = round(40 * row["clean_accuracy"])
     assert row["clean_interval"] == pytest.approx(wilson_interval(correct, 40))
-    names = [stage["stage"] for stage in row["stages"]]
+    names = [attack["name"] for attack in row["attacks"]]
     assert names == ["apgd-ce", "apgd-t", "fab-t", "square"]
     for radius, (lower, upper) in row["robust_interval"].items():
-        left = [stage["robust_accuracy"][radius] for stage in row["stages"]]
+        left = [attack["robust_accuracy"][radius] for attack in row["attacks"]]
         assert left == sorted(left, reverse=True)
         assert lower < row["robust_accuracy"][radius] == left[-1] < upper
     shown = capsys.readouterr().out
@@ -109,7 +129,7 @@ def test_evaluate_runs_the_ensemble(run_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "attack",
-    [["--num-steps", "4"], [*STANDARD[:-2], "--stages", "apgd-ce", "square"]],
+    [["--set", "num_steps", "4"], ["--attack", "apgd-ce", "square", *STANDARD[2:-5]]],
     ids=["pgd", "standard"],
 )
 def test_an_interrupted_evaluation_goes_on(
@@ -127,7 +147,7 @@ def test_an_interrupted_evaluation_goes_on(
             # As a scheduler does, ahead of the end of an allocation.
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(cli.evaluate.EvaluationLine, "show", show)
+    monkeypatch.setattr(evaluate.EvaluationLine, "show", show)
     stop_at = None
     assert main([*command, "--output", str(expected)]) == 0
     num_buckets = len(seen)
@@ -151,7 +171,7 @@ def test_an_interrupted_evaluation_goes_on(
 def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
     run_dir, tmp_path, monkeypatch, capsys
 ):
-    command = ["evaluate", str(run_dir), "--num-steps", "2", "--num-images", "9"]
+    command = ["evaluate", str(run_dir), "--set", "num_steps", "2", "--num-images", "9"]
     kept = tmp_path / "kept"
     assert main([*command, "--journal", str(kept)]) == 0
     first = capsys.readouterr().out
@@ -159,7 +179,7 @@ def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
     def show(self, names, progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.evaluate.EvaluationLine, "show", show)
+    monkeypatch.setattr(evaluate.EvaluationLine, "show", show)
     # Finished, it attacks nothing more.
     assert main([*command, "--journal", str(kept)]) == 0
     assert capsys.readouterr().out == first
@@ -170,15 +190,39 @@ def test_a_journal_of_ones_own_stays_and_nothing_is_kept_without(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--epsilons", "8"], "so 8/255 rather than 8"),
-        (["--norm", "l2", "--epsilons", "9"], "must be in [0, 8] in l2"),
+        (["--epsilon", "8"], "so 8/255 rather than 8"),
+        (["--norm", "l2", "--epsilon", "9"], "must be in [0, 8] in l2"),
         (["--num-images", "0"], "`--num-images` must be in [1, "),
         (["--num-images", "5000"], "leave it out for all"),
-        (["--num-steps", "0"], "`num_steps` must be at least 1"),
-        (["--num-queries", "9"], "`--num-queries` must not be given with --attack pgd"),
-        (["--attack", "standard", "--step-size", "1"], "choose --attack pgd"),
-        (["--attack", "standard", "--num-steps", "None"], "100 is its default"),
-        (["--attack", "standard", "--stages", "pgd"], "must be among apgd-ce"),
+        (["--set", "num_steps", "-1"], "`num_steps` must be at least 0"),
+        (
+            ["--set", "num_queries", "9"],
+            "`set` must be a setting of an attack, got 'nu",
+        ),
+        (
+            ["--set", "num_steps", "few"],
+            "`set` must be a number for num_steps, got 'few",
+        ),
+        (["--set", "num_steps", "1.5"], "must be a whole number for num_steps"),
+        (
+            ["--set", "square.num_queries", "1"],
+            "`set` must be one of pgd, got 'square'",
+        ),
+        (
+            ["--set", "loss", "hinge"],
+            "`loss` must be one of cross_entropy, margin, dlr",
+        ),
+        (
+            ["--attack", "standard", "--set", "num_steps", "none"],
+            "got 'apgd-ce', which",
+        ),
+        (["--attack", "apgd"], "`attack` must be one of standard, pgd, fgsm, "),
+        (["--attack", "pgd", "pgd"], "`attack` must be different attacks, got 'pgd'"),
+        (
+            ["--attack", "gone.py:own"],
+            "`attack` must name a Python file, got 'gone.py'",
+        ),
+        (["--save-images", "images"], "`save_images` must be a name that ends in .npz"),
     ],
 )
 def test_evaluate_refuses_wrong_flags_in_a_line(flags, message, run_dir, capsys):
@@ -238,16 +282,17 @@ def test_numbers_may_be_fractions_wherever_a_number_is_read():
     assert iterative.increment == 1 / 255
     extend = chosen(["extend", "run", *radius, "--attack.step-size", "2/255"])
     assert (extend.epsilon, extend.step_size) == (8 / 255, 2 / 255)
-    evaluate = ["evaluate", "run", "--epsilons", "0", "8/255", "--step-size", "1/255"]
-    assert chosen(evaluate).epsilons == (0, 8 / 255)
-    assert chosen(evaluate).step_size == 1 / 255
-    report = chosen(["report", "run", "--epsilons", "4/255", "8/255"])
+    words = ["evaluate", "run", "--epsilon", "0", "8/255"]
+    command = chosen([*words, "--set", "step_size", "1/255"])
+    assert command.settings.epsilons == (0, 8 / 255)
+    assert settings_of(command.settings.builders()["pgd"])["step_size"] == 1 / 255
+    report = chosen(["report", "run", "--epsilon", "4/255", "8/255"])
     assert report.config.epsilons == (4 / 255, 8 / 255)
     for command in (["concentration"], ["compare", "run"]):
         assert chosen(["limits", *command, *radius]).epsilon == 8 / 255
-    optimum = chosen(["limits", "optimum", "--epsilons", "8/255", "1.5"])
-    assert optimum.epsilons == (8 / 255, 1.5)
-    theory = chosen(["limits", "theory", "gaussians", "--epsilons", "1/4"])
+    optimum = chosen(["limits", "optimum", "--epsilon", "8/255", "1.5"])
+    assert optimum.epsilon == (8 / 255, 1.5)
+    theory = chosen(["limits", "theory", "gaussians", "--epsilon", "1/4"])
     assert theory.epsilons == (0.25,)
 
 
@@ -264,7 +309,7 @@ def test_a_sweep_takes_fractions_and_what_lies_evenly_between_them():
 
 @pytest.mark.parametrize("text", ["8/0", "8/", "/255", "1/2/3", "8:255", "nan/1"])
 def test_what_is_no_number_is_refused_with_an_example(text, capsys):
-    for flags in (["extend", "run", "--epsilon"], ["evaluate", "run", "--epsilons"]):
+    for flags in (["extend", "run", "--epsilon"], ["evaluate", "run", "--epsilon"]):
         with pytest.raises(SystemExit) as exit_info:
             main([*flags, text])
         assert exit_info.value.code == 2
@@ -292,7 +337,7 @@ ADDRESSES = [
     ["data", "list", "--data-dir", "gs://bucket/data"],
     ["data", "prepare", "mnist", "--data-dir", "gs://bucket/data"],
     ["limits", "theory", "facets", "--output", "gs://bucket/limits"],
-    ["limits", "optimum", "--data", "gs://bucket/data"],
+    ["limits", "optimum", "--dataset", "gs://bucket/data"],
     ["limits", "compare", "gs://bucket/run"],
 ]
 
@@ -342,7 +387,9 @@ def test_export_writes_a_model_that_answers_as_the_run_does(run_dir, tmp_path, c
     assert [each.name for each in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("command", [["evaluate", "--num-steps", "1"], ["export"]])
+@pytest.mark.parametrize(
+    "command", [["evaluate", "--set", "num_steps", "1"], ["export"]]
+)
 @pytest.mark.parametrize("place", ["file/in/it", "n" * 300])
 def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     place, command, run_dir, tmp_path, monkeypatch, capsys
@@ -360,7 +407,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
 
 def test_the_directory_of_an_output_is_made(run_dir, tmp_path):
     output = tmp_path / "new" / "one" / "numbers.json"
-    flags = ["--num-steps", "1", "--num-images", "9", "--output", str(output)]
+    flags = ["--set", "num_steps", "1", "--num-images", "9", "--output", str(output)]
     assert main(["evaluate", str(run_dir), *flags]) == 0
     assert json.loads(output.read_text())["rows"]
 
@@ -382,6 +429,12 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
             "several radii",
         ),
         (["train", "--recipe", "standard", "--epochs", "1", "2"], "several --epochs"),
+        (["train", "--ramp-epochs", "3"], "with a constant radius"),
+        (
+            ["train", "--recipe", "iterative", "--epsilon-schedule", "linear"],
+            "with iterative training",
+        ),
+        (["train", "--epsilon-schedule", "lin"], "did you mean 'linear'"),
         (["train", "--epsilon", "0.1", "0.2", "--epochs", "1"], "as many numbers"),
         (["train", "--epsilon", "-0.1"], "must be in [0, inf), got -0.1"),
         (["train", "--epsilon", "8"], "so 8/255 rather than 8"),
@@ -452,7 +505,16 @@ def test_a_sweep_makes_a_run_of_every_member(tmp_path, capsys):
     assert members == ["epsilon0.05", "epsilon0.1", "epsilon0.2"]
     last = load_run(target / "epsilon0.2")
     assert last.is_complete and last.records[0]["phase"] == "extended"
-    attack = ["--epsilons", "0.1", "--num-steps", "5", "--num-restarts", "1"]
+    attack = [
+        "--epsilon",
+        "0.1",
+        "--set",
+        "num_steps",
+        "5",
+        "--set",
+        "num_restarts",
+        "1",
+    ]
     paths = [str(target / name) for name in members]
     assert main(["evaluate", *paths, *attack]) == 0
 

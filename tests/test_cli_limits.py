@@ -6,13 +6,14 @@ import signal
 import numpy as np
 import pytest
 
-from jaxrobust.cli import limits, main
+from jaxrobust.cli import main
+from jaxrobust.cli.limits import compare, examples, optimum
 from jaxrobust.concentration.storage import rows_in
 from jaxrobust.keeping import claimed
 from jaxrobust.theory import RobustOptimum
 from jaxrobust.theory.independent_sets import CliqueCover
 
-DIGITS = ["--data", "digits", "--train-size", "200"]
+DIGITS = ["--dataset", "digits", "--train-size", "200"]
 
 
 def results(directory):
@@ -46,7 +47,14 @@ def test_theory_prints_and_writes(tmp_path, capsys):
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_concentration_prints_and_writes(norm, tmp_path, capsys):
     flags = ["--norm", norm, "--epsilon", "0.1", "--alpha", "0.05"]
-    flags += ["--num-regions", "3", "--num-restarts", "2", "--output", str(tmp_path)]
+    flags += [
+        "--num-regions",
+        "3",
+        "--num-kmeans-restarts",
+        "2",
+        "--output",
+        str(tmp_path),
+    ]
     assert main(["limits", "concentration", *DIGITS, *flags]) == 0
     said = capsys.readouterr().out
     assert "vacuous" in said and "adversarial risk, test" in said
@@ -73,7 +81,7 @@ def test_concentration_of_few_images_takes_fewer_neighbors(tmp_path):
 
 
 def test_optimum_prints_and_writes(tmp_path, capsys):
-    flags = ["--epsilons", "0.1", "0.5", "--output", str(tmp_path)]
+    flags = ["--epsilon", "0.1", "0.5", "--output", str(tmp_path)]
     assert main(["limits", "optimum", *DIGITS, *flags]) == 0
     assert "200 training images" in capsys.readouterr().out
     first, last = results(tmp_path)["rows"]
@@ -83,7 +91,7 @@ def test_optimum_prints_and_writes(tmp_path, capsys):
 
 
 def test_optimum_of_two_classes_asks_about_their_images_alone(tmp_path):
-    flags = ["--classes", "3", "7", "--epsilons", "0.5", "--train-size", "100"]
+    flags = ["--classes", "3", "7", "--epsilon", "0.5", "--train-size", "100"]
     assert main(["limits", "optimum", *flags, "--output", str(tmp_path)]) == 0
     (row,) = results(tmp_path)["rows"]
     # The classes are about as frequent, and all balls meet in gray.
@@ -103,7 +111,7 @@ def solved_at_once(monkeypatch):
         nothing = CliqueCover(np.zeros((0, 2), int), np.zeros(0))
         return RobustOptimum(0.5, 0.5, True, np.ones(1), 0, nothing, lambda x: x)
 
-    monkeypatch.setattr("jaxrobust.cli.limits.best_possible", best_possible)
+    monkeypatch.setattr("jaxrobust.cli.limits.optimum.best_possible", best_possible)
     return asked
 
 
@@ -137,9 +145,9 @@ def test_optimum_refuses_a_number_of_examples_that_there_are_not(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--epsilons"], "`--epsilons` must be one radius or more, got ()"),
-        (["--epsilons", "0.1", "-0.2"], "in [0, inf), got -0.2"),
-        (["--epsilons", "0.1", "nan"], "in [0, inf), got nan"),
+        (["--epsilon"], "`--epsilon` must be one radius or more, got ()"),
+        (["--epsilon", "0.1", "-0.2"], "in [0, inf), got -0.2"),
+        (["--epsilon", "0.1", "nan"], "in [0, inf), got nan"),
         (["--time-limit", "0"], "`time_limit` must be in (0, inf], got 0"),
     ],
 )
@@ -147,7 +155,7 @@ def test_optimum_checks_every_flag_before_it_solves(
     flags, message, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(
-        "jaxrobust.cli.limits.best_possible",
+        "jaxrobust.cli.limits.optimum.best_possible",
         lambda *_, **__: pytest.fail("solved before everything was checked"),
     )
     output = ["--output", str(tmp_path / "out")]
@@ -159,15 +167,15 @@ def test_optimum_checks_every_flag_before_it_solves(
 def test_optimum_goes_on_with_the_radii_that_are_missing(
     tmp_path, capsys, monkeypatch, solved_at_once
 ):
-    solve = limits.best_possible
+    solve = optimum.best_possible
 
     def interrupted(dataset, *, epsilon, **settings):
         if epsilon == 0.3:
             signal.raise_signal(signal.SIGINT)
         return solve(dataset, epsilon=epsilon, **settings)
 
-    monkeypatch.setattr(limits, "best_possible", interrupted)
-    command = ["limits", "optimum", *DIGITS, "--output", str(tmp_path), "--epsilons"]
+    monkeypatch.setattr(optimum, "best_possible", interrupted)
+    command = ["limits", "optimum", *DIGITS, "--output", str(tmp_path), "--epsilon"]
     assert main([*command, "0.3"]) == 1
     assert "goes on" not in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
@@ -176,7 +184,7 @@ def test_optimum_goes_on_with_the_radii_that_are_missing(
     assert f"the same command goes on from what is kept in {kept}" in (
         capsys.readouterr().err
     )
-    monkeypatch.setattr(limits, "best_possible", solve)
+    monkeypatch.setattr(optimum, "best_possible", solve)
     solved_at_once.clear()
     assert main([*command, "0.1", "0.2", "0.3"]) == 0
     assert [radius for _, radius in solved_at_once] == [0.3]
@@ -188,7 +196,7 @@ def test_optimum_goes_on_with_the_radii_that_are_missing(
 def test_a_kept_radius_is_that_of_the_same_settings_and_undamaged(
     tmp_path, monkeypatch, solved_at_once
 ):
-    solve = limits.best_possible
+    solve = optimum.best_possible
 
     def asked_for(*flags):
         """The radii solved for before the last one, which is interrupted."""
@@ -199,9 +207,9 @@ def test_a_kept_radius_is_that_of_the_same_settings_and_undamaged(
             return solve(dataset, epsilon=epsilon, **settings)
 
         solved_at_once.clear()
-        monkeypatch.setattr(limits, "best_possible", interrupted)
+        monkeypatch.setattr(optimum, "best_possible", interrupted)
         command = ["limits", "optimum", *DIGITS, *flags, "--output", str(tmp_path)]
-        assert main([*command, "--epsilons", "0.1", "0.2", "0.3"]) == 75
+        assert main([*command, "--epsilon", "0.1", "0.2", "0.3"]) == 75
         return [radius for _, radius in solved_at_once]
 
     assert asked_for() == [0.1, 0.2]
@@ -224,14 +232,14 @@ def test_an_output_in_use_is_refused(tmp_path, capsys, solved_at_once):
 def test_results_that_another_process_wrote_meanwhile_are_kept(
     tmp_path, capsys, monkeypatch, solved_at_once
 ):
-    examples = limits.Optimum.examples
+    asked = optimum.Optimum.examples
 
     def late(self):
         # While this one loads its data the other one ends.
         (tmp_path / "results.json").write_text("other")
-        return examples(self)
+        return asked(self)
 
-    monkeypatch.setattr(limits.Optimum, "examples", late)
+    monkeypatch.setattr(optimum.Optimum, "examples", late)
     assert main(["limits", "optimum", *DIGITS, "--output", str(tmp_path)]) == 2
     assert "must be a directory without" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_text() == "other" and not solved_at_once
@@ -260,7 +268,16 @@ def trained(tmp_path_factory):
     return run
 
 
-COMPARED = ["--epsilon", "0.05", "--num-steps", "5", "--num-restarts", "1"]
+COMPARED = [
+    "--epsilon",
+    "0.05",
+    "--set",
+    "num_steps",
+    "5",
+    "--set",
+    "num_restarts",
+    "1",
+]
 COMPARED += ["--num-images", "60", "--train-size", "100"]
 
 
@@ -288,7 +305,7 @@ def test_compare_checks_every_flag_before_it_evaluates(
     flags, message, trained, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(
-        "jaxrobust.cli.limits.evaluate",
+        "jaxrobust.cli.limits.compare.evaluate",
         lambda *_, **__: pytest.fail("evaluated before everything was checked"),
     )
     output = ["--output", str(tmp_path / "out")]
@@ -307,12 +324,12 @@ def test_compare_says_that_work_is_kept_only_if_it_is(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(limits, "evaluate", interrupt)
+        patch.setattr(compare, "evaluate", interrupt)
         assert main(command) == 1
     assert capsys.readouterr().err == "jaxrobust: interrupted\n"
     with monkeypatch.context() as patch:
         # Told when the first distances are found.
-        patch.setattr(limits.NeighborLine, "__call__", interrupt)
+        patch.setattr(examples.NeighborLine, "__call__", interrupt)
         assert main(command) == 75
     attacks, kept = tmp_path / "attacks.npz", tmp_path / "neighbors"
     said = capsys.readouterr().err
@@ -320,7 +337,7 @@ def test_compare_says_that_work_is_kept_only_if_it_is(
     assert rows_in(kept) > 0
     # The attacks are not made again: their outcomes are in the journal.
     with monkeypatch.context() as patch:
-        patch.setattr("jaxrobust.evaluation.packing._buckets", interrupt)
+        patch.setattr("jaxrobust.evaluation.engine.run._buckets", interrupt)
         assert main(command) == 0
     assert not attacks.exists()
 
@@ -331,7 +348,7 @@ def test_a_search_that_was_interrupted_at_once_has_kept_nothing(
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jaxrobust.concentration.neighbors.Space.block", interrupt)
+    monkeypatch.setattr("jaxrobust.data.distances.Space.block", interrupt)
     output = ["--output", str(tmp_path)]
     assert main(["limits", "concentration", *DIGITS, *output]) == 1
     assert capsys.readouterr().err == "jaxrobust: interrupted\n"
@@ -355,12 +372,12 @@ def test_a_class_that_does_not_occur_is_refused(tmp_path, capsys):
         (["--num-neighbors", "0"], "`--num-neighbors` must be in [1, 200]"),
         (["--train-size", "40"], "`--num-neighbors` must be in [1, 40]"),
         (["--train-size", "0"], "`--train-size` must be in [1, 1437]"),
-        (["--data", "nothing"], "nothing"),
+        (["--dataset", "nothing"], "nothing"),
     ],
 )
 def test_bad_flags_are_refused(flags, message, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(
-        "jaxrobust.concentration.neighbors.Space.block",
+        "jaxrobust.data.distances.Space.block",
         lambda *_: pytest.fail("searched before everything was checked"),
     )
     output = ["--output", str(tmp_path / "out")]

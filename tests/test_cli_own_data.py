@@ -45,10 +45,20 @@ def own(directory, config, tmp_path_factory):
     return run
 
 
-EVALUATE = ["--epsilons", "0.05", "--num-steps", "1", "--num-restarts", "1"]
+EVALUATE = [
+    "--epsilon",
+    "0.05",
+    "--set",
+    "num_steps",
+    "1",
+    "--set",
+    "num_restarts",
+    "1",
+]
 REPORT = ["--parts", "accuracy", "training", "--attack", "pgd", "--num-steps", "1"]
-REPORT += ["--num-restarts", "1", "--num-images", "20"]
-LIMITS = ["--epsilon", "0.05", "--num-steps", "1", "--num-restarts", "1"]
+REPORT += ["--set", "num_steps", "1", "--set", "num_restarts", "1"]
+REPORT += ["--num-images", "20", "--num-strength-images", "0"]
+LIMITS = ["--epsilon", "0.05", "--set", "num_steps", "1", "--set", "num_restarts", "1"]
 LIMITS += ["--num-regions", "2", "--num-optimum", "0"]
 
 COMMANDS = {

@@ -36,6 +36,7 @@ def run_dir(tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_training_outlives_the_reader_of_its_output(run_dir):
     assert load_run(run_dir).is_complete
 
@@ -55,7 +56,7 @@ def test_a_limit_on_files_is_a_failure_in_one_line(tmp_path):
     assert text.endswith("raise the limit on the size of files (ulimit -f).\n")
 
 
-EVALUATE = ["--num-steps", "1", "--num-images", "20"]
+EVALUATE = ["--set", "num_steps", "1", "--num-images", "20"]
 
 
 @pytest.mark.slow
@@ -85,6 +86,7 @@ def test_what_is_written_need_not_be_printed(tmp_path):
     assert "standard output cannot be written" in line
 
 
+@pytest.mark.slow
 def test_closed_descriptors_are_no_failure_and_no_files(run_dir, tmp_path):
     output = tmp_path / "numbers.json"
     command = ["evaluate", run_dir, *EVALUATE, "--output", output]

@@ -296,6 +296,7 @@ def test_two_processes_compute_together_and_end_well():
     for number, (code, out, err) in enumerate(ends(start_two("clean"))):
         assert code == 0, err
         assert f"process {number} of 2, sum 3.0" in out
+        assert "received 1" in out, "jax took SIGTERM from its handler"
         assert "jaxrobust" not in err
         assert ("primary" in out) == (number == 0)
 

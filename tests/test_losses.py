@@ -35,6 +35,34 @@ def test_cross_entropy_does_not_overflow():
     assert cross_entropy(logits, jnp.asarray([1]))[0] == pytest.approx(2e4)
 
 
+@given(st.floats(-120, 120), st.integers(0, 3), st.integers(0, 2**16))
+def test_the_gradient_of_the_cross_entropy_is_exact_however_sure_the_model_is(
+    lead, label, seed
+):
+    draw = np.random.default_rng(seed)
+    weights = draw.normal(size=(6, 4)).astype(np.float32)
+    image = draw.normal(size=(1, 6)).astype(np.float32)
+    offset = np.float32(lead) * (np.arange(4) == label)[None].astype(np.float32)
+    logits, gradient = map(np.asarray, _seen(weights, image, offset, np.array([label])))
+    # In float64, from the logits as the loss saw them.
+    away = logits.astype(np.float64) - logits.max()
+    share = np.exp(away) / np.exp(away).sum()
+    steps = weights.T.astype(np.float64) - weights.T[label]
+    # Of logits of 100, rounding alone is 1e-5 of each share.
+    allowed = share @ np.abs(steps) * 1e-4 + 1e-37
+    assert np.all(np.abs(gradient - share @ steps) <= allowed)
+
+
+@jax.jit
+def _seen(weights, image, offset, labels):
+    def loss(image):
+        logits = image @ weights + offset
+        return cross_entropy(logits, labels)[0], logits[0]
+
+    gradient, logits = jax.grad(loss, has_aux=True)(image)
+    return logits, gradient[0]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_bfloat16_logits_give_a_float32_loss(name):
     loss = LOSSES[name](LOGITS.astype(jnp.bfloat16), LABELS)

@@ -66,6 +66,11 @@ from jax._src import xla_bridge
 assert jaxrobust.train is sys.modules["jaxrobust.simple"].train
 assert jaxrobust.training.train is not jaxrobust.train
 assert not xla_bridge.backends_are_initialized(), "importing computes nothing"
+
+import jaxrobust.cli.evaluate, jaxrobust.cli.limits, jaxrobust.cli.report
+assert "matplotlib" not in sys.modules, "nothing is drawn yet"
+assert all(hasattr(jaxrobust.plots, name) for name in jaxrobust.plots.__all__)
+assert "matplotlib" in sys.modules and not hasattr(jaxrobust.plots, "lins")
 """
 
 

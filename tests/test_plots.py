@@ -1,17 +1,15 @@
 """What figures draw: the data on their axes, not pixels."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from jaxrobust import plots
 
 RNG = np.random.default_rng(4)
-
-
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plots.style.plt.close("all")
 
 
 def test_curves_draw_their_lines_levels_and_bands():
@@ -31,6 +29,21 @@ def test_curves_draw_their_lines_levels_and_bands():
     (band,) = axes.collections
     corners = {(round(x, 6), round(y, 6)) for x, y in band.get_paths()[0].vertices}
     assert corners == {(0, 0.8), (1, 0.4), (2, 0), (0, 1), (1, 0.6), (2, 0.2)}
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["a", "b"]
+
+
+def test_histograms_draw_shares_over_each_other():
+    edges = [0.0, 0.5, 0.75, 1.0]
+    figure = plots.histograms(
+        {"a": ([1, 0, 3], edges), "b": ([0, 0, 0], edges)}, xlabel="pixel", title="t"
+    )
+    (axes,) = figure.axes
+    assert (axes.get_yscale(), axes.get_title()) == ("log", "t")
+    first, second = (patch.get_data() for patch in axes.patches)
+    np.testing.assert_array_equal(first.values, [25, 0, 75])
+    np.testing.assert_array_equal(first.edges, edges)
+    np.testing.assert_array_equal(second.values, 0)
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels == ["a", "b"]
 
@@ -113,3 +126,97 @@ def test_a_figure_is_saved_alike_twice(tmp_path):
 
     assert save("one.svg") == save("other.svg")
     assert save("one.png").startswith(b"\x89PNG")
+
+
+ROWS = [
+    {"model": "a", "clean_accuracy": 0.9, "robust_accuracy": {"0.1": 0.5}},
+    {"model": "b", "clean_accuracy": 0.8, "robust_accuracy": {"0.1": 0.4}},
+]
+RISKS = [{"name": "a", "risk": 0.1, "adversarial_risk": 0.3}]
+LINES = [plots.Curve("a", [0.0, 1.0], [0.9, 0.5])]
+AXIS = [0.0, 1.0]
+TABLES = [plots.Panel("one", np.eye(2)), plots.Panel("other", np.ones((2, 2)))]
+PICTURES = [plots.ImageRow("one", RNG.uniform(size=(2, 3, 3)))] * 2
+MAPS = {"one": [[0.1, 0.2]], "other": [[0.3, 0.4]]}
+DRAWINGS = {
+    "accuracy_bars": (1, lambda **ax: plots.accuracy_bars(ROWS, **ax)),
+    "risk_bars": (1, lambda **ax: plots.risk_bars(RISKS, **ax)),
+    "curves": (1, lambda **ax: plots.curves(LINES, xlabel="", ylabel="", **ax)),
+    "histograms": (
+        1,
+        lambda **ax: plots.histograms({"a": ([1, 2], [0, 0.5, 1])}, xlabel="", **ax),
+    ),
+    "surfaces": (
+        2,
+        lambda **ax: plots.surfaces(
+            TABLES, x=AXIS, y=AXIS, xlabel="", ylabel="", label="", **ax
+        ),
+    ),
+    "accuracy_maps": (
+        2,
+        lambda **ax: plots.accuracy_maps(
+            MAPS, rows=[1.0], columns=[1.0, 2.0], xlabel="", ylabel="", **ax
+        ),
+    ),
+    "image_grid": (2, lambda **ax: plots.image_grid(PICTURES, **ax)),
+}
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_plots_draw_into_axes_that_are_handed_over(name):
+    count, draw = DRAWINGS[name]
+    own = draw()
+    figure = Figure()
+    axes = figure.subplots(1, count + 1).flat
+    given = axes[0] if count == 1 else axes[:count]
+    assert draw(ax=given) is figure and own is not figure
+    drawn = [[*ax.lines, *ax.patches, *ax.images, *ax.collections] for ax in axes]
+    assert all(drawn[:count]) and not drawn[count]
+    own_parts = [
+        len([*ax.lines, *ax.patches, *ax.images, *ax.collections]) for ax in own.axes
+    ]
+    assert [len(parts) for parts in drawn[:count]] == own_parts[:count]
+    with pytest.raises(ValueError, match=f"`ax` must be {count} axes, .*, got "):
+        draw(ax=figure.subplots(1, count + 2))
+
+
+def test_every_plot_takes_axes():
+    functions = {name for name in plots.__all__ if name.islower()} - {"save"}
+    assert functions == {*DRAWINGS}
+
+
+BACKEND = """
+import sys
+from pathlib import Path
+
+import matplotlib
+
+if {is_chosen}:
+    matplotlib.use("svg")
+import jaxrobust.report
+from jaxrobust import plots
+from jaxrobust.cli import chosen
+
+chosen(["report", "run"])
+figure = plots.curves([plots.Curve("a", [0.0, 1.0], [1.0, 2.0])], xlabel="", ylabel="")
+plots.save(figure, Path({path!r}))
+# What a notebook shows of the value of a cell.
+assert figure._repr_png_()[1:4] == b"PNG"
+assert "matplotlib.pyplot" not in sys.modules
+
+from matplotlib import pyplot
+
+assert matplotlib.get_backend() == "svg", matplotlib.get_backend()
+mine, axes = pyplot.subplots()
+assert plots.curves([plots.Curve("a", [0, 1], [1, 2])], xlabel="", ylabel="", ax=axes)
+assert pyplot.get_fignums() == [mine.number]
+plots.save(mine, Path({path!r}))
+assert pyplot.get_fignums() == [mine.number], "a figure of the user's stays open"
+"""
+
+
+@pytest.mark.parametrize("is_chosen", [True, False], ids=["use", "MPLBACKEND"])
+def test_the_backend_stays_what_the_user_made_it(is_chosen, tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "Agg" if is_chosen else "svg")
+    code = BACKEND.format(is_chosen=is_chosen, path=str(tmp_path / "figure.png"))
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from jaxrobust.cli import main
+from jaxrobust.cli import chosen, main
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+(EVALUATION,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
 
 
 @pytest.mark.slow
@@ -26,7 +27,7 @@ def test_the_sweep_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
-    code, _, _, checks, _ = EXAMPLES
+    code, _, _, attack, checks, _ = EXAMPLES
     statements = [line for line in code.splitlines() if line and line[0] not in " )"]
     assert len([line for line in statements if "import" not in line]) <= 10
     monkeypatch.chdir(tmp_path)
@@ -35,6 +36,10 @@ def test_the_example_runs_and_is_ten_lines_long(tmp_path, monkeypatch, capsys):
     accuracy = float(capsys.readouterr().out.removeprefix("robust accuracy "))
     assert 0.2 < accuracy < 0.9
     # Goes on from there.
+    exec(compile(attack, "README.md", "exec"), names)
+    robust, tried = capsys.readouterr().out.split(maxsplit=1)
+    assert 0.2 < float(robust) < 0.95
+    assert len(eval(tried)) == 3 and set(eval(tried)) > {"corner"}
     exec(compile(checks, "README.md", "exec"), names)
     verdict, answers = capsys.readouterr().out.split(maxsplit=1)
     assert verdict in ("pass", "fail", "inconclusive")
@@ -100,3 +105,12 @@ def test_ci_runs_the_test_command_of_the_readme():
         ["bash", "-c", extraction[1]], cwd=ROOT, capture_output=True, text=True
     )
     assert done.stdout.startswith("python3 -m venv") and "pytest" in done.stdout
+
+
+def test_the_settings_of_an_evaluation_are_taken(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evaluation.toml").write_text(EVALUATION)
+    _, command = EVALUATION.partition("\n")[0].split(": jaxrobust ")
+    settings = chosen(command.split()).configured().settings
+    assert settings.epsilons == (0.1, 0.2, 0.3)
+    assert settings.builders()["pgd"].build.num_steps == 100

@@ -10,7 +10,6 @@ from jaxrobust.attacks import AttackResult
 from jaxrobust.evaluation import (
     Check,
     Checklist,
-    EnsembleEvaluation,
     Evaluation,
     MinimalEpsilons,
 )
@@ -86,17 +85,21 @@ FLAGS = np.arange(1000) < 900
 
 
 def test_of_evaluations():
-    robust = {0.1: np.arange(1000) < 455, 8 / 255: np.arange(1000) < 800}
-    assert repr(Evaluation(FLAGS, robust)) == (
-        "Evaluation(1,000 examples: clean 90.00%, 0.1: 45.50%, 0.0313725: 80.00%)"
+    is_robust = np.stack([FLAGS, np.arange(1000) < 500])
+    found = Evaluation(
+        epsilons=(0.1, 8 / 255),
+        is_clean_correct=FLAGS,
+        is_robust=is_robust,
+        attacks=("apgd-ce", "square"),
+        broken_by=np.where(is_robust, -1, np.where(FLAGS, 0, -2)),
+        num_attacks=(5, 6),
+        num_passes=(5, 6),
+        num_bad_gradients=(1200, 34),
+        images=BIG,
     )
-    doubtful = Evaluation(FLAGS, {}, num_bad_gradients=2)
-    assert repr(doubtful).endswith("clean 90.00%; 2 attacks with bad gradients)")
-    stages = EnsembleEvaluation(
-        FLAGS, {0.1: FLAGS}, stages=("pgd",), broken_by={0.1: np.full(1000, -1)}
-    )
-    assert repr(stages) == (
-        "EnsembleEvaluation(1,000 examples: clean 90.00%, 0.1: 90.00%)"
+    assert repr(found) == (
+        "Evaluation(1,000 examples: clean 90.00%, 0.1: 90.00%, 0.0313725: 50.00%; "
+        "apgd-ce, square; 1,234 attacks with bad gradients)"
     )
     assert repr(MinimalEpsilons(np.array([0.0, 0.25, np.inf]))) == (
         "MinimalEpsilons(3 examples: median 0.25, 1 not broken)"

@@ -187,7 +187,7 @@ def test_progress_is_shown(digits, tmp_path, capsys):
         ({"epsilon": -0.1}, r"`epsilon` must be in \[0, inf\), got -0.1"),
         ({"epsilon": float("nan")}, r"`epsilon` must be in \[0, inf\), got nan"),
         ({"epsilon": "8/255"}, "`epsilon` must be a number, got '8/255'"),
-        ({"norm": "l7"}, "`norm` must be one of linf, l2, got 'l7'"),
+        ({"norm": "l7"}, "`norm` must be one of linf, l2, l1, l0, got 'l7'"),
         ({"objective": "trade"}, "`objective` must be one of .* got 'trade'"),
         ({"objective": 3}, "`objective` must be a function .* got 3"),
         ({"objective": "standard"}, "`epsilon` must be 0 for standard .* got 0.05"),

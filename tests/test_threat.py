@@ -9,11 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jaxrobust.threat import THREATS, L2Ball, LinfBall, ThreatModel, l2_norm
+from jaxrobust.threat import (
+    THREATS,
+    L2Ball,
+    LinfBall,
+    ThreatModel,
+    l2_norm,
+)
 
 DTYPES = [jnp.float32, jnp.bfloat16]
 RADII = st.one_of(st.sampled_from([0.0, 1e-30, 1e-6, 0.3, 2.0]), st.floats(0.0, 2.0))
 BOUNDS = [(0.0, 1.0), None]
+ORDERS = {"linf": np.inf, "l2": 2, "l1": 1, "l0": 0}
+WIDTHS = {"linf": 1.0, "l2": 1.0, "l1": 4.0, "l0": 12.0}
+"""What a test calls a radius of 1, as far as images of 16 values go."""
+
+
+def ball(kind: str, width, *bounds) -> ThreatModel:
+    """The ball of a norm whose radius is that many widths."""
+    return THREATS[kind](width * WIDTHS[kind], *bounds)
 
 
 def exact_norm(threat: ThreatModel, moved, center) -> np.ndarray:
@@ -23,9 +37,7 @@ def exact_norm(threat: ThreatModel, moved, center) -> np.ndarray:
         return np.asarray(images.astype(jnp.float32)).astype(np.float64)
 
     difference = np.abs(wide(moved) - wide(center)).reshape(len(moved), -1)
-    if isinstance(threat, LinfBall):
-        return difference.max(axis=1)
-    return np.sqrt((difference**2).sum(axis=1))
+    return np.linalg.norm(difference, ORDERS[threat.name], axis=1)
 
 
 def assert_inside(threat: ThreatModel, moved, center) -> None:
@@ -52,16 +64,31 @@ _project = jax.jit(lambda threat, images, center: threat.project(images, center)
 _sample = jax.jit(lambda threat, key, center: threat.sample(key, center))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("bounds", BOUNDS, ids=str)
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize(
+    ("kind", "bounds", "dtype"),
+    [
+        pytest.param(
+            kind,
+            bounds,
+            dtype,
+            id=f"{kind}-{bounds}-{dtype.__name__}",
+            # What holds in the narrower type, or without the range, seldom fails alone.
+            marks=[pytest.mark.slow]
+            if kind in ("l1", "l0") and (dtype, bounds) != (jnp.float32, (0.0, 1.0))
+            else [],
+        )
+        for kind in THREATS
+        for bounds in BOUNDS
+        for dtype in DTYPES
+    ],
+)
 class TestBall:
     @pytest.mark.exact
     @given(epsilon=RADII, seed=st.integers(0, 10_000))
     def test_projection_never_leaves_the_ball_or_the_range(
         self, kind, bounds, dtype, epsilon, seed
     ):
-        threat = THREATS[kind](epsilon, bounds)
+        threat = ball(kind, epsilon, bounds)
         images, center = some_images(seed, dtype)
         assert_inside(threat, _project(threat, images, center), center)
 
@@ -70,7 +97,7 @@ class TestBall:
     def test_random_starts_never_leave_the_ball_or_the_range(
         self, kind, bounds, dtype, epsilon, seed
     ):
-        threat = THREATS[kind](epsilon, bounds)
+        threat = ball(kind, epsilon, bounds)
         _, center = some_images(seed, dtype)
         assert_inside(threat, _sample(threat, jax.random.key(seed), center), center)
 
@@ -78,21 +105,21 @@ class TestBall:
     def test_pixels_that_are_not_finite_come_back_into_the_ball(
         self, kind, bounds, dtype
     ):
-        threat = THREATS[kind](0.25, bounds)
+        threat = ball(kind, 0.25, bounds)
         images, center = some_images(3, dtype)
         images = images.at[0, 0].set(jnp.nan).at[1].set(jnp.inf).at[2].set(-jnp.inf)
         assert_inside(threat, _project(threat, images, center), center)
 
     @pytest.mark.exact
     def test_radius_zero_gives_the_clean_images(self, kind, bounds, dtype):
-        threat = THREATS[kind](0.0, bounds)
+        threat = ball(kind, 0.0, bounds)
         images, center = some_images(4, dtype)
         np.testing.assert_array_equal(_project(threat, images, center), center)
         key = jax.random.key(0)
         np.testing.assert_array_equal(_sample(threat, key, center), center)
 
     def test_projecting_twice_is_projecting_once(self, kind, bounds, dtype):
-        threat = THREATS[kind](0.25, bounds)
+        threat = ball(kind, 0.25, bounds)
         images, center = some_images(5, dtype)
         once = _project(threat, images, center)
         twice = _project(threat, once, center)
@@ -101,7 +128,7 @@ class TestBall:
         assert float(jnp.abs(difference).max()) <= tolerance
 
     def test_images_well_inside_do_not_move(self, kind, bounds, dtype):
-        threat = THREATS[kind](2.0, bounds)
+        threat = ball(kind, 2.0, bounds)
         center = jnp.full((3, 4, 4, 1), 0.5, dtype)
         images = center + jnp.asarray(0.125, dtype)
         np.testing.assert_allclose(
@@ -113,7 +140,7 @@ class TestBall:
 
 @pytest.mark.exact
 @pytest.mark.parametrize("epsilon", [0.1, 0.3, 0.7, 8 / 255, 1e-6, 1e-30])
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
 class TestFloat64:
     """As an auditor would check it, in rational numbers."""
 
@@ -125,7 +152,9 @@ class TestFloat64:
         if kind == "linf":
             assert max(difference) <= Fraction(epsilon)
         else:
-            assert sum(each**2 for each in difference) <= Fraction(epsilon) ** 2
+            power = ORDERS[kind]
+            total = sum(distance**power for distance in difference)
+            assert total <= Fraction(epsilon) ** power
 
     def test_images_stay_in_the_ball_and_fill_it(self, kind, epsilon):
         with jax.enable_x64(True):
@@ -136,11 +165,11 @@ class TestFloat64:
             for moved in (threat.project(far, jnp.asarray(center)), near):
                 self.assert_inside(kind, epsilon, np.asarray(moved), center)
             # Half precision, as which these images were once handled, does not get
-            # this near to the sphere; l2 stays a hair inside.
+            # this near to the sphere; others stay a hair inside.
             norm = float(
                 threat.norm(threat.project(far, jnp.asarray(center)) - center)[0]
             )
-            tolerance = 1e-5 if kind == "l2" else 1e-9
+            tolerance = 1e-9 if kind == "linf" else 1e-5
             assert norm == pytest.approx(epsilon, rel=tolerance)
 
 
@@ -174,32 +203,38 @@ def test_a_radius_of_one_is_not_made_smaller():
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-0.5, 0.25)], ids=str)
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, marks=[pytest.mark.slow] * (k in ("l1", "l0"))) for k in THREATS],
+)
 class TestCentersOutsideTheRange:
     def test_the_ball_is_never_left(self, kind, bounds, dtype):
-        threat = THREATS[kind](0.25, bounds)
+        threat = ball(kind, 0.25, bounds)
         images, center = some_images(12, dtype)
         center = (200 * center - 50).astype(dtype)
         moved = _project(threat, images * 10, center)
-        assert np.all(exact_norm(threat, moved, center) <= 0.25)
+        assert np.all(exact_norm(threat, moved, center) <= threat.epsilon)
         sampled = _sample(threat, jax.random.key(0), center)
-        assert np.all(exact_norm(threat, sampled, center) <= 0.25)
+        assert np.all(exact_norm(threat, sampled, center) <= threat.epsilon)
 
     def test_radius_zero_gives_the_clean_images(self, kind, bounds, dtype):
         images, center = some_images(13, dtype)
         center = 200 * center - 50
-        moved = _project(THREATS[kind](0.0, bounds), images, center)
+        moved = _project(ball(kind, 0.0, bounds), images, center)
         np.testing.assert_array_equal(moved, center)
 
     def test_centers_in_the_range_are_cut_as_ever(self, kind, bounds, dtype):
+        if kind in ("l1", "l0"):
+            pytest.skip("the nearest point of both is not the cut of that of the ball")
         images, center = some_images(14, dtype)
         center = jnp.clip(center, *bounds)
-        moved = _project(THREATS[kind](0.25, bounds), images, center)
-        free = _project(THREATS[kind](0.25, None), images, center)
+        moved = _project(ball(kind, 0.25, bounds), images, center)
+        free = _project(ball(kind, 0.25, None), images, center)
         np.testing.assert_array_equal(moved, jnp.clip(free, *bounds))
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ["linf", "l2"])
+@pytest.mark.slow
 def test_the_projection_has_a_derivative_by_the_radius(kind):
     images, center = some_images(15, jnp.float32)
     images = center + 5 * jnp.sign(images - center - 1e-3)
@@ -260,7 +295,9 @@ def test_linf_starts_are_uniform_in_the_box():
     assert gap < 1.63 / math.sqrt(4000)
 
 
-@pytest.mark.parametrize(("kind", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize(
+    ("kind", "dual"), [("linf", 1), ("l2", 2), ("l1", np.inf), ("l0", np.inf)]
+)
 def test_steepest_has_norm_one_and_reaches_the_dual_norm(kind, dual, key):
     threat = THREATS[kind](0.3)
     gradient = jax.random.normal(key, (6, 4, 4, 1))
@@ -269,6 +306,7 @@ def test_steepest_has_norm_one_and_reaches_the_dual_norm(kind, dual, key):
     gain = np.asarray(jnp.sum(step * gradient, axis=(1, 2, 3)))
     flat = np.asarray(gradient).reshape(6, -1)
     np.testing.assert_allclose(gain, np.linalg.norm(flat, dual, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(threat.dual_norm(gradient), gain, rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", THREATS)
@@ -293,16 +331,16 @@ def test_many_radii_need_one_compilation(kind, key):
         return threat.project(images, center)
 
     for epsilon in (0.0, 0.1, 1.0):
-        project(THREATS[kind](jnp.float32(epsilon)))
+        project(ball(kind, jnp.float32(epsilon)))
 
 
 @pytest.mark.parametrize("kind", THREATS)
 def test_mapping_over_radii_equals_a_loop(kind):
     images, center = some_images(10, jnp.float32)
     radii = jnp.asarray([0.0, 0.1, 0.5])
-    mapped = jax.vmap(lambda e: THREATS[kind](e).project(images, center))(radii)
+    mapped = jax.vmap(lambda e: ball(kind, e).project(images, center))(radii)
     for radius, moved in zip(radii, mapped, strict=True):
-        alone = _project(THREATS[kind](radius), images, center)
+        alone = _project(ball(kind, radius), images, center)
         np.testing.assert_allclose(moved, alone, atol=1e-7)
 
 

@@ -201,6 +201,7 @@ def test_agrees_with_torchattacks_from_the_same_start(
     np.testing.assert_allclose(found.loss, loss.numpy(), rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_the_mean_over_draws_of_a_deterministic_model_is_the_model(net, key):
     labels = jnp.asarray(net.labels)
     one, four = (
@@ -227,7 +228,7 @@ def test_is_at_least_as_strong_as_pgd_with_as_many_steps(net, key):
 def test_a_targeted_loss_raises_the_target(net, key):
     labels = jnp.asarray(net.labels)
     targets = (labels + 1) % CLASSES
-    attack = auto_pgd(L2Ball(1.0), num_steps=15, loss=targeted_dlr(targets))
+    attack = auto_pgd(L2Ball(1.0), num_steps=15, loss="dlr", targets=targets)
     found = attack(key, net.logits_fn, net.images, labels)
     predicted = np.argmax(net.logits_fn(found.images), axis=1)
     assert np.mean(predicted == np.asarray(targets)) > 0.5

@@ -1,5 +1,7 @@
 """FAB against closed forms, and its projection against general solvers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,7 +44,7 @@ def solve(kind, image, normal, offset, bounds):
     return np.sqrt(found.fun)
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_the_projection_is_that_of_a_general_solver(kind):
     rng = np.random.default_rng(3)
     images = rng.uniform(size=(12, PIXELS)).astype("float32")
@@ -65,7 +67,7 @@ def test_the_projection_is_that_of_a_general_solver(kind):
     np.testing.assert_allclose(alone, found, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_a_hyperplane_out_of_reach_gives_the_nearest_corner(kind):
     images = jnp.full((3, 2), 0.25)
     normal = jnp.asarray([[1.0, -1.0], [1.0, 0.0], [0.0, 0.0]])
@@ -73,7 +75,7 @@ def test_a_hyperplane_out_of_reach_gives_the_nearest_corner(kind):
     np.testing.assert_allclose(found, [[0.75, -0.25], [0.75, 0.0], [0.0, 0.0]])
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_without_a_pixel_range_the_projection_is_the_closed_form(kind):
     rng = np.random.default_rng(4)
     normal = rng.normal(size=(5, PIXELS)).astype("float32")
@@ -115,7 +117,7 @@ def linear():
 
 
 @pytest.mark.parametrize("is_aimed", [False, True])
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_finds_the_distance_to_the_boundary_of_a_linear_classifier(
     linear, kind, is_aimed, key
 ):
@@ -133,7 +135,7 @@ def test_finds_the_distance_to_the_boundary_of_a_linear_classifier(
     assert each.min(axis=1).max() < 0.4
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_finds_the_distance_where_the_pixel_range_cuts(kind, key):
     rng = np.random.default_rng(6)
     weights = rng.normal(size=PIXELS)
@@ -156,7 +158,7 @@ def test_finds_the_distance_where_the_pixel_range_cuts(kind, key):
     np.testing.assert_allclose(-found.loss, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_beyond_the_ball_the_distance_is_told_and_the_image_is_inside(
     linear, kind, key
 ):
@@ -198,8 +200,9 @@ def test_restarts_keep_the_smallest_perturbation(key):
     *_, logits_fn, images = tanh_net()
     labels = jnp.argmax(logits_fn(images), axis=1)
     threat = LinfBall(1.0)
-    attack = fab(threat, num_steps=6, random_start=True)
-    found = with_restarts(attack, 3)(key, logits_fn, images, labels)
+    build = partial(fab, num_steps=6, random_start=True)
+    attack = build(threat)
+    found = with_restarts(build, 3)(threat)(key, logits_fn, images, labels)
     once = jax.jit(lambda key: attack(key, logits_fn, images, labels).loss)
     runs = [once(jax.random.fold_in(key, index)) for index in range(3)]
     np.testing.assert_allclose(found.loss, np.max(runs, axis=0), rtol=1e-4)
@@ -218,7 +221,7 @@ def test_peak_memory_does_not_grow_with_the_number_of_steps(linear, key):
     assert peak(300, None) == peak(3, None)
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_successes_hold_in_double_precision(kind, key):
     rng = np.random.default_rng(7)
     first = (0.1 * rng.normal(size=(64, 32))).astype("float32")
@@ -239,7 +242,7 @@ def test_successes_hold_in_double_precision(kind, key):
     assert np.all(is_broken[np.asarray(found.is_adversarial)])
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 def test_perturbations_are_as_small_as_those_of_torchattacks(kind, key):
     torch = pytest.importorskip("torch")
     torchattacks = pytest.importorskip("torchattacks")

@@ -1,3 +1,6 @@
+import json
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxrobust.attacks import (
+    PGD,
     AttackResult,
     aimed,
     auto_pgd,
+    fgsm,
     judge,
     over_targets,
     pgd,
@@ -18,7 +23,15 @@ from jaxrobust.attacks import (
     worst_of,
 )
 from jaxrobust.attacks.base import better, nothing_found
-from jaxrobust.losses import margin, targeted_margin
+from jaxrobust.attacks.builders import (
+    builder_name,
+    described,
+    num_passes,
+    num_turns,
+    settled,
+    turn_of,
+)
+from jaxrobust.losses import margin
 from jaxrobust.threat import LinfBall
 
 
@@ -57,8 +70,11 @@ def test_a_loss_that_is_no_number_is_never_preferred():
 
 
 def test_restarts_equal_the_best_of_single_runs(linear_problem, key):
-    single = pgd(LinfBall(0.05), step_size=0.03, num_steps=1)
-    found = with_restarts(single, 4)(key, linear_problem.logits_fn, *linear_problem[2:])
+    build, threat = PGD(step_size=0.03, num_steps=1), LinfBall(0.05)
+    single = build(threat)
+    found = with_restarts(build, 4)(threat)(
+        key, linear_problem.logits_fn, *linear_problem[2:]
+    )
     runs = [
         single(
             jax.random.fold_in(key, index),
@@ -78,7 +94,7 @@ def test_restarts_equal_the_best_of_single_runs(linear_problem, key):
 
 def test_at_least_one_restart_is_asked_for():
     with pytest.raises(ValueError, match="`num_restarts` must be at least 1"):
-        with_restarts(pgd(LinfBall(0.1), step_size=0.1, num_steps=1), 0)
+        with_restarts(PGD(num_steps=1), 0)
 
 
 @pytest.mark.parametrize(
@@ -95,15 +111,19 @@ def test_at_least_one_restart_is_asked_for():
 def test_judgement(logits, label, is_wrong, is_target):
     logits, labels = jnp.asarray([logits]), jnp.asarray([label])
     assert bool(judge(logits, labels)[0]) == is_wrong
-    assert bool(judge(logits, labels, targeted=True)[0]) == is_target
+    assert bool(judge(logits, labels, must_hit=True)[0]) == is_target
 
 
 def test_the_worst_of_attacks_equals_the_best_of_single_runs(linear_problem, key):
-    parts = [
-        pgd(LinfBall(0.04), step_size=0.03, num_steps=1, loss="margin"),
-        pgd(LinfBall(0.05), step_size=0.02, num_steps=2, loss="margin"),
+    threat = LinfBall(0.05)
+    builds = [
+        PGD(step_size=0.03, num_steps=1, loss="margin"),
+        PGD(step_size=0.02, num_steps=2, loss="margin"),
     ]
-    found = worst_of(*parts)(key, linear_problem.logits_fn, *linear_problem[2:])
+    parts = [build(threat) for build in builds]
+    found = worst_of(*builds)(threat)(
+        key, linear_problem.logits_fn, *linear_problem[2:]
+    )
     runs = [
         part(
             jax.random.fold_in(key, index),
@@ -121,8 +141,8 @@ def test_the_worst_of_attacks_equals_the_best_of_single_runs(linear_problem, key
 
 
 def fixed(images, loss, is_adversarial, is_finite):
-    """An attack that answers as it is told."""
-    return lambda *_: AttackResult(images, loss, is_adversarial, is_finite)
+    """A builder whose attack answers as it is told."""
+    return lambda _: lambda *_: AttackResult(images, loss, is_adversarial, is_finite)
 
 
 @given(data=st.data())
@@ -142,15 +162,15 @@ def test_the_worst_is_never_weaker_than_a_part(data):
         for index in range(3)
     ]
     images, labels = jnp.zeros((3, 1)), jnp.zeros(3, jnp.int32)
-    found = worst_of(*parts)(jax.random.key(0), None, images, labels)
+    found = worst_of(*parts)(None)(jax.random.key(0), None, images, labels)
     for part in parts:
-        alone = part()
+        alone = part(None)()
         assert np.all(found.is_adversarial >= alone.is_adversarial)
         same = np.asarray(found.is_adversarial == alone.is_adversarial)
         assert np.all((found.loss >= alone.loss)[same])
         assert np.all(found.is_gradient_finite <= alone.is_gradient_finite)
     chosen = np.asarray(found.images[:, 0]).astype(int)
-    losses = np.asarray([part().loss for part in parts])
+    losses = np.asarray([part(None)().loss for part in parts])
     np.testing.assert_array_equal(found.loss, losses[chosen, np.arange(3)])
 
 
@@ -158,14 +178,14 @@ def targets_met(logits_fn, images, labels, run):
     """The targets that an attack is built with."""
     seen = []
 
-    def aim(targets):
+    def aim(threat, targets):
         def attack(key, logits_fn, images, labels):
             seen.append(np.asarray(targets))
             return nothing_found(images)
 
         return attack
 
-    run(aim)(jax.random.key(0), logits_fn, images, labels)
+    run(aim)(None)(jax.random.key(0), logits_fn, images, labels)
     return seen
 
 
@@ -200,7 +220,7 @@ def test_logits_that_are_no_numbers_never_aim_at_the_label():
 
 
 def test_a_rank_beyond_the_wrong_classes_is_refused(linear_problem, key):
-    attack = aimed(lambda targets: pgd(LinfBall(0.1), step_size=0.1, num_steps=1), 2)
+    attack = aimed(PGD(num_steps=1), 2)(LinfBall(0.1))
     with pytest.raises(ValueError, match=r"`rank` must be in \[0, 1\], got 2"):
         attack(key, linear_problem.logits_fn, *linear_problem[2:])
 
@@ -228,14 +248,13 @@ def test_over_targets_is_the_best_of_attacks_at_each_rank(key):
     def logits_fn(images):
         return images.reshape(-1, 4) @ weights
 
-    def aim(targets):
-        loss = targeted_margin(targets)
-        return pgd(LinfBall(0.1), step_size=0.05, num_steps=3, loss=loss)
-
+    aim, threat = PGD(step_size=0.05, num_steps=3, loss="margin"), LinfBall(0.1)
     # There are only two wrong classes.
-    found = over_targets(aim, 9)(key, logits_fn, images, labels)
+    found = over_targets(aim, 9)(threat)(key, logits_fn, images, labels)
     runs = [
-        aimed(aim, rank)(jax.random.fold_in(key, rank), logits_fn, images, labels)
+        aimed(aim, rank)(threat)(
+            jax.random.fold_in(key, rank), logits_fn, images, labels
+        )
         for rank in (0, 1)
     ]
     expected = better(*runs)
@@ -260,9 +279,10 @@ def test_a_transferred_attack_never_asks_the_model_for_a_gradient(linear_problem
         )
         return logits
 
-    attack = pgd(LinfBall(0.2), step_size=0.05, num_steps=4)
-    alone = attack(key, source_fn, *linear_problem[2:])
-    moved = transferred_from(attack, source_fn)(key, model, *linear_problem[2:])
+    build, threat = PGD(step_size=0.05, num_steps=4), LinfBall(0.2)
+    alone = build(threat)(key, source_fn, *linear_problem[2:])
+    transferred = transferred_from(build, source_fn)(threat)
+    moved = transferred(key, model, *linear_problem[2:])
     np.testing.assert_array_equal(moved.images, alone.images)
     logits = -source_fn(alone.images)
     np.testing.assert_array_equal(
@@ -283,21 +303,106 @@ def test_a_transferred_attack_tells_of_the_other_models_gradients(key):
         flat = images.reshape(images.shape[0], -1)
         return jnp.stack([flat.sum(axis=1), flat[:, 0]], axis=1)
 
-    attack = transferred_from(pgd(LinfBall(0.2), step_size=0.1, num_steps=2), source_fn)
+    build = transferred_from(PGD(step_size=0.1, num_steps=2), source_fn)
+    attack = build(LinfBall(0.2))
     images, labels = jnp.full((2, 2, 2, 1), 0.5), jnp.zeros(2, int)
     found = attack(key, logits_fn, images, labels)
     assert not np.any(found.is_gradient_finite)
 
 
-def test_a_targeted_attack_transfers_as_one(linear_problem, key):
-    targets = (linear_problem.labels + 1) % 3
-    attack = pgd(LinfBall(0.3), step_size=0.1, num_steps=8, targeted=True)
-    same = transferred_from(attack, linear_problem.logits_fn, targeted=True)
-    alone = attack(key, linear_problem.logits_fn, linear_problem.images, targets)
-    found = same(key, linear_problem.logits_fn, linear_problem.images, targets)
-    np.testing.assert_array_equal(found.is_adversarial, alone.is_adversarial)
-    assert 0 < np.mean(found.is_adversarial)
-    assert np.all((found.loss >= 0) == np.asarray(found.is_adversarial))
+def first_pixel_wins(images):
+    flat = images.reshape(len(images), -1)
+    return jnp.stack([flat[:, 0], *3 * [0 * flat[:, 0]]], axis=1)
+
+
+def drawing(threat, targets=None):
+    """Answers with a draw, so that keys and targets show."""
+
+    def attack(key, logits_fn, images, labels):
+        draw = jax.random.uniform(key, (len(labels),))
+        draw = draw if targets is None else draw + targets
+        never = jnp.zeros(len(labels), bool)
+        return AttackResult(images, draw, never, ~never)
+
+    return attack
+
+
+@pytest.mark.parametrize(
+    ("build", "turns"),
+    [
+        (drawing, 1),
+        (with_restarts(drawing, 4), 4),
+        (over_targets(drawing, 2), 2),
+        (over_targets(drawing, 9), 3),
+        (with_restarts(over_targets(drawing, 2), 3), 6),
+        (with_restarts(with_restarts(drawing, 2), 3), 6),
+        (transferred_from(with_restarts(drawing, 5), first_pixel_wins), 5),
+        (worst_of(drawing, with_restarts(drawing, 2)), 1),
+    ],
+)
+def test_a_builder_tells_its_turns_and_each_is_an_attack(build, turns, key):
+    assert num_turns(build, num_classes=4) == turns
+    images, labels = jnp.full((2, 1, 1, 1), 0.5), jnp.zeros(2, int)
+
+    def losses(index):
+        attack = turn_of(build, index)(LinfBall(0.1))
+        return attack(key, first_pixel_wins, images, labels).loss
+
+    met = [losses(jnp.int32(index)) for index in range(2 * turns)]
+    # Beyond the last turn it begins again.
+    np.testing.assert_array_equal(met[:turns], met[turns:])
+
+
+def test_each_restart_takes_every_target(key):
+    build = with_restarts(over_targets(drawing, 2), 3)
+    images, labels = jnp.full((1, 1, 1, 1), 0.5), jnp.asarray([2])
+
+    def loss(build, key):
+        attack = build(LinfBall(0.1))
+        return float(attack(key, first_pixel_wins, images, labels).loss[0])
+
+    keys = [
+        jax.random.fold_in(jax.random.fold_in(key, run), rank)
+        for run in range(3)
+        for rank in range(2)
+    ]
+    # The likeliest wrong classes of class 2 are 0 and 1.
+    expected = [float(jax.random.uniform(each)) + i % 2 for i, each in enumerate(keys)]
+    assert loss(build, key) == pytest.approx(max(expected))
+    targets = [int(loss(turn_of(build, jnp.int32(index)), key)) for index in range(6)]
+    assert targets == [0, 1, 0, 1, 0, 1]
+
+
+def test_numbers_that_follow_the_radius_are_settled_wherever_the_builder_lies():
+    follows = PGD(step_size=0.1)
+    builds = (
+        with_restarts(follows, 2),
+        over_targets(follows, 2),
+        aimed(follows, 0),
+        worst_of(drawing, follows),
+        transferred_from(follows, first_pixel_wins),
+    )
+    for build in builds:
+        leaves = jax.tree.leaves(settled(build, 0.4))
+        assert 10 in leaves and 10 not in jax.tree.leaves(build)
+    assert settled(drawing, 0.4) is drawing
+
+
+def test_builders_have_names_costs_and_a_description():
+    ladder = with_restarts(over_targets(partial(auto_pgd, loss="dlr"), 2), 3)
+    assert builder_name(ladder) == "auto-pgd-t"
+    assert builder_name(with_restarts(PGD(), 2)) == "pgd"
+    assert builder_name(lambda threat: None) == "attack"
+    # A forward and a backward pass a step, and the last look.
+    assert num_passes(ladder, num_classes=10) == 301
+    assert num_passes(PGD(num_steps=7), num_classes=10) == 22
+    assert num_passes(worst_of(fgsm, with_restarts(PGD(num_steps=7), 2)), 10) == 48
+    assert num_passes(drawing, num_classes=10) == 0
+    shown = json.loads(json.dumps(described(ladder)))
+    assert shown["build"]["aim"]["loss"] == "dlr" and shown["num_restarts"] == 3
+    other = with_restarts(over_targets(partial(auto_pgd, loss="margin"), 2), 3)
+    assert described(other) != described(ladder)
+    assert described(PGD(num_steps=3)) != described(PGD(num_steps=4))
 
 
 class TestRandomized:
@@ -342,6 +447,7 @@ class TestRandomized:
         assert len(np.unique(values)) == 60
         assert values.min() >= 0 and values.max() <= 1
 
+    @pytest.mark.slow
     def test_averaging_gradients_breaks_a_model_that_hides_in_noise(self, key):
         weights = jax.random.normal(key, (36,))
 
@@ -367,11 +473,15 @@ class TestRandomized:
         assert mean_loss(1024) > mean_loss(1) + 0.3
 
 
+hit = "`must_hit` must be False without targets, got True"
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (worst_of, r"`attacks` must be one or more attacks, got \(\)"),
-        (lambda: over_targets(lambda _: None, 0), "`num_targets` must be at least 1"),
+        (worst_of, r"`builds` must be one builder or more, got \(\)"),
+        (lambda: over_targets(drawing, 0), "`num_targets` must be at least 1"),
+        (lambda: pgd(LinfBall(0.1), step_size=0.1, num_steps=1, must_hit=True), hit),
     ],
 )
 def test_wrong_settings_are_refused(build, message):

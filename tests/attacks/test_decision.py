@@ -36,12 +36,12 @@ def attacked(problem):
                 jax.random.key(0), logits_fn, images, jnp.zeros(6, jnp.int32)
             )
         )
-        for kind in THREATS
+        for kind in ("linf", "l2")
     }
     return lambda kind, epsilon: compiled[kind](THREATS[kind](jnp.float32(epsilon)))
 
 
-@pytest.mark.parametrize("kind", THREATS)
+@pytest.mark.parametrize("kind", ("linf", "l2"))
 class TestSmallestPerturbation:
     def test_is_within_a_tenth_of_the_closed_form(self, kind, problem, attacked):
         _, score, weights, images = problem

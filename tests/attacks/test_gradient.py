@@ -8,12 +8,11 @@ import pytest
 from jaxrobust.attacks import (
     fgsm,
     iterate,
+    mi_fgsm,
     num_steps_for,
     pgd,
     pgd_kernel,
-    transferred_from,
 )
-from jaxrobust.losses import targeted_cross_entropy, targeted_dlr, targeted_margin
 from jaxrobust.threat import L2Ball, LinfBall
 
 
@@ -104,6 +103,61 @@ def test_pgd_agrees_with_an_independent_pgd_in_numpy(net_class, norm, random_sta
     )
 
 
+def numpy_mi_fgsm(net, center, labels, *, norm, epsilon, momentum, num_steps):
+    """Algorithm 1 of Dong et al., 2018, in float64, with the pixel range."""
+    images, memory = center, np.zeros_like(center)
+    step_size = epsilon / num_steps
+    for _ in range(num_steps):
+        gradient = net.gradient(images, labels)
+        length = np.abs(gradient).sum(axis=1, keepdims=True)
+        memory = momentum * memory + gradient / length
+        if norm == "linf":
+            images = images + step_size * np.sign(memory)
+        else:
+            length = np.linalg.norm(memory, axis=1, keepdims=True)
+            images = images + step_size * memory / length
+        images = np.clip(images, 0, 1)
+    return images
+
+
+@pytest.mark.parametrize(("norm", "momentum"), [("linf", 1.0), ("l2", 0.5)])
+def test_mi_fgsm_agrees_with_an_independent_one_in_numpy(norm, momentum):
+    rng = np.random.default_rng(7)
+    net = TanhNet(rng)
+    center, labels = rng.uniform(size=(12, 36)), rng.integers(0, 4, size=12)
+    images = jnp.asarray(center.reshape(12, 6, 6, 1), "float32")
+    epsilon = {"linf": 0.3, "l2": 2.0}[norm]
+    threat = {"linf": LinfBall, "l2": L2Ball}[norm](epsilon)
+    settings = {"momentum": momentum, "num_steps": 8}
+    attack = mi_fgsm(threat, **settings)
+    found = attack(jax.random.key(0), net.logits_fn, images, jnp.asarray(labels))
+    settings |= {"norm": norm, "epsilon": epsilon}
+    expected = numpy_mi_fgsm(net, center, labels, **settings)
+    moved = np.asarray(found.images).reshape(12, 36)
+    # The radius is kept a hair free in l_2.
+    np.testing.assert_allclose(moved, expected, atol=2e-5)
+    # Without the sum of gradients it goes elsewhere.
+    other = numpy_mi_fgsm(net, center, labels, **settings | {"momentum": 0.0})
+    assert np.abs(moved - other).max() > 0.01
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_mi_fgsm_weighs_gradients_of_any_size_alike(scale, linear_problem, key):
+    logits_fn, _, images, labels = linear_problem
+
+    def scaled(weight):
+        def loss(logits, labels):
+            return weight * logits[jnp.arange(16), labels]
+
+        attack = mi_fgsm(L2Ball(0.3), num_steps=3, loss=loss)
+        return attack(key, logits_fn, images, labels)
+
+    found = scaled(scale)
+    np.testing.assert_allclose(found.images, scaled(1.0).images, atol=1e-5)
+    assert np.all(np.asarray(found.is_gradient_finite))
+    assert np.abs(found.images - images).max() > 0.01
+
+
 def test_fgsm_is_one_signed_step_of_the_radius():
     rng = np.random.default_rng(1)
     net = LinearNet(rng)
@@ -172,8 +226,10 @@ def test_the_margin_is_climbed_along_the_difference_of_two_logits():
 
 def test_a_targeted_attack_raises_the_targets_probability(linear_problem, key):
     targets = (linear_problem.labels + 1) % 3
-    attack = pgd(LinfBall(0.3), step_size=0.05, num_steps=20, targeted=True)
-    found = attack(key, linear_problem.logits_fn, linear_problem.images, targets)
+    attack = pgd(
+        LinfBall(0.3), step_size=0.05, num_steps=20, targets=targets, must_hit=True
+    )
+    found = attack(key, linear_problem.logits_fn, *linear_problem[2:])
     rows = np.arange(16)
 
     def probability(images):
@@ -258,6 +314,21 @@ def test_wrong_settings_are_refused(settings, message):
         pgd(LinfBall(0.1), **{"step_size": 0.1, "num_steps": 3} | settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"momentum": -0.1}, r"`momentum` must be in \[0, inf\), got -0.1"),
+        ({"step_size": 0.0}, r"`step_size` must be in \(0, inf\)"),
+        ({"keep": "first"}, "`keep` must be one of last, best"),
+        ({"must_hit": True}, "`must_hit` must be False without targets"),
+    ],
+)
+def test_wrong_settings_of_mi_fgsm_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        mi_fgsm(LinfBall(0.1), **settings)
+
+
 @pytest.mark.parametrize(("epsilon", "step_size"), [(-0.1, 0.1), (0.1, 0.0)])
 def test_number_of_steps_refuses_what_is_no_radius_or_step(epsilon, step_size):
     with pytest.raises(ValueError, match="must be"):
@@ -283,28 +354,29 @@ class TestTargetsThatAreNoClass:
 
         return attacked
 
-    @pytest.mark.parametrize(
-        "build", [targeted_cross_entropy, targeted_margin, targeted_dlr]
-    )
-    def test_in_a_targeted_loss_the_gradient_tells(self, build, attacked):
+    @pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+    def test_where_a_search_is_steered_the_gradient_tells(self, loss, attacked):
         found = attacked(
             lambda targets: pgd(
-                LinfBall(0.01), step_size=0.01, num_steps=2, loss=build(targets)
+                LinfBall(0.01), step_size=0.01, num_steps=2, loss=loss, targets=targets
             )
         )
         np.testing.assert_array_equal(found.is_gradient_finite, [1, 0, 0, 1])
         np.testing.assert_array_equal(np.isnan(found.loss), [0, 1, 1, 0])
 
     @pytest.mark.parametrize("num_steps", [0, 2])
-    def test_as_labels_of_a_targeted_attack_they_count_as_met(
-        self, num_steps, attacked, linear_problem
-    ):
-        search = pgd(LinfBall(0.01), step_size=0.01, num_steps=num_steps, targeted=True)
-        model = linear_problem.logits_fn
-        for attack in (search, transferred_from(search, model, targeted=True)):
-            found = attacked(lambda _, attack=attack: attack, self.targets)
-            np.testing.assert_array_equal(found.is_adversarial, [0, 1, 1, 0])
-            np.testing.assert_array_equal(np.isnan(found.loss), [0, 1, 1, 0])
+    def test_where_they_must_be_hit_they_count_as_hit(self, num_steps, attacked):
+        found = attacked(
+            lambda targets: pgd(
+                LinfBall(0.01),
+                step_size=0.01,
+                num_steps=num_steps,
+                targets=targets,
+                must_hit=True,
+            )
+        )
+        np.testing.assert_array_equal(found.is_adversarial, [0, 1, 1, 0])
+        np.testing.assert_array_equal(np.isnan(found.loss), [0, 1, 1, 0])
 
 
 def test_a_kernel_of_ones_own_is_checked_too(linear_problem, key):

@@ -9,7 +9,7 @@ import pytest
 
 from jaxrobust.attacks import PGD
 from jaxrobust.data import DataError, as_float, load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import TrainConfig, adversarial, train
 
@@ -32,10 +32,8 @@ def test_robust_accuracy_on_mnist_agrees_with_foolbox(tmp_path):
         phases=(adversarial(0.1, 2, attack=PGD(step_size=0.05)),),
     )
     model = train(config, tmp_path / "run")
-    settings = EvaluationConfig(
-        epsilons=(0.1,), num_steps=30, num_restarts=1, batch_size=1000
-    )
-    ours = evaluate(model.logits_fn, test, settings).robust_accuracy[0.1]
+    found = evaluate(model.logits_fn, test, PGD(num_steps=30), [0.1], batch_size=1000)
+    (ours,) = found.robust_accuracy
     peer_model = foolbox.models.JAXModel(jax.jit(model.logits_fn), bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=0.01, steps=30, random_start=True)
     images, labels = as_float(test.images), jnp.asarray(test.labels)

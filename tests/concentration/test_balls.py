@@ -20,7 +20,7 @@ from jaxrobust.concentration.half_spaces import (
     principal_directions,
     projections,
 )
-from jaxrobust.concentration.points import unit_values
+from jaxrobust.data.points import unit_values
 
 
 def literal_balls(points, epsilon, alpha, num_balls, slack, centers):

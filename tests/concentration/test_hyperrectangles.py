@@ -19,8 +19,8 @@ from jaxrobust.concentration import (
     visit,
 )
 from jaxrobust.concentration.hyperrectangles import cluster
-from jaxrobust.concentration.points import Columns, unit_values
 from jaxrobust.concentration.regions import Risks
+from jaxrobust.data.points import Columns, unit_values
 
 
 def plain_k_means(points, starts):

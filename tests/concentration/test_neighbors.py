@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
 from jaxrobust.concentration import kth_neighbor_distances, neighbor_lists, storage
-from jaxrobust.concentration.neighbors import Space
 from jaxrobust.concentration.storage import Store, rows_in
+from jaxrobust.data.distances import Space
 from jaxrobust.keeping import InUseError, read_json, write_json
 
 METRICS = {"l1": "cityblock", "l2": "euclidean"}
@@ -413,19 +413,20 @@ def test_queries_that_are_no_points_are_refused():
 
 
 def test_blocks_fit_the_memory_there_is(monkeypatch):
-    from jaxrobust.concentration import neighbors
+    from jaxrobust.data import distances
 
+    monkeypatch.setattr(distances.os, "cpu_count", lambda: 2)
     # At most half a gigabyte, 28 bytes for each pair of points in work.
-    size = neighbors._chosen_block_size(60_000, 2)
-    assert 100 < size and size * 2 * 60_000 * 28 <= neighbors.MEMORY
-    monkeypatch.setattr(neighbors, "free_memory", lambda: 8 * 10**8)
-    assert neighbors._chosen_block_size(60_000, 2) == 29
-    monkeypatch.setattr(neighbors, "free_memory", lambda: 0)
-    assert neighbors._chosen_block_size(60_000, 2) == 1
-    assert neighbors._chosen_block_size(10, 2) == 1
+    size = distances.block_size_for(60_000)
+    assert 100 < size and size * 2 * 60_000 * 28 <= distances.MEMORY
+    monkeypatch.setattr(distances, "free_memory", lambda: 8 * 10**8)
+    assert distances.block_size_for(60_000) == 29
+    monkeypatch.setattr(distances, "free_memory", lambda: 0)
+    assert distances.block_size_for(60_000) == 1
+    assert distances.block_size_for(10) == 1
     # Not every system says.
-    monkeypatch.setattr(neighbors, "free_memory", lambda: None)
-    assert neighbors._chosen_block_size(60_000, 2) == size
+    monkeypatch.setattr(distances, "free_memory", lambda: None)
+    assert distances.block_size_for(60_000) == size
 
 
 def test_lists_without_room_are_refused_before_the_search(tmp_path, monkeypatch):

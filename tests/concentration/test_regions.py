@@ -17,7 +17,7 @@ from jaxrobust.concentration import (
     generalization_guarantee,
     half_space,
 )
-from jaxrobust.concentration.points import Columns, as_points, unit_values
+from jaxrobust.data.points import Columns, as_points, unit_values
 
 SIZES = st.sampled_from([(1, 1, 1), (40, 3, 2), (40, 20, 5)])
 RADII = st.sampled_from([0.0, 8 / 255, 0.3])

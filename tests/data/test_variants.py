@@ -9,11 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from jaxrobust.cli.numbers import numbers
 from jaxrobust.data import (
     VARIANTS,
     Binarize,
+    ComposedVariant,
     DataError,
     Dataset,
+    Edges,
     Gamma,
     Original,
     Saturate,
@@ -21,10 +24,13 @@ from jaxrobust.data import (
     Smooth,
     apply_variant,
     as_float,
+    levels_of,
     load_arrays,
     variant_of,
+    with_level,
 )
 from jaxrobust.pytrees import Pytree
+from jaxrobust.training import TrainConfig
 
 UNIT_IMAGES = hnp.arrays(
     np.float32, (2, 3, 3, 1), elements=st.floats(0, 1, width=32, allow_nan=False)
@@ -213,6 +219,10 @@ class TestNames:
             (" saturate ( p = inf ) ", Saturate(float("inf"))),
             ("smooth(3)", Smooth(3)),
             ("scale(9e-1)", Scale(0.9)),
+            ("smooth:3", Smooth(3)),
+            ("edges", Edges(1.0)),
+            ("binary + scale:0.5", ComposedVariant((Binarize(0.5), Scale(0.5)))),
+            ("scale(1e+0)+binary", ComposedVariant((Scale(1.0), Binarize(0.5)))),
         ],
     )
     def test_text_gives_what_python_gives(self, text, expected):
@@ -228,6 +238,9 @@ class TestNames:
             ("saturate(4", r"must be one of original"),
             ("satrate(4)", r"did you mean 'saturate'\?"),
             ("saturate(0)", r"`p` must be in"),
+            ("binary+saturate:0", r"`p` must be in"),
+            ("binary+", r"must be one of original"),
+            ("edges:0", r"`sigma` must be in"),
             ("", r"must be one of original"),
         ],
     )
@@ -266,8 +279,8 @@ class TestApplyVariant:
         np.testing.assert_array_equal(original.images, digits.images)
 
     def test_unknown_variant_lists_the_known_ones(self):
-        with pytest.raises(ValueError, match=r"original, binary, .*, got 'edges'; use"):
-            apply_variant(load_arrays("digits", "test"), "edges")
+        with pytest.raises(ValueError, match=r"original, binary, .*, got 'fog'; use"):
+            apply_variant(load_arrays("digits", "test"), "fog")
 
     @pytest.mark.parametrize(
         "name, title",
@@ -278,6 +291,8 @@ class TestApplyVariant:
             ("gamma(0.7)", "digits (8x8) (gamma 0.7)"),
             ("scale(0.97)", "digits (8x8) (scaled 0.97)"),
             ("binary(0.25)", "digits (8x8) (binarized at 0.25)"),
+            ("smooth:2+binary", "digits (8x8) (smoothed 2) (binarized)"),
+            ("edges:1", "digits (8x8) (edges 1)"),
         ],
     )
     def test_the_title_says_the_level(self, name, title):
@@ -316,3 +331,62 @@ class TestApplyVariant:
             for pixels in (images, np.asarray(as_float(images)))
         )
         np.testing.assert_allclose(as_float(bytes_), floats, atol=1e-6)
+
+
+class TestComposed:
+    def test_parts_come_from_left_to_right(self):
+        images = np.array([0.2, 0.6], np.float32).reshape(1, 1, 2, 1)
+        scaled = variant_of("binary+scale:0.5")(images)
+        np.testing.assert_allclose(np.ravel(scaled), [0.25, 0.75])
+        binary = variant_of("scale:0.5+binary")(images)
+        np.testing.assert_allclose(np.ravel(binary), [0, 1])
+
+    def test_levels_are_those_of_all_parts(self):
+        assert levels_of("smooth:3+scale:0.5") == {"size": 3, "factor": 0.5}
+        assert levels_of("edges:2+scale:0.5") == {"factor": 0.5}
+        assert levels_of("scale:0.5+binary+scale:0.9") == {"threshold": 0.5}
+
+    def test_one_level_is_changed_and_written_in_one_spelling(self):
+        changed = with_level("smooth:3+saturate:4", "p", 8.0)
+        assert changed == "smooth(3)+saturate(8)"
+        with pytest.raises(ValueError, match=r"variant\.size, variant\.p"):
+            with_level("smooth:3+saturate:4", "factor", 1)
+
+    def test_configurations_write_down_one_spelling(self):
+        config = TrainConfig(variant="smooth:3 + own.py:fog(2)+binary")
+        assert config.variant == "smooth(3)+own.py:fog(2)+binary"
+
+    def test_those_of_other_levels_are_of_one_structure(self):
+        first, second = (variant_of(f"binary+scale:{a}") for a in (0.5, 0.9))
+        assert jax.tree.structure(first) == jax.tree.structure(second)
+        assert jax.tree.leaves(first) == [0.5, 0.5]
+
+
+class TestEdges:
+    def test_the_border_of_a_square_is_found_in_its_channel(self):
+        images = np.zeros((2, 24, 24, 2), np.float32)
+        images[1, 8:16, 8:16, 1] = 1
+        found = np.asarray(Edges()(images))
+        assert set(np.unique(found)) == {0.0, 1.0} and found.dtype == np.float32
+        assert not found[0].any() and not found[1, ..., 0].any()
+        rows, columns = np.nonzero(found[1, ..., 1])
+        # Within two pixels of the border, all the way round; corners are cut.
+        inside = np.abs(np.stack([rows, columns]) - 11.5).max(axis=0)
+        assert np.all(np.abs(inside - 4) <= 2)
+        assert {*range(10, 14)} <= {*rows[columns < 10]} & {*rows[columns > 13]}
+
+    def test_traced_images_are_refused_in_words(self):
+        with pytest.raises(TypeError, match="applied to arrays, got images that are"):
+            jax.jit(Edges())(np.zeros((1, 8, 8, 1), np.float32))
+
+    def test_without_scikit_image_it_is_refused_before_anything_runs(self, monkeypatch):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        with pytest.raises(ModuleNotFoundError, match=r"jaxrobust\[edges\]"):
+            variant_of("edges")
+
+
+def test_levels_on_the_command_line_may_be_infinite():
+    assert numbers("--sweep variant.p", ["1", "3/2", "inf"]) == (1, 1.5, np.inf)
+    for text in ("-inf", "nan", "1:inf:3"):
+        with pytest.raises(ValueError, match="must be numbers such as"):
+            numbers("--sweep variant.p", [text])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,17 +18,24 @@ from experiments.large_perturbations.checklist import (
     check_case,
     nearest_mean,
 )
-from experiments.runner import Workspace
-from jaxrobust.attacks import AttackResult, judge
+from experiments.workspace import Workspace
+from jaxrobust.attacks import (
+    PGD,
+    AttackResult,
+    auto_pgd,
+    judge,
+    with_restarts,
+    worst_of,
+)
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
 from jaxrobust.evaluation import Check, Checklist, ChecklistConfig, checklist
 from jaxrobust.evaluation.checklist import QUESTIONS
 from jaxrobust.training import NullReporter
 
+CASE_PGD = CASE_CHECKS.reference
 TINY = ChecklistConfig(
     epsilon=0.1,
-    step_size=0.02,
-    num_steps=20,
+    attack=PGD(step_size=0.02, num_steps=20),
     num_images=40,
     batch_size=40,
     many_restarts=2,
@@ -141,9 +149,9 @@ def exact_accuracy(dataset, seed, epsilon):
 
 def test_accuracies_are_those_of_the_closed_form():
     test = load_arrays("digits", "test")
-    config = dataclasses.replace(CASE_CHECKS, num_restarts=3)
+    config = dataclasses.replace(CASE_CHECKS, attack=with_restarts(CASE_PGD, 3))
     model = nearest_mean(load_arrays("digits", "train"), 0)
-    found = checklist(model, test, config, only=["LP-C6", "targeted"])
+    found = checklist(model, test, config, only=["Shaeiri 2020, item 6", "targeted"])
     chosen = subset(test, config.num_images)
     measured = found["monotone"].measured
     for radius in (0.0, 0.05, 0.1, 0.4):
@@ -157,11 +165,12 @@ def test_a_flat_softmax_lets_cross_entropy_miss_what_the_margin_finds():
     # The linear model at its own scale: honest, but too hard for PGD on cross-entropy.
     test = load_arrays("digits", "test")
     model = nearest_mean(load_arrays("digits", "train"), 0, 1.0)
-    config = dataclasses.replace(CASE_CHECKS, num_restarts=1)
+    config = dataclasses.replace(CASE_CHECKS, attack=CASE_PGD)
     found = checklist(model, test, config, only=["zoo", "gradients"])
     assert found.verdict == "fail"
     assert found["zoo"].verdict == "fail" and found["gradients"].verdict == "pass"
-    with_margin = dataclasses.replace(config, loss="margin")
+    attack = dataclasses.replace(CASE_PGD, loss="margin")
+    with_margin = dataclasses.replace(config, attack=attack, reference=None)
     assert checklist(model, test, with_margin, only=["zoo"]).verdict == "pass"
 
 
@@ -169,7 +178,7 @@ def test_a_flat_softmax_lets_cross_entropy_miss_what_the_margin_finds():
 def test_a_network_is_checked_with_its_base(model_of):
     # Not trained from one another, but of growing radii all the same.
     model, base = model_of(HONEST), model_of(LINEAR)
-    only = ("larger_minimum", "transfer", "LP-C12")
+    only = ("larger_minimum", "transfer", "Shaeiri 2020, item 12")
     config = dataclasses.replace(CASE_CHECKS, many_restarts=3)
     test = load_arrays("digits", "test")
     alone = checklist(model, test, config, only=only)
@@ -187,12 +196,18 @@ def test_a_network_is_checked_with_its_base(model_of):
         )
     )
     assert chosen <= moved < 0.99
-    source = checklist(model, test, config, source_fns={"a": base}, only=["LP-C11"])
+    source = checklist(
+        model, test, config, source_fns={"a": base}, only=["Shaeiri 2020, item 11"]
+    )
     assert source["transfer"].measured == found["transfer"].measured
     # A weak attack is beaten by images that were made elsewhere.
     case = CASES["attack of tiny steps"]
     weak = checklist(
-        model, test, config, base_fn=base, attack=case.attack, only=["LP-C11"]
+        model,
+        test,
+        dataclasses.replace(config, attack=with_restarts(case.attack, 2)),
+        base_fn=base,
+        only=["Shaeiri 2020, item 11"],
     )
     assert weak["transfer"].verdict == "fail"
     assert model_of(SINGLE) is not model
@@ -216,17 +231,24 @@ def two_pixel_problem():
 
 def test_the_smallest_radius_that_breaks_everything_is_found():
     robust, weak, dataset = two_pixel_problem()
-    found = checklist(robust, dataset, TINY, base_fn=weak, only=["LP-C9"])
+    found = checklist(
+        robust, dataset, TINY, base_fn=weak, only=["Shaeiri 2020, item 9"]
+    )
     check = found["larger_minimum"]
     assert check.verdict == "pass"
     resolution = 1 / 128
     checked, base = check.measured.values()
     assert 0.4 <= checked <= 0.4 + 2 * resolution
     assert 0.2 <= base <= 0.2 + 2 * resolution
-    swapped = checklist(weak, dataset, TINY, base_fn=robust, only=["LP-C9"])
+    swapped = checklist(
+        weak, dataset, TINY, base_fn=robust, only=["Shaeiri 2020, item 9"]
+    )
     assert swapped.verdict == "fail"
-    same = checklist(weak, dataset, TINY, base_fn=weak, only=["LP-C9"])
-    assert same["LP-C9"].verdict == "inconclusive" and same.verdict == "pass"
+    same = checklist(weak, dataset, TINY, base_fn=weak, only=["Shaeiri 2020, item 9"])
+    assert (
+        same["Shaeiri 2020, item 9"].verdict == "inconclusive"
+        and same.verdict == "pass"
+    )
 
 
 def by_pixel(*, is_upside_down=False):
@@ -263,16 +285,16 @@ def test_accuracy_by_radius_is_counted_and_a_rise_is_found():
     limits = np.repeat([0.05, 0.1, 1.0, 1.0], 5)
     images = np.stack([limits, np.zeros(20)], 1).reshape(20, 2, 1, 1)
     dataset = dataset_of(images, np.zeros(20))
-    config = dataclasses.replace(TINY, num_images=20, num_radii=4)
-    found = checklist(flag_model, dataset, config, attack=by_pixel(), only=["LP-C6"])
+    config = dataclasses.replace(TINY, num_images=20, num_radii=4, attack=by_pixel())
+    found = checklist(flag_model, dataset, config, only=["Shaeiri 2020, item 6"])
     assert found["monotone"].measured == {
         **{"accuracy at 0": 1.0, "accuracy at 0.05": 0.75, "accuracy at 0.1": 0.5},
         **{"accuracy at 0.4": 0.5, "accuracy at 0.7": 0.5, "accuracy at 1": 0.0},
         "largest rise": 0.0,
     }
     assert found.verdict == "pass"
-    worse = by_pixel(is_upside_down=True)
-    found = checklist(flag_model, dataset, config, attack=worse, only=["LP-C6"])
+    worse = dataclasses.replace(config, attack=by_pixel(is_upside_down=True))
+    found = checklist(flag_model, dataset, worse, only=["Shaeiri 2020, item 6"])
     assert found["monotone"].verdict == "fail"
     # 1 - .05 and 1 - .1 are above .7, and nothing is above 1.
     assert found["monotone"].measured["accuracy at 0.7"] == 0.5
@@ -282,14 +304,15 @@ def test_accuracy_by_radius_is_counted_and_a_rise_is_found():
 def test_the_threshold_is_a_count_of_paired_outcomes():
     # FGSM breaks all 20 at .6, the attack the first 19 or 18: one may be missed.
     images = np.zeros((20, 2, 1, 1))
-    config = dataclasses.replace(TINY, num_images=20, epsilon=0.6, step_size=0.1)
+    config = dataclasses.replace(
+        TINY, num_images=20, epsilon=0.6, attack=by_pixel(), reference=PGD(num_steps=20)
+    )
     for missed, verdict in ((1, "pass"), (2, "fail")):
         images[:, 0, 0, 0] = np.where(np.arange(20) < missed, 0.9, 0.1)
         found = checklist(
             flag_model,
             dataset_of(images, np.zeros(20)),
             config,
-            attack=by_pixel(),
             only=["single_step"],
         )
         check = found["single_step"]
@@ -302,6 +325,44 @@ def test_the_threshold_is_a_count_of_paired_outcomes():
         assert check.verdict == verdict
 
 
+@pytest.mark.slow
+def test_an_attack_that_is_no_pgd_is_asked_by_its_own_settings():
+    robust, _, dataset = two_pixel_problem()
+    build = partial(auto_pgd, num_steps=3)
+    config = dataclasses.replace(TINY, attack=build, epsilon=0.45)
+    only = ["random_offset", "more_steps", "targeted"]
+    found = checklist(robust, dataset, config, only=only)
+    told = [
+        *("the attack from the clean image", "the attack with 40 steps"),
+        "the attack aimed at every class",
+    ]
+    for name, text in zip(only, told, strict=True):
+        # All fall at .4, whoever looks for them.
+        assert found[name].measured == {
+            "accuracy, the attack": 0.0,
+            f"accuracy, {text}": 0.0,
+            f"broken by {text} only": 0.0,
+            "broken by the attack only": 0.0,
+        }
+
+
+def test_restarts_and_steps_are_those_of_the_builder():
+    robust, _, dataset = two_pixel_problem()
+    # Two steps of a quarter of the radius: too short, but in proportion at all radii.
+    half = PGD(step_size=0.025, num_steps=2, random_start=False)
+    config = dataclasses.replace(TINY, attack=worst_of(half), num_radii=2)
+    measured = checklist(robust, dataset, config, only=["monotone"])[
+        "monotone"
+    ].measured
+    # They get to half of each radius, so that .4 falls from .8 on only.
+    assert measured["accuracy at 0.55"] == 1.0 and measured["accuracy at 1"] == 0.0
+    said = []
+    config = dataclasses.replace(TINY, attack=with_restarts(by_pixel(), 3))
+    checklist(robust, dataset, config, only=["single_step"], report=said.append)
+    runs = [line for line in said if line.startswith("the attack")]
+    assert runs == [f"the attack checked 0.1 {index}" for index in range(3)]
+
+
 def test_a_model_that_is_wrong_everywhere_is_left_open():
     robust, _, dataset = two_pixel_problem()
     found = checklist(lambda x: -robust(x), dataset, TINY)
@@ -311,7 +372,7 @@ def test_a_model_that_is_wrong_everywhere_is_left_open():
 
 def test_the_twelve_are_numbered_as_in_the_paper():
     sources = [question.source for question in QUESTIONS]
-    assert sources[:12] == [f"LP-C{number}" for number in range(1, 13)]
+    assert sources[:12] == [f"Shaeiri 2020, item {n}" for n in range(1, 13)]
     names = [question.name for question in QUESTIONS]
     assert len(set(names)) == len(names)
     assert names[7] == "brute_force" and names[9] == "zoo"
@@ -350,9 +411,9 @@ def test_what_was_not_asked_leaves_nothing_open_and_all_is_written():
         ({"epsilon": 0.0}, r"`epsilon` must be in \(0, 1\), got 0\.0"),
         ({"epsilon": 8.0}, r"`epsilon` must be in \(0, 1\), got 8\.0; .*8/255 rather"),
         ({"norm": "l7"}, "`norm` must be one of linf, l2"),
-        ({"step_size": 0.0}, r"`step_size` must be in \(0, inf\)"),
-        ({"loss": "hinge"}, "`loss` must be one of cross_entropy, margin"),
-        ({"num_restarts": 0}, "`num_restarts` must be at least 1"),
+        ({"norm": "l1"}, r"got 'l1'; .* in l1, `--attack apgd-ce fmn pdpgd"),
+        ({"attack": "pgd"}, "`attack` must be a function from a threat model to an"),
+        ({"reference": print}, "`reference` must be a PGD, or None"),
         ({"num_radii": 1}, "`num_radii` must be at least 2"),
         ({"tolerance": 1.0}, r"`tolerance` must be in \[0, 1\)"),
     ],
@@ -364,5 +425,7 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_questions_that_there_are_not_are_refused():
     robust, _, dataset = two_pixel_problem()
-    with pytest.raises(ValueError, match=r"got \['LP-C13'\]; choose from single_step"):
-        checklist(robust, dataset, TINY, only=["LP-C13"])
+    with pytest.raises(
+        ValueError, match=r"got \['Shaeiri 2020, item 13'\]; choose from single_step"
+    ):
+        checklist(robust, dataset, TINY, only=["Shaeiri 2020, item 13"])

@@ -9,17 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.attacks import count_passes
+from jaxrobust.attacks import PGD, count_passes, with_restarts
+from jaxrobust.attacks.builders import num_passes, num_turns, turn_of
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation import (
-    EnsembleConfig,
-    EvaluationConfig,
-    evaluate_ensemble,
-    evaluate_ensemble_models,
-    evaluate_models,
-    pgd_stage,
-    standard_stages,
-)
+from jaxrobust.evaluation import evaluate, evaluate_models, standard_ensemble
 from jaxrobust.evaluation.ensemble import STAGES
 from jaxrobust.threat import L2Ball, LinfBall
 
@@ -72,91 +65,80 @@ def radii_between(distance):
 @functools.cache
 def solved(num_classes):
     weights, dataset, distance = linear_problem(num_classes)
-    config = EnsembleConfig(epsilons=radii_between(distance), **FEW)
-    (found,) = evaluate_ensemble_models(apply_linear, [weights], dataset, config)
-    return weights, dataset, distance, config, found
+    radii = radii_between(distance)
+    attacks = standard_ensemble(**FEW)
+    (found,) = evaluate_models(apply_linear, [weights], dataset, attacks, radii)
+    return dataset, distance, found
 
 
-@pytest.mark.parametrize("num_classes", [2, 3, 10, 100])
+@pytest.mark.parametrize(
+    "num_classes",
+    [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 10, 100))],
+)
 def test_any_number_of_classes_gives_the_closed_form(num_classes):
-    _, dataset, distance, config, found = solved(num_classes)
-    assert found.stages == STAGES[:4] and found.num_examples == len(dataset)
-    assert found.num_bad_gradients == 0
+    dataset, distance, found = solved(num_classes)
+    assert found.attacks == STAGES[:4] and found.num_examples == len(dataset)
+    assert found.num_bad_gradients == (0, 0, 0, 0)
     np.testing.assert_array_equal(found.is_clean_correct, distance > 0)
-    for radius in config.epsilons:
-        np.testing.assert_array_equal(found.is_robust[radius], distance > radius)
-    low, high = (found.robust_accuracy[radius] for radius in config.epsilons)
+    for radius in found.epsilons:
+        np.testing.assert_array_equal(found.at(radius), distance > radius)
+    low, high = found.robust_accuracy
     assert 0 < high < low < 1
     # One target for two classes, nine turns at most.
-    turns = [stage.num_turns for stage in standard_stages(config, num_classes)]
+    builds = standard_ensemble(**FEW).values()
+    turns = [num_turns(build, num_classes) for build in builds]
     assert turns == [1, min(3, num_classes - 1), min(3, num_classes - 1), 1]
 
 
-def test_which_stage_broke_what_adds_up():
-    *_, config, found = solved(10)
-    row = found.as_row()
-    for radius in config.epsilons:
-        broken = found.broken_by[radius]
-        np.testing.assert_array_equal(broken == -1, found.is_robust[radius])
-        np.testing.assert_array_equal(broken == -2, ~found.is_clean_correct)
-        left = [found.robust_accuracy_after[name][radius] for name in found.stages]
-        counts = [np.sum(broken == index) for index in range(4)]
-        expected = found.clean_accuracy - np.cumsum(counts) / found.num_examples
-        np.testing.assert_allclose(left, expected)
-        assert left[-1] == found.robust_accuracy[radius]
-        assert row["stages"][-1]["robust_accuracy"][f"{radius:g}"] == left[-1]
+@pytest.mark.slow
+def test_which_attack_broke_what_adds_up():
+    *_, found = solved(10)
+    np.testing.assert_array_equal(found.broken_by == -1, found.is_robust)
+    np.testing.assert_array_equal((found.broken_by == -2)[0], ~found.is_clean_correct)
+    counts = [np.sum(found.broken_by == index, axis=1) for index in range(4)]
+    expected = found.clean_accuracy - np.cumsum(counts, axis=0) / found.num_examples
+    np.testing.assert_allclose(found.robust_accuracy_after, expected)
+    np.testing.assert_array_equal(
+        found.robust_accuracy_after[-1], found.robust_accuracy
+    )
     # Broken at a smaller radius is broken at the larger one.
-    small, large = (found.broken_by[radius] for radius in config.epsilons)
+    small, large = found.broken_by
     assert np.all(large[small >= 0] >= 0)
-    assert [each["stage"] for each in row["stages"]] == list(STAGES[:4])
-    assert row["stages"][0]["num_attacks"] >= found.is_clean_correct.sum()
+    assert found.num_attacks[0] >= found.is_clean_correct.sum()
 
 
 def test_a_seed_gives_the_same_again_alone_and_in_a_list():
     weights, dataset, distance = linear_problem(3)
-    config = EnsembleConfig(
-        epsilons=radii_between(distance), stages=("apgd-ce", "square"), **FEW
-    )
-    (found,) = evaluate_ensemble_models(apply_linear, [weights], dataset, config)
-    again = evaluate_ensemble(apply_linear(weights), dataset, config)
-    others = evaluate_ensemble_models(
-        apply_linear, [weights, jax.tree.map(jnp.zeros_like, weights)], dataset, config
+    attacks = standard_ensemble(stages=("apgd-ce", "square"), **FEW)
+    options = {"attacks": attacks, "epsilons": radii_between(distance)}
+    (found,) = evaluate_models(apply_linear, [weights], dataset, **options)
+    again = evaluate(apply_linear(weights), dataset, **options)
+    others = evaluate_models(
+        apply_linear,
+        [weights, jax.tree.map(jnp.zeros_like, weights)],
+        dataset,
+        **options,
     )
     for other in (again, others[0]):
         assert other.num_attacks == found.num_attacks
-        for radius in config.epsilons:
-            np.testing.assert_array_equal(
-                other.broken_by[radius], found.broken_by[radius]
-            )
+        np.testing.assert_array_equal(other.broken_by, found.broken_by)
     # The second model answers the first class to everything.
     is_first = dataset.labels == 0
     np.testing.assert_array_equal(others[1].is_clean_correct, is_first)
 
 
-WEAK_PGD = EvaluationConfig(
-    epsilons=(0.02, 0.04), num_steps=1, step_size=0.01, num_restarts=2
-)
+# Attacks that find something each, and not all of it.
+WEAK = {
+    "pgd": with_restarts(PGD(num_steps=1), 2),
+    **standard_ensemble(num_steps=2, num_queries=6, stages=("apgd-ce", "square")),
+}
 
 
-def weak_stages(num_classes=3):
-    """Stages that find something each, and not all of it."""
-    config = EnsembleConfig(num_steps=2, num_queries=6, stages=("apgd-ce", "square"))
-    first, squares = standard_stages(config, num_classes)
-    return {"pgd": pgd_stage(WEAK_PGD), "apgd-ce": first, "square": squares}
-
-
-WEAK = weak_stages()
-
-
-def weakly(names, dataset, weights, batch_size, **settings):
-    config = EnsembleConfig(epsilons=(0.02, 0.04), batch_size=batch_size)
-    (found,) = evaluate_ensemble_models(
-        apply_linear,
-        [weights],
-        dataset,
-        config,
-        stages=[WEAK[name] for name in names],
-        **settings,
+def weakly(names, dataset, weights, batch_size):
+    attacks = {name: WEAK[name] for name in names}
+    radii = (0.02, 0.04)
+    (found,) = evaluate_models(
+        apply_linear, [weights], dataset, attacks, radii, batch_size=batch_size
     )
     return found
 
@@ -168,7 +150,7 @@ def weakly(names, dataset, weights, batch_size, **settings):
     data=st.data(),
 )
 @pytest.mark.slow
-def test_a_further_stage_can_only_lower_the_accuracy(names, batch_size, data):
+def test_a_further_attack_can_only_lower_the_accuracy(names, batch_size, data):
     weights, dataset, distance = linear_problem(3, size=13, seed=1)
     count = data.draw(st.integers(1, len(names) - 1))
     some = weakly(names[:count], dataset, weights, batch_size)
@@ -176,19 +158,10 @@ def test_a_further_stage_can_only_lower_the_accuracy(names, batch_size, data):
     alone = weakly(names[count : count + 1], dataset, weights, batch_size)
     for radius in (0.02, 0.04):
         # Exactly those that withstand both, whatever the order and the buckets.
-        both = some.is_robust[radius] & alone.is_robust[radius]
-        np.testing.assert_array_equal(every.is_robust[radius], both)
-        assert np.all(distance[~every.is_robust[radius]] <= radius * (1 + 1e-5))
-        assert len(every.is_robust[radius]) == 13
-
-
-def test_its_pgd_stage_is_the_pgd_evaluation():
-    weights, dataset, _ = linear_problem(3, size=13, seed=1)
-    (plain,) = evaluate_models(apply_linear, [weights], dataset, WEAK_PGD)
-    staged = weakly(["pgd"], dataset, weights, 250)
-    for radius, flags in plain.is_robust.items():
-        np.testing.assert_array_equal(staged.is_robust[radius], flags)
-    assert 0 < plain.robust_accuracy[0.04] < plain.clean_accuracy
+        both = some.at(radius) & alone.at(radius)
+        np.testing.assert_array_equal(every.at(radius), both)
+        assert np.all(distance[~every.at(radius)] <= radius * (1 + 1e-5))
+        assert len(every.at(radius)) == 13
 
 
 def test_the_second_call_compiles_nothing():
@@ -199,12 +172,13 @@ def test_the_second_call_compiles_nothing():
         traced.append(1)
         return apply_linear(weights)
 
-    config = EnsembleConfig(stages=("apgd-ce", "square"), batch_size=12, **FEW)
-    evaluate_ensemble_models(apply, [weights], dataset, config)
+    def judged(weights):
+        attacks = standard_ensemble(stages=("apgd-ce", "square"), **FEW)
+        evaluate_models(apply, [weights], dataset, attacks, [0.3], batch_size=12)
+
+    judged(weights)
     first = len(traced)
-    scaled = jax.tree.map(lambda leaf: 2 * leaf, weights)
-    same = EnsembleConfig(stages=("apgd-ce", "square"), batch_size=12, **FEW)
-    evaluate_ensemble_models(apply, [scaled], dataset, same)
+    judged(jax.tree.map(lambda leaf: 2 * leaf, weights))
     assert 0 < first == len(traced)
 
 
@@ -213,12 +187,12 @@ def test_the_second_call_compiles_nothing():
 def test_the_stated_cost_is_about_the_measured_one(name):
     # Only chooses the size of a bucket, so a third more or less does no harm.
     weights, dataset, _ = linear_problem(4)
-    config = EnsembleConfig(stages=(name,), num_steps=12, num_queries=40)
-    (stage,) = standard_stages(config, 4)
+    (build,) = standard_ensemble(stages=(name,), num_steps=12, num_queries=40).values()
+    stated = num_passes(build, 4)
 
     def measured(threat):
         spent = count_passes(
-            stage.build(threat, 0),
+            turn_of(build, 0)(threat),
             apply_linear(weights),
             dataset.images[1:2],
             dataset.labels[1:2],
@@ -227,11 +201,11 @@ def test_the_stated_cost_is_about_the_measured_one(name):
 
     if name == "square":
         # Under linf it leaves out squares that change nothing; the start is one more.
-        assert measured(L2Ball(0.001)) == stage.num_passes + 1
-        assert measured(LinfBall(0.001)) <= stage.num_passes + 1
+        assert measured(L2Ball(0.001)) == stated + 1
+        assert measured(LinfBall(0.001)) <= stated + 1
     else:
         passes = measured(LinfBall(0.001))
-        assert passes / 1.5 <= stage.num_passes <= passes * 1.5
+        assert passes / 1.5 <= stated <= passes * 1.5
 
 
 @pytest.mark.parametrize(
@@ -241,26 +215,29 @@ def test_the_stated_cost_is_about_the_measured_one(name):
         ({"num_targets": 0}, "`num_targets` must be at least 1, got 0"),
         ({"num_queries": 0}, "`num_queries` must be at least 1, got 0"),
         ({"num_restarts": 0}, "`num_restarts` must be at least 1, got 0"),
-        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
         ({"stages": ("apgd",)}, "`stages` must be among apgd-ce, .*, got 'apgd'"),
         ({"stages": ()}, r"at least one attack, each named once, got \(\)"),
         ({"stages": ("square", "square")}, "use num_restarts"),
-        ({"norm": "l1"}, "`norm` must be one of linf, l2, got 'l1'"),
-        ({"epsilons": (-0.1,)}, r"`epsilon` must be in \[0, inf\), got -0\.1"),
-        ({"epsilons": (8.0,)}, "8/255 rather than 8"),
     ],
 )
 def test_wrong_settings_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        EnsembleConfig(**changes)
+        standard_ensemble(**changes)
 
 
-def test_stages_that_cannot_be_told_apart_are_refused():
-    weights, dataset, *_ = linear_problem(3)
-    stage = WEAK["square"]
-    with pytest.raises(ValueError, match="of different names"):
-        evaluate_ensemble(
-            apply_linear(weights), dataset, EnsembleConfig(), stages=[stage, stage]
-        )
-    with pytest.raises(ValueError, match="`num_classes` must be at least 2, got 1"):
-        standard_stages(EnsembleConfig(), 1)
+@pytest.mark.parametrize(
+    ("norm", "message"),
+    [
+        ("l1", r"got 'fab-t', .*; in l1, `--attack apgd-ce fmn pdpgd pgd`"),
+        ("l0", r"got 'apgd-ce', .*; in l0, `--attack fmn pdpgd sigma-zero pgd`"),
+    ],
+)
+def test_a_norm_without_these_attacks_is_refused_before_the_model_is_asked(
+    norm, message
+):
+    def logits_fn(images):
+        raise AssertionError("nothing is computed")
+
+    _, data, _ = linear_problem(2)
+    with pytest.raises(ValueError, match=message):
+        evaluate(logits_fn, data, standard_ensemble(), [1.0], norm=norm)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.attacks import pgd
+from jaxrobust.attacks import PGD
 from jaxrobust.evaluation import input_space
 from jaxrobust.losses import cross_entropy
 from jaxrobust.threat import LinfBall
@@ -139,8 +139,7 @@ def test_gradients_for_display():
     np.testing.assert_array_equal(flat, 0.5)
 
 
-def climb(epsilon):
-    return pgd(LinfBall(epsilon), step_size=0.05, num_steps=4)
+CLIMB, BALL = PGD(step_size=0.05, num_steps=4), LinfBall(0.1)
 
 
 def test_saliency_is_the_gradient_where_the_attack_ends():
@@ -151,10 +150,12 @@ def test_saliency_is_the_gradient_where_the_attack_ends():
     np.testing.assert_allclose(clean.gradients, expected, atol=1e-6)
 
     key = jax.random.key(5)
-    found = input_space.saliency(bent, IMAGES, LABELS, attack=climb(0.1), key=key)
+    found = input_space.saliency(
+        bent, IMAGES, LABELS, attack=CLIMB, threat=BALL, key=key
+    )
     for index in range(len(IMAGES)):
         pair = IMAGES[index][None], LABELS[index][None]
-        alone = climb(0.1)(jax.random.fold_in(key, index), bent, *pair).images
+        alone = CLIMB(BALL)(jax.random.fold_in(key, index), bent, *pair).images
         np.testing.assert_allclose(found.images[index], alone[0], atol=1e-6)
         slope = input_space.input_gradients(bent, alone, pair[1])
         np.testing.assert_allclose(found.gradients[index], slope[0], atol=1e-5)
@@ -165,7 +166,9 @@ def test_saliency_is_the_gradient_where_the_attack_ends():
 
 def test_saliency_does_not_depend_on_chunks():
     one, other = (
-        input_space.saliency(bent, IMAGES, LABELS, attack=climb(0.1), batch_size=size)
+        input_space.saliency(
+            bent, IMAGES, LABELS, attack=CLIMB, threat=BALL, batch_size=size
+        )
         for size in (2, 64)
     )
     chex.assert_trees_all_close(one, other, atol=1e-6)
@@ -200,3 +203,5 @@ def test_mistakes_are_refused():
         input_space.scale_for_display(IMAGES, style="heat")
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         input_space.saliency(bent, IMAGES, LABELS, batch_size=0)
+    with pytest.raises(ValueError, match="`threat` must be given with an attack"):
+        input_space.saliency(bent, IMAGES, LABELS, attack=CLIMB)

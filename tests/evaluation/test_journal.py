@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.attacks import AttackResult
+from jaxrobust.attacks import AttackResult, with_restarts
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation import JournalError
-from jaxrobust.evaluation.journal import Journal
-from jaxrobust.evaluation.packing import Plan, Stage, run_plan
+from jaxrobust.evaluation.engine.journal import Journal
+from jaxrobust.evaluation.engine.plan import Plan, Stage
+from jaxrobust.evaluation.engine.run import run_plan
 from jaxrobust.keeping import InUseError
+from jaxrobust.threat import L2Ball, LinfBall
 
 ONE, TWO = {"scale": np.float32(1)}, {"scale": np.float32(2)}
 
@@ -30,9 +32,8 @@ def apply_scaled(weights):
     return logits_fn
 
 
-def by_chance(threat, turn):
+def by_chance(threat):
     """Breaks at random, and meets a bad gradient at random."""
-    del turn
 
     def attack(key, logits_fn, images, labels):
         del labels
@@ -56,13 +57,20 @@ def data_of(size=11, seed=0):
 
 DATA = data_of()
 PLAN = Plan(
-    (Stage("first", 2, by_chance), Stage("second", 3, by_chance)),
+    (
+        Stage("first", with_restarts(by_chance, 2)),
+        Stage("second", with_restarts(by_chance, 3)),
+    ),
     (0.2, 0.4),
-    "linf",
+    LinfBall,
+    num_classes=2,
     seed=3,
     batch_size=4,
     is_shared=True,
 )
+
+
+SECOND_AGAIN = Stage("second", with_restarts(by_chance, 4))
 
 
 def run(journal=None, *, plan=PLAN, data=DATA, models=(ONE, TWO), **settings):
@@ -137,14 +145,19 @@ def test_a_model_without_weights_is_known_by_its_answers(tmp_path):
         ({"models": (ONE,)}, "models: 2 entries, now 1"),
         ({"data": data_of(seed=1)}, r"data: '\w+', now '\w+'"),
         ({"plan": PLAN._replace(seed=4)}, "seed: 3, now 4"),
-        ({"plan": PLAN._replace(norm="l2")}, "norm: 'linf', now 'l2'"),
+        ({"plan": PLAN._replace(threat=L2Ball)}, "norm: 'linf', now 'l2'"),
         (
             {"plan": PLAN._replace(epsilons=(0.2, 0.3))},
             r"epsilons\[1\]: 0\.4, now 0\.3",
         ),
-        ({"plan": PLAN._replace(batch_size=5)}, r"stages\[0\]\.bucket: 4, now 5"),
-        ({"plan": PLAN._replace(stages=PLAN.stages[:1])}, "stages: 2 entries, now 1"),
-        ({"settings": {"num_steps": 7}}, r"settings: None, now \{'num_steps': 7\}"),
+        ({"plan": PLAN._replace(batch_size=5)}, r"attacks\[0\]\.bucket: 4, now 5"),
+        ({"plan": PLAN._replace(stages=PLAN.stages[:1])}, "attacks: 2 entries, now 1"),
+        ({"plan": PLAN._replace(search="bisect")}, "search: 'every', now 'bisect'"),
+        ({"plan": PLAN._replace(keeps_images=True)}, "keeps_images: False, now True"),
+        (
+            {"plan": PLAN._replace(stages=(PLAN.stages[0], SECOND_AGAIN))},
+            r"attacks\[1\]\.settings\.num_restarts: 3, now 4",
+        ),
     ],
 )
 def test_the_journal_of_another_evaluation_is_refused(changes, place, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -8,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from jaxrobust.attacks import AttackResult
+from jaxrobust.attacks import PGD, AttackResult
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation import (
     Evaluation,
-    EvaluationConfig,
     accuracy_curve,
     accuracy_under_attack,
     minimal_epsilons,
@@ -66,9 +66,17 @@ def flags(*values):
 
 
 # Two classes; clean errors, survivors and losses in each.
+IS_CORRECT = flags(1, 1, 1, 0, 1, 1, 0, 0)
+IS_ROBUST = np.stack([flags(1, 1, 1, 0, 1, 0, 0, 0), flags(1, 0, 0, 0, 0, 0, 0, 0)])
 FOUND = Evaluation(
-    flags(1, 1, 1, 0, 1, 1, 0, 0),
-    {0.1: flags(1, 1, 1, 0, 1, 0, 0, 0), 0.2: flags(1, 0, 0, 0, 0, 0, 0, 0)},
+    epsilons=(0.1, 0.2),
+    is_clean_correct=IS_CORRECT,
+    is_robust=IS_ROBUST,
+    attacks=("own",),
+    broken_by=np.where(IS_ROBUST, -1, np.where(IS_CORRECT, 0, -2)),
+    num_attacks=(9,),
+    num_passes=(9,),
+    num_bad_gradients=(0,),
 )
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2])
 
@@ -92,7 +100,7 @@ def test_success_is_counted_by_class():
 def test_both_definitions_of_accuracy_under_attack():
     assert accuracy_under_attack(FOUND, 0.1) == 4 / 8
     assert accuracy_under_attack(FOUND, 0.1, among_correct=True) == 4 / 5
-    nothing = Evaluation(flags(0, 0), {0.1: flags(0, 0)})
+    nothing = dataclasses.replace(FOUND, is_clean_correct=flags(*8 * [0]))
     assert math.isnan(accuracy_under_attack(nothing, 0.1, among_correct=True))
 
 
@@ -149,7 +157,9 @@ def test_what_no_attack_can_break_is_infinitely_far():
     np.testing.assert_array_equal(
         found.epsilons, np.where(dataset.labels == 0, np.inf, 0)
     )
-    with pytest.raises(ValueError, match="`norm` must be one of linf, l2, got 'l7'"):
+    with pytest.raises(
+        ValueError, match="`norm` must be one of linf, l2, l1, l0, got 'l7'"
+    ):
         minimal_epsilons(constant, dataset, norm="l7")
     with pytest.raises(ValueError, match="`batch_size` must be at least 1, got 0"):
         minimal_epsilons(constant, dataset, batch_size=0)
@@ -157,12 +167,10 @@ def test_what_no_attack_can_break_is_infinitely_far():
 
 def test_predictions_that_stay_count_right_or_wrong():
     logits_fn, dataset, distance, weights = line_problem()
-    config = EvaluationConfig(
-        epsilons=(0.02, 0.05), step_size=0.01, num_steps=20, num_restarts=1
-    )
-    found = robustness_wrt_predictions(logits_fn, dataset, config)
+    radii = (0.02, 0.05)
+    found = robustness_wrt_predictions(logits_fn, dataset, PGD(num_steps=20), radii)
     assert found.clean_accuracy == 1
-    for radius, stays in found.is_robust.items():
+    for radius, stays in zip(radii, found.is_robust, strict=True):
         expected = distance > radius * np.abs(weights).sum()
         np.testing.assert_array_equal(stays, expected)
         assert 0 < expected.sum() < len(expected)

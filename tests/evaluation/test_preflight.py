@@ -1,23 +1,20 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation import (
     ChecklistConfig,
-    EnsembleConfig,
-    EvaluationConfig,
     check_model,
     checklist,
     evaluate,
-    evaluate_ensemble,
     evaluate_models,
     labelled_by_model,
     minimal_epsilons,
     robustness_wrt_predictions,
+    standard_ensemble,
 )
 
 RNG = np.random.default_rng(0)
@@ -35,7 +32,7 @@ def dataset_of(images, num_classes=3):
 
 
 DATA = dataset_of(RNG.uniform(size=(11, 2, 2, 3)))
-ONE_STEP = EvaluationConfig(epsilons=(0.1,), num_steps=1, num_restarts=1, batch_size=4)
+ONE_STEP = {"attacks": PGD(num_steps=1), "epsilons": [0.1], "batch_size": 4}
 
 
 def honest(images):
@@ -78,7 +75,7 @@ def test_another_number_of_classes_is_refused(logits_fn, shape):
     with pytest.raises(ValueError, match=rf"is \(11, 3\) for .*, got {shape}"):
         check_model(logits_fn, DATA)
     with pytest.raises(ValueError, match=r"must return \(images, classes\)"):
-        evaluate(logits_fn, DATA, ONE_STEP)
+        evaluate(logits_fn, DATA, **ONE_STEP)
 
 
 def test_logits_that_are_not_finite_are_refused_with_their_number():
@@ -89,13 +86,13 @@ def test_logits_that_are_not_finite_are_refused_with_their_number():
         check_model(dark_is_nan, DATA)
     # Not only in the first bucket, and by each kind of evaluation.
     with pytest.raises(ValueError, match=message):
-        evaluate(dark_is_nan, DATA, ONE_STEP)
+        evaluate(dark_is_nan, DATA, **ONE_STEP)
     with pytest.raises(ValueError, match="11 of 11 clean images of model 2 of 2;"):
         evaluate_models(
             lambda scale: lambda images: honest(images) * scale,
             [jnp.float32(1), jnp.float32(np.inf)],
             DATA,
-            ONE_STEP,
+            **ONE_STEP,
         )
 
 
@@ -114,21 +111,19 @@ def test_images_outside_the_bounds_are_refused():
     with pytest.raises(ValueError, match=r"must be in \[0, 1\], got \[-1\.\d+, 1\.\d+"):
         check_model(honest, OutsideRange())
     with pytest.raises(ValueError, match="before normalization"):
-        evaluate(honest, OutsideRange(), ONE_STEP)
+        evaluate(honest, OutsideRange(), **ONE_STEP)
     assert check_model(honest, OutsideRange(), bounds=(-2, 2)) == []
     OutsideRange.images = np.where(DATA.images > 0.9, np.nan, DATA.images)
     with pytest.raises(ValueError, match=r"got \[nan, nan\]"):
         check_model(honest, OutsideRange())
 
 
-@pytest.mark.parametrize("config", [EvaluationConfig, EnsembleConfig])
-def test_a_radius_in_another_unit_is_refused(config):
-    with pytest.raises(ValueError, match=r"got 8; .* so 8/255 rather than 8"):
-        config(epsilons=(0.3, 8))
+def test_a_radius_in_another_unit_is_refused():
+    with pytest.raises(ValueError, match=r"got 8\.0; .* so 8/255 rather than 8"):
+        evaluate(honest, DATA, PGD(num_steps=1), (0.3, 8))
     with pytest.raises(ValueError, match="8/255 rather than 8"):
         check_model(honest, DATA, epsilons=(8,))
     # The ball of 1 is the whole range: lawful, and seldom meant.
-    config(epsilons=(1.0,))
     (flag,) = check_model(honest, DATA, epsilons=(1,))
     assert flag.name == "whole-range" and "1/255" in flag.message
 
@@ -139,9 +134,8 @@ def test_a_radius_in_l2_may_reach_across_the_images():
     message = r"in \[0, 3\.4641\] in l2 for images of 12 values, got 3\.47"
     with pytest.raises(ValueError, match=message):
         check_model(honest, DATA, norm="l2", epsilons=(3.47,))
-    config = EvaluationConfig(norm="l2", epsilons=(128,), num_steps=1)
     with pytest.raises(ValueError, match="128/255 rather than 128"):
-        evaluate(honest, DATA, config)
+        evaluate(honest, DATA, PGD(num_steps=1), [128], norm="l2")
 
 
 def batch_norm(images, weights=WEIGHTS):
@@ -160,9 +154,8 @@ def one_of_many(images):
 
 
 REFUSAL = r"`logits_fn` must answer each image by itself, got .* by \d.* batch norm"
-ENSEMBLE = EnsembleConfig(epsilons=(0.1,), num_steps=1, stages=("apgd-ce",))
 CHECKLIST = ChecklistConfig(
-    epsilon=0.1, num_steps=1, long_steps=2, num_images=8, num_queries=2
+    attack=PGD(num_steps=1), epsilon=0.1, long_steps=2, num_images=8, num_queries=2
 )
 
 
@@ -173,12 +166,10 @@ CHECKLIST = ChecklistConfig(
     [
         check_model,
         lambda model, data: check_model(model, data, batch_size=1),
-        lambda model, data: evaluate(model, data, ONE_STEP),
-        lambda model, data: evaluate(
-            model, data, dataclasses.replace(ONE_STEP, batch_size=1)
-        ),
-        lambda model, data: evaluate_ensemble(model, data, ENSEMBLE),
-        lambda model, data: robustness_wrt_predictions(model, data, ONE_STEP),
+        lambda model, data: evaluate(model, data, **ONE_STEP),
+        lambda model, data: evaluate(model, data, **ONE_STEP | {"batch_size": 1}),
+        lambda model, data: evaluate(model, data, standard_ensemble(), [0.1]),
+        lambda model, data: robustness_wrt_predictions(model, data, **ONE_STEP),
         labelled_by_model,
         minimal_epsilons,
         lambda model, data: checklist(model, data, CHECKLIST),
@@ -203,7 +194,8 @@ def test_it_is_refused_before_any_attack_and_named_among_several():
     )
     ended = []
     with pytest.raises(ValueError, match="got answers of model 2 of 2 that change by"):
-        evaluate_models(apply, [first, second], DATA, ONE_STEP, progress=ended.append)
+        models = [first, second]
+        evaluate_models(apply, models, DATA, **ONE_STEP, progress=ended.append)
     assert {each.model for each in ended} == {0}
 
 
@@ -232,8 +224,8 @@ def test_rounding_is_not_taken_for_company(precision, kind):
     )
     assert check_model(deep, data) == []
     for batch_size in (1, 33):
-        settings = dataclasses.replace(ONE_STEP, batch_size=batch_size)
-        assert evaluate(deep, data, settings).num_examples == 33
+        settings = ONE_STEP | {"batch_size": batch_size}
+        assert evaluate(deep, data, **settings).num_examples == 33
 
 
 def test_a_random_model_is_flagged():

@@ -7,26 +7,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import SingleDeviceSharding
 
-from jaxrobust.attacks import pgd
+from jaxrobust.attacks import PGD, pgd, transferred_from, with_restarts
 from jaxrobust.data import Dataset
 from jaxrobust.evaluation import (
     ChecklistConfig,
-    EnsembleConfig,
-    EvaluationConfig,
     check_model,
     checklist,
     evaluate,
-    evaluate_ensemble,
-    evaluate_ensemble_models,
     evaluate_models,
     labelled_by_model,
     minimal_epsilons,
-    sharing,
+    standard_ensemble,
 )
+from jaxrobust.evaluation.engine import sharing
+from jaxrobust.evaluation.engine.programs import placement
 from jaxrobust.evaluation.weight_space import loss_along_line
 from jaxrobust.networks import ModelConfig, network_of
-from jaxrobust.threat import LinfBall
 from jaxrobust.training import applied
 
 RNG = np.random.default_rng(0)
@@ -38,14 +36,13 @@ DATA = Dataset(
     labels=np.arange(6, dtype=np.int32) % 3,
     num_classes=3,
 )
-CONFIG = EvaluationConfig(
-    epsilons=(0.1,), num_steps=1, num_restarts=1, step_size=0.05, batch_size=6
-)
-ENSEMBLE = EnsembleConfig(
-    epsilons=(0.1,), num_steps=1, num_queries=2, stages=("apgd-ce", "square")
-)
+PLAIN = {
+    "attacks": PGD(num_steps=1, step_size=0.05),
+    "epsilons": [0.1],
+    "batch_size": 6,
+}
 CHECKLIST = ChecklistConfig(
-    epsilon=0.1, num_steps=1, long_steps=2, num_images=6, num_queries=2
+    attack=PGD(num_steps=1), epsilon=0.1, long_steps=2, num_images=6, num_queries=2
 )
 
 
@@ -70,27 +67,38 @@ def logits_of(thing, weights):
     return logits_fn
 
 
-def attack_with(thing):
-    def attack_for(epsilon, *num_steps):
-        assert isinstance(thing, Thing)
-        return pgd(LinfBall(epsilon), step_size=0.05, num_steps=1)
+def ensemble():
+    return standard_ensemble(num_steps=1, num_queries=2, stages=("apgd-ce", "square"))
 
-    return attack_for
+
+def attack_with(thing):
+    def build(threat):
+        assert isinstance(thing, Thing)
+        return pgd(threat, step_size=0.05, num_steps=1)
+
+    return build
 
 
 CALLS = {
     "evaluate_models": lambda thing: evaluate_models(
-        apply_with(thing), [WEIGHTS], DATA, CONFIG
+        apply_with(thing), [WEIGHTS], DATA, **PLAIN
     ),
-    "evaluate": lambda thing: evaluate(logits_of(thing, WEIGHTS), DATA, CONFIG),
+    "evaluate": lambda thing: evaluate(logits_of(thing, WEIGHTS), DATA, **PLAIN),
     "evaluate, attack": lambda thing: evaluate_models(
-        KEPT, [WEIGHTS], DATA, CONFIG, attack_for=attack_with(thing)
+        KEPT, [WEIGHTS], DATA, with_restarts(attack_with(thing), 2), [0.1]
     ),
-    "evaluate_ensemble_models": lambda thing: evaluate_ensemble_models(
-        apply_with(thing), [WEIGHTS], DATA, ENSEMBLE
+    "evaluate, transferred": lambda thing: evaluate_models(
+        KEPT,
+        [WEIGHTS],
+        DATA,
+        transferred_from(PGD(num_steps=1), logits_of(thing, WEIGHTS)),
+        [0.1],
     ),
-    "evaluate_ensemble": lambda thing: evaluate_ensemble(
-        logits_of(thing, WEIGHTS), DATA, ENSEMBLE
+    "evaluate, images": lambda thing: evaluate_models(
+        apply_with(thing), [WEIGHTS], DATA, **PLAIN, keep_images=True
+    ),
+    "evaluate, ensemble": lambda thing: evaluate_models(
+        apply_with(thing), [WEIGHTS], DATA, ensemble(), [0.1]
     ),
     "minimal_epsilons": lambda thing: minimal_epsilons(
         logits_of(thing, WEIGHTS),
@@ -112,7 +120,7 @@ CALLS = {
         *(WEIGHTS, -WEIGHTS, DATA.images, DATA.labels),
         alphas=3,
         epsilons=(0.1,),
-        attack_for=attack_with(thing),
+        attack=attack_with(thing),
     ),
 }
 
@@ -145,9 +153,17 @@ class Model:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda apply, weights: evaluate_models(apply, [weights], DATA, CONFIG),
-        lambda apply, weights: evaluate_ensemble_models(
-            apply, [weights], DATA, ENSEMBLE
+        lambda apply, weights: evaluate_models(apply, [weights], DATA, **PLAIN),
+        # Equal builders are one, and so are those whose numbers differ.
+        lambda apply, weights: evaluate_models(
+            apply,
+            [weights],
+            DATA,
+            with_restarts(PGD(num_steps=1, step_size=float(weights[0, 0] ** 2)), 2),
+            [0.1],
+        ),
+        lambda apply, weights: evaluate_models(
+            apply, [weights], DATA, ensemble(), [0.1]
         ),
         lambda apply, weights: loss_along_line(
             apply, weights, -weights, DATA.images, DATA.labels, alphas=3
@@ -171,9 +187,9 @@ def test_equal_networks_share_their_programs():
     assert first is not second and applied(first) is applied(second)
     assert applied(first) is not applied(first, "bfloat16")
     params = first.init(jax.random.key(0), images).params
-    evaluate_models(applied(first), [(params, {})], DATA, CONFIG)
+    evaluate_models(applied(first), [(params, {})], DATA, **PLAIN)
     num_programs = len(sharing._PROGRAMS)
-    evaluate_models(applied(second), [(params, {})], DATA, CONFIG)
+    evaluate_models(applied(second), [(params, {})], DATA, **PLAIN)
     assert len(sharing._PROGRAMS) == num_programs
 
 
@@ -184,8 +200,18 @@ def test_what_cannot_be_referred_to_weakly_is_compiled_for_by_itself():
         def __call__(self, weights):
             return logits_of(Thing(), weights)
 
-    (expected,) = evaluate_models(KEPT, [WEIGHTS], DATA, CONFIG)
+    (expected,) = evaluate_models(KEPT, [WEIGHTS], DATA, **PLAIN)
     kept = set(sharing._PROGRAMS)
-    (found,) = evaluate_models(Slotted(), [WEIGHTS], DATA, CONFIG)
-    np.testing.assert_array_equal(found.is_robust[0.1], expected.is_robust[0.1])
+    (found,) = evaluate_models(Slotted(), [WEIGHTS], DATA, **PLAIN)
+    np.testing.assert_array_equal(found.is_robust, expected.is_robust)
     assert set(sharing._PROGRAMS) == kept
+
+
+def test_programs_are_compiled_for_the_devices_that_are_given():
+    (device,) = jax.devices()[:1]
+    where = placement([device])
+    assert where.num_devices == 1 and where.platform == "cpu"
+    assert where.whole == where.parts == SingleDeviceSharding(device)
+    shape = jax.ShapeDtypeStruct((3,), jnp.float32, sharding=where.parts)
+    compiled = where.divide(lambda x: 2 * x, True).lower(shape).compile()
+    assert compiled.output_shardings == where.parts

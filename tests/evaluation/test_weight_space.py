@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.attacks import pgd
+from jaxrobust.attacks import PGD
 from jaxrobust.evaluation import weight_space
 from jaxrobust.threat import LinfBall
 
@@ -45,8 +45,7 @@ LINEAR_0 = {"w": jnp.asarray(RNG.normal(size=4), jnp.float32), "b": jnp.array(0.
 LINEAR_1 = {"w": jnp.asarray(RNG.normal(size=4), jnp.float32), "b": jnp.array(-0.3)}
 
 
-def attack_for(epsilon):
-    return pgd(LinfBall(epsilon), step_size=0.05, num_steps=8)
+CLIMB = PGD(step_size=0.05, num_steps=8)
 
 
 def worst_losses(alpha, epsilon):
@@ -81,13 +80,32 @@ def test_adversarial_loss_along_a_line_is_that_of_linear_models():
         LABELS,
         alphas=[0.0, 0.3, 1.0],
         epsilons=radii,
-        attack_for=attack_for,
+        attack=CLIMB,
     )
     for row, epsilon in enumerate(radii):
         for column, alpha in enumerate((0.0, 0.3, 1.0)):
             loss, accuracy = worst_losses(alpha, epsilon)
             assert found.losses[row, column] == pytest.approx(loss, rel=1e-4)
             assert found.accuracies[row, column] == pytest.approx(accuracy)
+
+
+def test_numbers_of_the_attack_follow_the_radius():
+    radii = (0.04, 0.2)
+    found = weight_space.loss_along_line(
+        apply_linear,
+        LINEAR_0,
+        LINEAR_1,
+        IMAGES,
+        LABELS,
+        alphas=[0.3],
+        epsilons=radii,
+        # Ten steps at .2, and two, of half the radius each, at .04.
+        attack=PGD(step_size=0.05, random_start=False, direction="sign"),
+    )
+    # Two steps are not enough from the clean image unless they add up to the radius.
+    for row, epsilon in enumerate(radii):
+        loss, _ = worst_losses(0.3, epsilon)
+        assert found.losses[row, 0] == pytest.approx(loss, rel=1e-4)
 
 
 def test_another_line_of_the_same_models_compiles_nothing():
@@ -101,7 +119,7 @@ def test_another_line_of_the_same_models_compiles_nothing():
             LABELS,
             alphas=4,
             epsilons=(0.0, float(end["w"][0]) ** 2),
-            attack_for=attack_for,
+            attack=CLIMB,
         )
 
 
@@ -197,7 +215,8 @@ def test_only_the_chosen_parts_of_the_control_point_move():
         LABELS,
         num_steps=3,
         batch_size=4,
-        attack=attack_for(0.1),
+        attack=CLIMB,
+        threat=LinfBall(0.1),
         trained={"w": True, "b": False},
     )
     control, half = found.path.points[1], weight_space.line(LINEAR_0, LINEAR_1).at(0.5)
@@ -220,7 +239,7 @@ def test_the_attack_of_connect_raises_its_losses():
             **options,
         ).losses
 
-    assert np.all(losses(attack=attack_for(0.2)) > losses())
+    assert np.all(losses(attack=CLIMB, threat=LinfBall(0.2)) > losses())
 
 
 def test_filters_are_as_long_as_those_of_the_weights():
@@ -283,7 +302,7 @@ def test_the_middle_of_an_attacked_plane_is_the_model():
         LABELS,
         num_points=3,
         epsilon=0.1,
-        attack_for=attack_for,
+        attack=CLIMB,
     )
     loss, _ = worst_losses(0.0, 0.1)
     np.testing.assert_allclose(found.losses[1], loss, rtol=1e-4)
@@ -295,7 +314,13 @@ def test_mistakes_are_refused():
     along = weight_space.loss_along_line
     with pytest.raises(ValueError, match=r"`weights_1` must have the arrays .*'w'"):
         weight_space.line(point(0.0, 0.0), point(0.0, 0.0, 0.0))
-    with pytest.raises(ValueError, match="`attack_for` must be given"):
+    with pytest.raises(ValueError, match="`threat` must be given with an attack"):
+        weight_space.connect(
+            apply_linear, LINEAR_0, LINEAR_1, *data, num_steps=1, attack=CLIMB
+        )
+    with pytest.raises(ValueError, match="`norm` must be one of linf, l2, l1"):
+        along(apply_linear, LINEAR_0, LINEAR_1, *data, norm="l7")
+    with pytest.raises(ValueError, match="`attack` must be given"):
         along(apply_linear, LINEAR_0, LINEAR_1, *data, epsilons=(0.1,))
     with pytest.raises(ValueError, match=r"`epsilons` must be in \[0, inf\)"):
         along(apply_linear, LINEAR_0, LINEAR_1, *data, epsilons=(-0.1,))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks import neighbors
-from experiments.runner import Workspace
+from experiments.workspace import Workspace
 from jaxrobust.training import NullReporter
 
 MIB = 2**20
@@ -36,6 +36,7 @@ def test_without_proc_it_is_what_the_system_counts():
     assert source == "ru_maxrss" and size > MIB
 
 
+@pytest.mark.slow
 def test_the_whole_split_is_measured_in_a_process_of_its_own(tmp_path):
     held = np.ones(600 * MIB, np.uint8)
     config = neighbors.PRESETS["smoke"]

@@ -1,5 +1,7 @@
 """Objectives beside each other: passes are those made, budgets and epochs agree."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 
 from experiments.objectives import catastrophic_overfitting
 from experiments.objectives.equal_passes import PRESETS, passes_of
-from experiments.runner import Workspace
+from experiments.objectives.single_layer import SingleLayer
 from jaxrobust.attacks import PGD
 from jaxrobust.networks import ModelConfig, Network, Variables, network_of
 from jaxrobust.threat import LinfBall
@@ -130,13 +132,16 @@ def test_all_objectives_have_the_same_passes(preset):
     assert used == {config.budget}
 
 
-def test_each_epoch_goes_on_from_the_one_before_with_other_randomness(tmp_path):
-    config = catastrophic_overfitting.PRESETS["cpu"]
-    workspace = Workspace(tmp_path)
-    starts = {0: "runs/zero", 1: "runs/one"}
-    members = config.members(workspace, config.objectives[0].objective, starts)
-    assert len(members) == 2 * config.epochs
-    first, second, *_ = members
-    assert first.start_from is None and second.start_from == first.name
-    assert first.config.phases[0].start_from == "runs/zero"
-    assert len({member.config.seed for member in members}) == len(members)
+def test_what_has_collapsed_is_told_from_what_is_weak():
+    row = {"fgsm_accuracy": [0.3, 0.3, 0.3], "pgd_accuracy": [0.0, 0.14, 0.16]}
+    assert catastrophic_overfitting._num_fallen(row) == 2
+
+
+def test_the_single_layer_has_the_parameters_of_the_paper():
+    """3x3 windows of 3 channels, and 32x32 maps into 10 classes."""
+    network = SingleLayer(num_filters=4)
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3), jnp.float32)
+    )
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    assert count == (27 + 1) * 4 + (32 * 32 * 4 + 1) * 10

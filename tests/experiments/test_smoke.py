@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import types
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,23 +14,23 @@ from functools import partial
 import pytest
 
 from experiments import runner
+from experiments.__main__ import main as command
+from experiments.__main__ import names
+from experiments.workspace import Workspace
 from jaxrobust.training import NullReporter
 
 FIELDS = {
     *("experiment", "preset", "config", "seed", "versions", "device", "revision"),
     *("seconds", "rows"),
 }
-EXPERIMENTS = sorted(
-    f"{path.parent.name}/{path.stem}"
-    for path in runner.ROOT.glob("*/*.py")
-    if path.stem not in ("__init__", "__main__")
-)
+EXPERIMENTS = names()
 NEEDS = {
     "benchmarks/training_step": "torch",
     "benchmarks/peer_attack": "foolbox",
     "benchmarks/evaluation": "torchattacks",
     "benchmarks/peers": "torchattacks",
     "benchmarks/sweep": "torch",
+    "benchmarks/minimum": "adv_lib",
 }
 EVERYDAY = {"concentration/optimum", "large_perturbations/figure12"}
 
@@ -41,7 +43,7 @@ def run(name, directory):
     module = module_of(name)
     # Beside each other, as by default: experiments share the models they have alike.
     models = directory.parent / "models"
-    workspace = runner.Workspace(directory, models=models, reporter=NullReporter)
+    workspace = Workspace(directory, models=models, reporter=NullReporter)
     config = module.PRESETS["smoke"]
     return runner.run_experiment(name, "smoke", config, module.run, workspace)
 
@@ -131,12 +133,13 @@ def test_started_again_an_experiment_trains_and_attacks_nothing(result_of, monke
     assert again["rows"] == result["rows"] and again["seconds"] == result["seconds"]
 
 
+@pytest.mark.slow
 def test_models_are_shared_with_the_revisions_that_trained_them(tmp_path):
     module = module_of("large_perturbations/table1")
     config = module.PRESETS["smoke"]
 
     def workspace(name, revision):
-        found = runner.Workspace(
+        found = Workspace(
             tmp_path / name, models=tmp_path / "models", reporter=NullReporter
         )
         found.revision = revision
@@ -155,6 +158,36 @@ def test_every_experiment_of_a_paper_has_the_three_presets():
     for name in EXPERIMENTS:
         if not name.startswith("benchmarks"):
             assert {"smoke", "cpu", "paper"} <= set(module_of(name).PRESETS)
+
+
+def test_an_experiment_is_run_by_its_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    name = "large_perturbations/figure12"
+    assert command([name, "--preset", "smoke"]) == 0
+    (path,) = tmp_path.glob("runs/*/results.json")
+    assert json.loads(path.read_text())["experiment"] == name
+    assert "large_perturbations-figure12-smoke-seed0" in capsys.readouterr().out
+    assert command(["large_perturbations/figure-12"]) == 2
+    assert f"did you mean '{name}'?" in capsys.readouterr().err
+    assert command([]) == 2
+
+
+OVERVIEW = """
+import sys
+from experiments.__main__ import main
+
+assert main(["--help"]) == 0
+loaded = {name for name in sys.modules if name.startswith(("experiments.", "jax."))}
+assert loaded == {"experiments.__main__"}, loaded
+"""
+
+
+def test_the_list_of_experiments_imports_none():
+    done = subprocess.run(
+        [sys.executable, "-c", OVERVIEW], cwd=runner.ROOT.parent, text=True,
+        capture_output=True, check=True,
+    )  # fmt: skip
+    assert "concentration/table1 " in done.stdout and "__" not in done.stdout
 
 
 def test_an_unknown_preset_is_refused(capsys):
@@ -254,8 +287,18 @@ def test_two_processes_do_not_share_a_work_directory(tmp_path, capsys):
     assert carry_out(run, tmp_path) == 0
 
 
+def test_a_quiet_experiment_prints_its_tables_and_nothing_on_the_way(tmp_path, capsys):
+    def run(config, workspace):
+        workspace.say("half done")
+        return {"title": "t", "rows": [], "tables": {"A": [["b"], ["c"]]}}
+
+    assert carry_out(run, tmp_path, "--quiet") == 0
+    out = capsys.readouterr().out
+    assert "| b |" in out and "half done" not in out
+
+
 def test_a_damaged_result_on_the_way_is_computed_again(tmp_path):
-    workspace = runner.Workspace(tmp_path, reporter=NullReporter)
+    workspace = Workspace(tmp_path, reporter=NullReporter)
     assert workspace.cached("a", [1], lambda: {"x": 25}) == {"x": 25}
     never = partial(pytest.fail, "computed again")
     assert workspace.cached("a", [1], never) == {"x": 25}
@@ -269,7 +312,7 @@ def test_a_damaged_result_on_the_way_is_computed_again(tmp_path):
 
 
 def test_nothing_is_lost_when_several_note_their_code_at_once(tmp_path):
-    workspaces = [runner.Workspace(tmp_path, reporter=NullReporter) for _ in range(4)]
+    workspaces = [Workspace(tmp_path, reporter=NullReporter) for _ in range(4)]
 
     def note(number):
         for index in range(10):
@@ -283,7 +326,7 @@ def test_nothing_is_lost_when_several_note_their_code_at_once(tmp_path):
 
 def test_only_one_process_of_a_job_writes(tmp_path, monkeypatch):
     monkeypatch.setattr(runner.hosts, "is_primary", lambda: False)
-    workspace = runner.Workspace(tmp_path, reporter=NullReporter)
+    workspace = Workspace(tmp_path, reporter=NullReporter)
     assert workspace.cached("a", [1], lambda: (1, 2)) == [1, 2]
     assert list(tmp_path.iterdir()) == []
 

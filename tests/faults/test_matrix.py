@@ -1,15 +1,16 @@
 """Operations under faults: real processes, really disturbed.
 
-`python -m experiments.benchmarks.faults --preset cpu` tries all cells of the matrix.
+`python -m experiments benchmarks/faults --preset cpu` tries all cells of the matrix.
 """
 
 from pathlib import Path
 
 import pytest
 
+from experiments.bench import Bench, Operation
 from experiments.benchmarks.faults import CELLS, FAULTS, PRESETS, Cell, run_cell
 from experiments.disturbances import Process, appears
-from experiments.operations import OPERATIONS, Bench, Operation
+from experiments.operations import OPERATIONS
 from experiments.trials import at_once, damaged, killed, while_stopped
 
 NAMES = {cell.name: cell for cell in CELLS}

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.attacks import pgd
+from jaxrobust.attacks import PGD, pgd
 from jaxrobust.data import Dataset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.interop import from_torch
 from jaxrobust.losses import LOSSES
 from jaxrobust.threat import LinfBall
@@ -114,14 +114,12 @@ def test_our_evaluation_attacks_a_module(module, logits_fn, problem):
         labels=np.array(labels, np.int32),
         num_classes=5,
     )
-    settings = EvaluationConfig(
-        epsilons=(0.02, 0.06), step_size=0.02, num_steps=8, num_restarts=1, batch_size=4
-    )
-    found = evaluate(logits_fn, dataset, settings)
+    attack = PGD(step_size=0.02, num_steps=8)
+    found = evaluate(logits_fn, dataset, attack, (0.02, 0.06), batch_size=4)
     assert found.clean_accuracy == 1
     _, withstands = pgd_of_torch(module, images, labels, 0.06, 0.02, 8)
     # From random starts, so up to an image or two.
-    assert abs(found.robust_accuracy[0.06] - withstands.mean()) <= 2 / len(labels)
+    assert abs(found.robust_accuracy[1] - withstands.mean()) <= 2 / len(labels)
 
 
 def test_what_is_mapped_is_one_batch_for_pytorch(problem):

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[2] / "launch" / "local.sh"
+from jaxrobust import launching
+
+SCRIPT = Path(launching.__file__).with_name("local.sh")
 
 # One process of a job: notes that it is there, then does as its number says.
 PROGRAM = """

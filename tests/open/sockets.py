@@ -59,7 +59,7 @@ class Example(NamedTuple):
     Attributes:
         flags: of `jaxrobust train`, where they differ from `FLAGS`; "" leaves one out.
         given: makes the same in Python.
-        naming: flags by which other commands are told of the code that the run needs;
+        naming: flags by which an evaluation is told of the code that the run needs;
             none where weights are the same without it.
     """
 
@@ -109,6 +109,11 @@ OTHERS = {
         {"--variant": "own_variant.py:Fog(0.3)"},
         lambda: Given(dataset=apply_variant(digits(), own("variant").Fog(0.3))),
         (TRUST,),
+    ),
+    "norm": Example(
+        {"--norm": "own_norm.py:Uneven"},
+        lambda: Given(phase={"norm": own("norm").Uneven}),
+        ("--norm", "own_norm.py:Uneven"),
     ),
     "loss": Example(
         {"--objective": "own_loss.py:clean", "--attack.step-size": ""},

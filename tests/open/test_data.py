@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxrobust.attacks import PGD
+from jaxrobust.cli import main
 from jaxrobust.data import Dataset, load_arrays
 from jaxrobust.networks import ModelConfig
 from jaxrobust.training import (
@@ -85,6 +86,24 @@ def test_a_variant_by_reference(config, tmp_path):
         load_run_data(run, "test")
     test = load_run_data(run, "test", trust_code=True)
     np.testing.assert_array_equal(test.images, 1 - load_arrays("digits", "test").images)
+
+
+@pytest.mark.parametrize("field", ["dataset", "variant"])
+def test_a_run_is_extended_on_code_that_is_trusted_only(
+    field, config, tmp_path, capsys
+):
+    (tmp_path / "own.py").write_text(OWN)
+    name = {"dataset": "load", "variant": "negative"}[field]
+    config = dataclasses.replace(config, **{field: f"{tmp_path}/own.py:{name}"})
+    train(config, tmp_path / "run")
+    mark = f"import pathlib; pathlib.Path({str(tmp_path / 'ran')!r}).touch()\n"
+    (tmp_path / "own.py").write_text(mark + OWN)
+    command = ["extend", str(tmp_path / "run"), "--epsilon", "0.1", "--epochs", "1"]
+    command += ["--run-dir", str(tmp_path / "further")]
+    assert main(command) == 2
+    assert "say --trust-code to run it" in capsys.readouterr().err
+    assert not (tmp_path / "ran").exists() and not (tmp_path / "further").exists()
+    assert main([*command, "--trust-code"]) == 0
 
 
 def test_a_folder_of_images_by_class(config, tmp_path):

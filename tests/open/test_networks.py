@@ -16,7 +16,7 @@ import pytest
 from jaxrobust.attacks import PGD
 from jaxrobust.cli import main
 from jaxrobust.data import load_arrays, subset
-from jaxrobust.evaluation import EvaluationConfig, evaluate
+from jaxrobust.evaluation import evaluate
 from jaxrobust.interop import export_model, load_exported
 from jaxrobust.networks import ModelConfig, as_network
 from jaxrobust.references import resolve
@@ -37,7 +37,6 @@ from jaxrobust.training import (
     train,
 )
 from jaxrobust.training.course import group
-from jaxrobust.training.step import members as members_module
 from jaxrobust.training.step import programs as programs_module
 from jaxrobust.training.step.trainer import trainer_for
 
@@ -137,8 +136,7 @@ def test_loaded_evaluated_and_exported_it_says_the_same(
     loaded = load_run(run.directory, network=value)
     chex.assert_trees_all_equal(arrays(loaded), arrays(run))
     right = np.argmax(run.logits_fn(digits.images), axis=1) == digits.labels
-    config = EvaluationConfig(epsilons=(0.05,), num_steps=2, num_restarts=1)
-    found = evaluate(loaded.logits_fn, digits, config)
+    found = evaluate(loaded.logits_fn, digits, PGD(num_steps=2), [0.05])
     np.testing.assert_array_equal(found.is_clean_correct, right)
     export_model(loaded, tmp_path / "model", platforms=("cpu",))
     images = digits.images[:3]
@@ -163,8 +161,7 @@ def test_loaded_evaluated_and_exported_it_says_the_same(
 def test_a_sweep_trains_its_members_as_if_alone(
     name, mapping, trained, digits, tmp_path, monkeypatch
 ):
-    for module in (members_module, programs_module):
-        monkeypatch.setattr(module, "mapping_for", lambda _: mapping)
+    monkeypatch.setattr(programs_module, "mapping_for", lambda *_: mapping)
     run, value = trained(name)
     config = SweepConfig(base=CONFIG, epsilon=(0.05, 0.1))
     found = sweep(config, tmp_path / "sweep", network=value, dataset=digits)
@@ -264,7 +261,7 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         "command",
         [
-            ["evaluate", "run", "--epsilons", "0.05", "--num-steps", "2"],
+            ["evaluate", "run", "--epsilon", "0.05", "--set", "num_steps", "2"],
             ["export", "run", "--output", "exported"],
             ["report", "run", "--output", "written"],
             ["extend", "run", "--epsilon", "0.1", "--run-dir", "more"],
@@ -288,7 +285,16 @@ class TestCommandLine:
     def test_commands_take_it_when_it_is_named_or_trusted(
         self, flags, tmp_path, capsys
     ):
-        attack = ["--epsilons", "0.05", "--num-steps", "2", "--num-restarts", "1"]
+        attack = [
+            "--epsilon",
+            "0.05",
+            "--set",
+            "num_steps",
+            "2",
+            "--set",
+            "num_restarts",
+            "1",
+        ]
         assert main(["evaluate", "run", *attack, *flags]) == 0
         assert "| run |" in capsys.readouterr().out
         output = tmp_path / "exported"

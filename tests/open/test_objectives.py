@@ -11,7 +11,9 @@ import numpy as np
 import optax
 import pytest
 
+from jaxrobust.attacks import PGD
 from jaxrobust.cli import main
+from jaxrobust.cli.train import Train
 from jaxrobust.data import load_arrays, subset
 from jaxrobust.networks import ModelConfig
 from jaxrobust.references import resolve
@@ -62,6 +64,7 @@ def test_an_own_function_is_trained_as_ours_that_says_the_same(digits, tmp_path)
     chex.assert_trees_all_equal(run.records[1]["loss"], expected.records[1]["loss"])
 
 
+@pytest.mark.slow
 def test_an_own_objective_is_resumed_to_the_bit_and_never_imported_to_load_it(
     digits, tmp_path, monkeypatch
 ):
@@ -122,9 +125,9 @@ def test_the_command_line_takes_both(tmp_path, capsys):
     assert phase["objective"]["beta"] == 2.0
     capsys.readouterr()
     command = ["evaluate", str(tmp_path / "run"), "--num-images", "9"]
-    assert main([*command, "--num-steps", "1"]) == 2
+    assert main([*command, "--set", "num_steps", "1"]) == 2
     assert "--trust-code" in capsys.readouterr().err
-    assert main([*command, "--num-steps", "1", "--trust-code"]) == 0
+    assert main([*command, "--set", "num_steps", "1", "--trust-code"]) == 0
     further = ["extend", str(tmp_path / "run"), "--epsilon", "0.2", "--epochs", "1"]
     further += ["--carry", "weights", "--run-dir", str(tmp_path / "further")]
     assert main(further) == 2
@@ -180,7 +183,40 @@ def test_an_unknown_objective_is_refused_before_anything_is_made(
     assert message in capsys.readouterr().err and not target.exists()
 
 
+BARE = """
+import dataclasses
+from jaxrobust.pytrees import Pytree
+
+
+@dataclasses.dataclass(frozen=True)
+class Bare(Pytree):
+    beta: float = 1.0
+
+    def __call__(self, key, model, threat, images, labels): ...
+
+
+def plain(key, model, threat, images, labels): ...
+"""
+
+
+def test_one_without_an_attack_is_taken_by_name_and_refuses_its_settings(tmp_path):
+    file = tmp_path / "bare.py"
+    file.write_text(BARE)
+    for name in ("Bare", "plain"):
+        objective = f"{file}:{name}"
+        assert Train(objective=objective).phase_settings()
+        asked = Train(objective=objective, attack=PGD(step_size=0.3))
+        with pytest.raises(ValueError, match="`objective` must be one that has attack"):
+            asked.phase_settings()
+
+
 def test_what_is_no_objective_is_refused(digits, tmp_path):
+    def short(key, model, images, labels): ...
+
+    with pytest.raises(
+        TypeError, match=r", got short\(key, model, images, labels\); see"
+    ):
+        train(config_of(short), tmp_path / "run", dataset=digits)
     with pytest.raises(TypeError, match=r"`objective` must be a function \(key, model"):
         train(config_of("trades"), tmp_path / "run", dataset=digits)
     with pytest.raises(TypeError, match="must give"):

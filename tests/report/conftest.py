@@ -9,14 +9,15 @@ from typing import Any, NamedTuple
 import pytest
 
 from jaxrobust.cli import main
-from jaxrobust.evaluation import EnsembleConfig, checklist
+from jaxrobust.evaluation import checklist
 from jaxrobust.report import assessment
 from jaxrobust.training import Run, load_run
 
 # What breaks markup, and formulas of matplotlib.
 NAME = "<i>&$x_$"
 
-SMALL = ["--num-images", "40", "--num-steps", "8", "--num-queries", "5"]
+SMALL = ["--num-images", "40", "--num-steps", "8", "--num-strength-images", "6"]
+SMALL += ["--attack", "apgd-ce", "apgd-t", "--set", "num_steps", "8"]
 SMALL += ["--num-checklist-images", "12", "--num-minimal-images", "9"]
 SMALL += ["--num-pictures", "2", "--num-points", "5"]
 
@@ -54,13 +55,11 @@ def report(run_dirs, tmp_path_factory) -> Written:
     """Everything a report has, of both runs."""
     output = tmp_path_factory.mktemp("whole") / "report"
     command = ["report", *map(str, run_dirs), *SMALL]
-    # Questions and stages that take few programs; tests/evaluation has all of them.
+    # Questions that take few programs; tests/evaluation has all of them.
     few = {"single_step", "random_offset", "monotone", "larger_minimum"}
     few |= {"transfer", "logits", "num_classes", "uses_budget"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(assessment, "checklist", partial(checklist, only=few))
-        stages = partial(EnsembleConfig, stages=("apgd-ce", "apgd-t"))
-        patch.setattr(assessment, "EnsembleConfig", stages)
         assert main([*command, "--output", str(output)]) == 0
     record = json.loads((output / "report.json").read_text())
     page = (output / "report.html").read_text()

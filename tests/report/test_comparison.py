@@ -19,11 +19,14 @@ from jaxrobust.evaluation import wilson_interval
 from jaxrobust.keeping import InUseError
 from jaxrobust.report import ReportConfig, assessment, write_report
 
+pytestmark = pytest.mark.slow
+
 FILES = ("report.html", "report.json")
 
 # The smallest that has something to go on with: the journal and two kinds of parts.
 QUICK = ["--parts", "accuracy", "training", "--attack", "pgd", "--num-images", "30"]
-QUICK += ["--num-steps", "4", "--num-restarts", "1"]
+QUICK += ["--num-steps", "4", "--set", "num_steps", "4", "--set", "num_restarts", "1"]
+QUICK += ["--num-strength-images", "3"]
 
 
 def contents(output: Path) -> dict[str, bytes]:
@@ -120,7 +123,7 @@ def test_a_run_is_judged_where_it_was_trained_last_and_checked_beside_its_base(r
     assert first["checklist"]["sources"] == [second["name"]]
     assert second["checklist"]["base"] == "base"
     for row in (first, second):
-        assert {"LP-C1", "LP-C9"} <= {
+        assert {"Shaeiri 2020, item 1", "Shaeiri 2020, item 9"} <= {
             check["source"] for check in row["checklist"]["checks"]
         }
         for check in row["checklist"]["checks"]:
@@ -162,7 +165,8 @@ def test_the_same_command_writes_the_same_bytes(report, capsys):
     assert main([*report.command, "--output", str(report.output)]) == 0
     assert contents(report.output) == before
     shown = capsys.readouterr().out
-    assert "base: accuracy (standard), 40 images, kept" in shown
+    assert "base: accuracy (apgd-ce, apgd-t), 40 images, kept" in shown
+    assert "base: how good each attack is, kept" in shown
     assert "robust accuracy" not in shown
 
 

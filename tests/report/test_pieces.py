@@ -2,7 +2,6 @@ import re
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 from jaxrobust import plots
 from jaxrobust.report import (
@@ -109,4 +108,3 @@ def test_curves_show_the_values_they_are_given():
     (axes,) = figure.axes
     np.testing.assert_array_equal(axes.lines[0].get_ydata(), line.y)
     assert axes.get_yscale() == "log" and axes.get_xlabel() == "epoch"
-    plt.close(figure)

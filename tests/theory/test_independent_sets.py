@@ -10,9 +10,10 @@ from scipy import optimize
 from jaxrobust.theory import (
     CliqueCover,
     certified_bound,
-    independent_sets,
     maximum_independent_set,
 )
+from jaxrobust.theory.independent_sets import flows, hard
+from jaxrobust.theory.independent_sets import heaviest as heaviest_set
 
 
 def heaviest(count, edges, weights):
@@ -115,7 +116,8 @@ def test_weights_of_many_vertices_without_a_common_unit_are_proven_optimal():
 @pytest.mark.parametrize("most_units", [2**30, 2**12])
 def test_flows_in_several_rounds_are_those_of_all_sets(most_units, monkeypatch):
     # The smaller the flows, the more rounds they take.
-    monkeypatch.setattr(independent_sets, "_MOST_UNITS", most_units)
+    for module in (flows, hard, heaviest_set):
+        monkeypatch.setattr(module, "MOST_UNITS", most_units)
     for seed in range(10):
         rng = np.random.default_rng(seed)
         sides, edges = two_parts(rng, 12, 40)

@@ -3,6 +3,7 @@
 Kept out of the test process, whose one device is what most of the library runs on.
 """
 
+import functools
 import json
 import os
 import re
@@ -97,14 +98,26 @@ def trained(kind: str, member: int, data: int, count: int = 4) -> np.ndarray:
     )
 
 
-def collectives(kind: str, member: int, data: int) -> list[tuple[str, str]]:
-    """Kind and scope of the collectives in the compiled training program."""
+@functools.cache
+def text_of(kind: str, member: int, data: int) -> str:
+    """The compiled training program, as every device runs it."""
     program = program_of(kind, member, data, 8)
     executable = program.compile(*program.shapes(steps(4), (6, 6, 3), 64, np.float32))
+    return executable.as_text()
+
+
+def batch_sizes(kind: str, member: int, data: int) -> list[int]:
+    """How many images the arrays of images hold that a device makes."""
+    made = r"= f32\[(?:\d+,)*?(\d+),6,6,3\]\S* (?!parameter|get-tuple-element)"
+    return sorted({int(size) for size in re.findall(made, text_of(kind, member, data))})
+
+
+def collectives(kind: str, member: int, data: int) -> list[tuple[str, str]]:
+    """Kind and scope of the collectives in the compiled training program."""
     names = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"
     pattern = rf".* ({names})(?:-start)?\(.*"
     found = []
-    for line in re.finditer(pattern, executable.as_text()):
+    for line in re.finditer(pattern, text_of(kind, member, data)):
         scope = re.search(r'op_name="([^"]*)"', line[0])
         # One without a name would be one that nobody asked for.
         found.append((line[1], scope[1] if scope else ""))
@@ -186,6 +199,7 @@ def main(directory: str) -> None:
         "both": collectives("linear", 2, 4),
         "batch norm": collectives("resnet", 2, 4),
     }
+    found["batch sizes"] = batch_sizes("resnet", 2, 4)
     one, measured = swept(directory, 1, 1)
     # Three members on four devices: one of them has nothing to do.
     other, found["measured on 4x2"] = swept(directory, 4, 2)

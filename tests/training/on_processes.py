@@ -1,14 +1,37 @@
 """One process of a job that trains a sweep: member axis, data axis, directory, signal.
 
 With a signal, process 1 sends it to itself in the second slice of training, or, if this
-is asked for, while it reads the data.
+is asked for, while it reads the data ("data"). With "save" it is process 0, at the end
+of the first save after those of the beginning. Otherwise process 0 holds its first save
+back until training goes on, and says whether it did.
 """
 
 import os
 import signal
 import sys
+import threading
+from pathlib import Path
 
 from jaxrobust import hosts
+
+MEMBERS = 2
+"""Of the first group, each of which saves its state before training."""
+
+
+def watch_saves(number: int, when: str, goes_on: threading.Event) -> None:
+    """Look at the moment at which a checkpoint gets its name."""
+    committed = []
+
+    def committing(event, arguments):
+        if event != "os.rename" or Path(arguments[1]).parent.name != "checkpoints":
+            return
+        committed.append(arguments[1])
+        if when == "save" and len(committed) > MEMBERS:
+            os.kill(os.getpid(), number)
+        if when != "save" and len(committed) == 1:
+            print("trains while it saves:", goes_on.wait(20), flush=True)
+
+    sys.addaudithook(committing)
 
 
 def main(
@@ -31,7 +54,16 @@ def main(
     from jaxrobust.training.course import examples, group
 
     group.SLICE_SECONDS = 0.0  # every batch is a slice
-    if when == "data" and not hosts.is_primary():
+    if hosts.is_primary():
+        goes_on, run = threading.Event(), group.Group.slice
+
+        def noted(*arguments):
+            goes_on.set()
+            return run(*arguments)
+
+        group.Group.slice = noted
+        watch_saves(int(number), when, goes_on)
+    elif when == "data":
         load = examples.load_arrays
 
         def disturbed(*arguments, **options):
@@ -39,7 +71,7 @@ def main(
             return load(*arguments, **options)
 
         examples.load_arrays = disturbed
-    elif int(number) and not hosts.is_primary():
+    elif int(number) and when == "slice":
         run, count = group.Group.slice, 0
 
         def counted(*arguments):

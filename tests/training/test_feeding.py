@@ -3,6 +3,7 @@
 import dataclasses
 
 import chex
+import jax
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from jaxrobust.training import SweepConfig, sweep, train
 from jaxrobust.training.course.examples import problem_of
 from jaxrobust.training.step import feeding
 from jaxrobust.training.step.feeding import Resident, Stream, feed_for
+from jaxrobust.training.step.members import MemberProgram
 from jaxrobust.training.step.mesh import Placement
 from jaxrobust.training.step.programs import Programs
 
@@ -20,6 +22,33 @@ def short_stretches(monkeypatch):
     """Two batches in a stretch, of three in an epoch: the last one is filled up."""
     monkeypatch.setattr(feeding, "STRETCH_BYTES", 0)
     monkeypatch.setattr(feeding, "LEAST_BATCHES", 2)
+
+
+def test_the_order_of_an_epoch_needs_no_copy_of_the_state(
+    tiny, digits, tmp_path, short_stretches, monkeypatch
+):
+    config = dataclasses.replace(tiny, phases=tiny.phases[:1])
+    taken, orders, take, order = [], [], MemberProgram.take, Stream._order
+
+    def counted(self, states, index):
+        taken.append(index)
+        return take(self, states, index)
+
+    def noted(self, *arguments):
+        before = len(taken)
+        orders.append(order(self, *arguments))
+        assert len(taken) == before
+        return orders[-1]
+
+    monkeypatch.setattr(MemberProgram, "take", counted)
+    monkeypatch.setattr(Stream, "_order", noted)
+    run = train(config, tmp_path / "run", dataset=digits, stream=True)
+    assert taken  # for checkpoints
+    assert len(orders) == 4  # two stretches in each of two epochs
+    for epoch, order in enumerate(orders[::2]):
+        key = jax.random.fold_in(jax.random.fold_in(run.state.key, 0), epoch)
+        expected = jax.random.permutation(key, len(digits.labels))
+        np.testing.assert_array_equal(order, expected)
 
 
 @pytest.mark.exact

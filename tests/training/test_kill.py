@@ -78,6 +78,7 @@ def test_sigterm_saves_and_says_how_to_go_on(undisturbed, tmp_path):
     assert_same_weights(tmp_path / RUN, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_second_process_is_refused_and_readers_do_no_harm(undisturbed, tmp_path):
     config = load_run(undisturbed).config
     logged = appears("epoch logged", "run/metrics.jsonl", num_lines=2)

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+from functools import partial
 from pathlib import Path
 
 import chex
@@ -32,7 +33,10 @@ from jaxrobust.training import (
     standard,
     train,
 )
+from jaxrobust.training.course import position
 from jaxrobust.training.step import programs as programs_module
+from jaxrobust.training.step.mesh import Placement
+from jaxrobust.training.step.programs import Programs
 
 
 def same_state(one, other):
@@ -130,6 +134,38 @@ def test_resuming_equals_never_having_stopped(
     assert losses(resumed) == losses(trained)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
+
+
+def test_the_configured_generator_changes_nothing(
+    tiny, digits, trained, tmp_path, small_slices
+):
+    with pytest.raises(Interrupted):
+        train(tiny, tmp_path / "run", dataset=digits, reporter=Stopper(5))
+    with jax.default_prng_impl("rbg"):
+        resumed = train(tiny, tmp_path / "run", dataset=digits, resume=True)
+        same_state(load_run(trained.directory).state, trained.state)
+        other = train(tiny, tmp_path / "other", dataset=digits)
+    same_state(resumed.state, trained.state)
+    same_state(other.state, trained.state)
+
+
+@pytest.mark.slow
+def test_a_run_that_an_older_version_began_with_another_generator_goes_on(
+    short, digits, tmp_path, small_slices, monkeypatch
+):
+    # Before, a run had the generator that was configured when it began.
+    monkeypatch.setattr(position, "seeded", partial(jax.random.key, impl="rbg"))
+    whole = train(short, tmp_path / "whole", dataset=digits)
+    with pytest.raises(Interrupted):
+        train(short, tmp_path / "run", dataset=digits, reporter=Stopper(3))
+    monkeypatch.undo()
+    assert jax.random.key_impl(load_run(tmp_path / "run").state.key) == "rbg"
+    resumed = train(short, tmp_path / "run", dataset=digits, resume=True)
+    same_state(resumed.state, whole.state)
+    usual = position.fresh_state(short, whole.problem, print)
+    members = Programs([short] * 2, whole.problem, Placement(), 2).program
+    with pytest.raises(ValueError, match=r"one generator.*'rbg', 'threefry2x32'"):
+        members.put([whole.state, usual])
 
 
 def test_signals_do_their_own_again_after_training(short, digits, tmp_path):
@@ -590,6 +626,7 @@ def test_the_training_data_are_those_of_the_configuration(tiny):
     assert len(load_arrays("digits", "train").labels) == 1437
 
 
+@pytest.mark.slow
 def test_a_trace_is_written_where_it_is_asked_for(
     short, digits, tmp_path, small_slices
 ):

@@ -302,9 +302,9 @@ def test_wrong_configurations_are_refused(build, message):
 
 def test_an_l2_radius_is_refused_once_the_size_of_the_images_is_known():
     phase = adversarial(9, 1, norm="l2")
-    phase.require_radii(81)
+    phase.require_radii((9, 9, 1))
     with pytest.raises(ValueError, match=r"`epsilon.end` must be in \[0, 8\] in l2"):
-        phase.require_radii(64)
+        phase.require_radii((8, 8, 1))
 
 
 CONFIG = TrainConfig(
@@ -341,7 +341,7 @@ def test_settings_without_defaults_are_what_was_said():
 
 
 def test_an_unknown_field_is_refused():
-    with pytest.raises(ValueError, match="got surprise"):
+    with pytest.raises(ValueError, match="got 'surprise'; leave it out"):
         config_from_json(TrainConfig, {"surprise": 1})
 
 

@@ -64,6 +64,7 @@ def test_training_keeps_float32_weights_and_learns_as_much(digits, tmp_path):
     assert load_run(tmp_path / "bfloat16").config.precision == "bfloat16"
 
 
+@pytest.mark.slow
 def test_batch_statistics_stay_float32():
     module = ResNet(block_counts=(1,), is_bottleneck=False, widen_factor=0.0625)
     network = as_network(module, 10)

@@ -102,6 +102,7 @@ def test_four_processes_train_the_weights_of_one(alone, tmp_path):
     check(tmp_path / "sweep", alone)
     # Only the first one says anything.
     assert "training together" in texts[0][0]
+    assert "trains while it saves: True" in texts[0][0]
     said = "".join(out for out, _ in texts[1:])
     assert all(line.startswith("[Gloo]") for line in said.splitlines())
 
@@ -122,6 +123,22 @@ def test_a_killed_process_stops_the_others_and_the_job_goes_on_without_it(
     # On another number of hosts, and of devices.
     codes, texts = finish(start(1, 1, 1, directory))
     assert codes == [0], texts
+    check(directory, alone)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_while_it_saves_leaves_the_save_before(
+    alone, tmp_path
+):
+    directory = tmp_path / "sweep"
+    codes, texts = finish(start(2, 2, 1, directory, int(signal.SIGKILL), "save"))
+    assert codes[0] == -signal.SIGKILL and codes[1] not in (0, 75), texts
+    names = sorted(path.name for path in directory.glob("*/checkpoints/*"))
+    assert names[:2] == ["0", "0"]
+    assert names[2:] and all("tmp" in name for name in names[2:])
+    codes, texts = finish(start(2, 1, 2, directory))
+    assert codes == [0, 0], texts
+    assert "at step 0" in texts[0][0]
     check(directory, alone)
 
 
@@ -169,6 +186,7 @@ def apart(tmp_path_factory):
         ("files", r"is_begun\[0\]: True, now False"),
     ],
 )
+@pytest.mark.slow
 def test_processes_with_different_work_are_refused_alike(apart, case, told):
     for lines in apart:
         (line,) = [line for line in lines if line.startswith(f"{case}: ")]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jaxrobust.attacks import PGD
 from jaxrobust.data import Dataset, hold_out
-from jaxrobust.evaluation import EvaluationConfig, evaluate_models
+from jaxrobust.evaluation import evaluate_models
 from jaxrobust.training import (
     Averaging,
     Interrupted,
@@ -116,17 +117,12 @@ def test_held_out_examples_are_judged_as_evaluations_do(selected, digits):
         applied(selected.network),
         [selected.weights],
         held,
-        EvaluationConfig(
-            epsilons=(radius,),
-            num_steps=5,
-            step_size=2.5 * radius / 5,
-            num_restarts=1,
-            keep="best",
-        ),
+        PGD(num_steps=5, step_size=2.5 * radius / 5, keep="best"),
+        [radius],
     )[0]
     assert newest[CLEAN] == pytest.approx(found.clean_accuracy)
     # Other random starts.
-    assert abs(newest[ROBUST] - found.robust_accuracy[radius]) <= 2 / 24
+    assert abs(newest[ROBUST] - found.robust_accuracy[0]) <= 2 / 24
 
 
 def test_it_is_looked_at_when_due_and_at_the_end_of_each_phase(selected):

@@ -90,6 +90,7 @@ else:
 
 @pytest.mark.parametrize("context", ["interrupt", "stop"])
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.slow
 def test_a_signal_while_xla_compiles_waits_for_it(context, name):
     # Python crashes (-11) where it ends under XLA's threads.
     done = subprocess.run(
@@ -182,9 +183,8 @@ def start(operation, directory, *before):
     return process
 
 
-@pytest.mark.parametrize(
-    "operation", ["train", pytest.param("sweep", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", ["train", "sweep"])
 def test_a_signal_during_the_start_ends_it_with_nothing_lost(operation, tmp_path):
     # Data, initial weights, the directory, the first save, compiling: one after the
     # other in the same directory, each time a little later.

@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -19,6 +20,7 @@ from jaxrobust.keeping import InUseError, claimed
 from jaxrobust.networks import ModelConfig, as_network
 from jaxrobust.training import (
     Interrupted,
+    MeshConfig,
     NullReporter,
     OptimizerConfig,
     Placement,
@@ -35,8 +37,8 @@ from jaxrobust.training import (
 )
 from jaxrobust.training.course import group
 from jaxrobust.training.course.examples import problem_of
+from jaxrobust.training.recipe.problem import Problem
 from jaxrobust.training.recipe.sweeps import Member, part_of, waves
-from jaxrobust.training.step import members as members_module
 from jaxrobust.training.step import programs as programs_module
 from jaxrobust.training.step.members import MemberProgram, mapping_for, model_for
 
@@ -526,8 +528,7 @@ class TestRefusals:
 class TestMapping:
     """How a device takes its members must not change what they become."""
 
-    def trained(self, mapping, monkeypatch, network, count=3, bad=None):
-        monkeypatch.setattr(members_module, "mapping_for", lambda _: mapping)
+    def trained(self, mapping, network, count=3, bad=None):
         images = np.random.default_rng(0).uniform(0.2, 0.8, size=(24, 6, 6, 3))
         images = images.astype(np.float32)
         labels = np.random.default_rng(1).integers(0, 3, 24).astype(np.int32)
@@ -536,7 +537,7 @@ class TestMapping:
             batch_size=8,
             augmentation=PadCropFlip(),
         )
-        program = MemberProgram(trainer, count, Placement())
+        program = MemberProgram(trainer, count, Placement(), mapping)
         numbers = [
             adversarial(
                 0.05 * (1 + index),
@@ -570,40 +571,79 @@ class TestMapping:
         )
 
     @pytest.mark.slow
-    def test_loop_and_vmap_agree(self, monkeypatch):
+    def test_loop_and_vmap_agree(self):
         """Batch norm, augmentation, and other numbers of steps and batches for each."""
-        loop_program, looped = self.trained("loop", monkeypatch, self.network())
-        _, mapped = self.trained("vmap", monkeypatch, self.network())
+        loop_program, looped = self.trained("loop", self.network())
+        _, mapped = self.trained("vmap", self.network())
         chex.assert_trees_all_close(looped.weights, mapped.weights, atol=2e-5)
         chex.assert_trees_all_close(looped.metrics, mapped.metrics, rtol=1e-4)
         assert list(loop_program.summary(looped).batch) == [3, 2, 3]
 
     @pytest.mark.parametrize("mapping", ["loop", "vmap"])
     @pytest.mark.slow
-    def test_a_bad_member_stops_and_the_others_do_not_notice(
-        self, mapping, monkeypatch
-    ):
+    def test_a_bad_member_stops_and_the_others_do_not_notice(self, mapping):
         from jaxrobust.networks import Linear
 
-        program, good = self.trained(mapping, monkeypatch, Linear(3))
-        _, mixed = self.trained(mapping, monkeypatch, Linear(3), bad=1)
+        program, good = self.trained(mapping, Linear(3))
+        _, mixed = self.trained(mapping, Linear(3), bad=1)
         assert not np.isfinite(program.summary(mixed).loss[1])
         for index in (0, 2):
             chex.assert_trees_all_equal(
                 program.take(good, index).weights, program.take(mixed, index).weights
             )
 
-    def test_one_member_is_not_mapped_at_all(self):
-        assert mapping_for(1) == "one" and mapping_for(2) == "loop"
+    @pytest.mark.parametrize(
+        ("platform", "members", "batch_size", "width", "expected"),
+        [
+            *((platform, 1, 128, 1, "one") for platform in ("cpu", "gpu", "tpu")),
+            *(("cpu", 2, size, 1, "loop") for size in (1, 128)),
+            *(("gpu", 2, size, 1, "vmap") for size in (1, 128)),
+            *(("tpu", 8, 32, 0.5, "loop"), ("tpu", 8, 16, 1, "vmap")),
+            ("tpu", 2, 128, 0.25, "vmap"),
+        ],
+    )
+    def test_it_is_that_of_the_platform(
+        self, platform, members, batch_size, width, expected
+    ):
+        assert mapping_for(platform, members, batch_size, width) == expected
 
-    def test_mapped_convolutions_are_products_of_matrices(self):
+    def test_formulations_follow_it(self):
         model = ModelConfig(name="lenet")
-        assert model_for(model, "vmap").formulation == "patches"
-        assert model_for(model, "one") == model
+        assert model_for(model, "gpu", "vmap").formulation == "patches"
+        assert model_for(model, "tpu", "vmap") == model
+        assert model_for(model, "gpu", "one") == model
         direct = ModelConfig(name="lenet", formulation="direct")
-        assert model_for(direct, "vmap") == direct
+        assert model_for(direct, "gpu", "vmap") == direct
         own = ModelConfig(name="own.py:Net")
-        assert model_for(own, "vmap") == own
+        assert model_for(own, "gpu", "vmap") == own
+
+    @pytest.mark.parametrize(
+        ("platform", "mapping", "formulation"),
+        [
+            ("cpu", "loop", "auto"),
+            ("gpu", "vmap", "patches"),
+            ("tpu", "vmap", "auto"),
+        ],
+    )
+    def test_the_devices_of_the_program_choose(
+        self, platform, mapping, formulation, monkeypatch
+    ):
+        """Though this is a CPU. Of a batch of 64 a device has 16 at once."""
+        asked = []
+
+        def network(model, *_):
+            asked.append(model.formulation)
+            return model
+
+        monkeypatch.setattr(programs_module, "network_for", network)
+        placement = SimpleNamespace(config=MeshConfig(data=2), platform=platform)
+        config = dataclasses.replace(
+            BASE, model=ModelConfig(name="lenet"), batch_size=64, micro_batches=2
+        )
+        problem = Problem("made up", (28, 28, 1), 10)
+        programs = programs_module.Programs([config], problem, placement, 2)
+        assert programs.mapping == mapping
+        assert programs.network and asked == [formulation]
 
 
 def test_each_member_starts_from_its_own_checkpoint(swept, digits, tmp_path):

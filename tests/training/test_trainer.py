@@ -298,6 +298,7 @@ class TestBatchNorm:
         numbers = steps(batch_norm=batch_norm, **changes)
         return state, train(trainer, state, numbers, images, labels)
 
+    @pytest.mark.slow
     def test_training_moves_the_running_statistics_by_a_tenth(self):
         before, after = self.after("eval")
         images, _ = data(count=4, shape=(6, 6, 3))
@@ -312,12 +313,13 @@ class TestBatchNorm:
             after.weights.state["batch_stats"], once["batch_stats"], atol=1e-5
         )
 
+    @pytest.mark.slow
     def test_micro_batches_move_the_statistics_one_after_another(self):
         images, labels = data(count=4, shape=(6, 6, 3))
         network = as_network(self.network, CLASSES)
         trainer = make_trainer(network, batch_size=4, micro_batches=2)
         before = first_of(trainer, images)
-        order = np.asarray(trainer.order(before, 4))
+        order = np.asarray(trainer.order(before.key, before.epoch, 4))
         after = train(trainer, before, steps(), images, labels)
         state = before.weights.state
         for part in (order[0::2], order[1::2]):
@@ -327,12 +329,14 @@ class TestBatchNorm:
             )
         chex.assert_trees_all_close(after.weights.state, dict(state), atol=1e-5)
 
+    @pytest.mark.slow
     def test_attacking_in_training_mode_finds_other_images(self):
         changes = {"epsilon": 0.3, "num_steps": 3, "step_size": 0.2}
         _, one = self.after("eval", **changes)
         _, other = self.after("train", **changes)
         assert float(one.metrics.loss) != float(other.metrics.loss)
 
+    @pytest.mark.slow
     def test_without_an_attack_the_mode_does_not_matter(self):
         _, one = self.after("eval")
         _, other = self.after("train")

@@ -37,6 +37,7 @@ def config(tiny) -> SweepConfig:
     return SweepConfig(base=base, over={"variant.p": (2, 4, 8.5)})
 
 
+@pytest.mark.slow
 def test_each_is_the_run_on_its_variant_and_one_trace_serves_all(
     config, digits, tmp_path, monkeypatch
 ):
@@ -65,6 +66,30 @@ def test_each_is_the_run_on_its_variant_and_one_trace_serves_all(
     one, other = (found.runs[name].weights.params for name in ("p2", "p8.5"))
     distances = jax.tree.map(lambda a, b: np.abs(a - b).max(), one, other)
     assert max(jax.tree.leaves(distances)) > 1e-3
+
+
+@pytest.mark.slow
+def test_all_levels_of_the_paper_train_in_one_program(
+    tiny, digits, tmp_path, monkeypatch
+):
+    levels = (1, 1.5, 1.75, 2, 2.25, 2.5, 3, 4, 8, 16, 64, 128, 256, float("inf"))
+    make = programs.trainer_for
+
+    def counted(*arguments, **options):
+        trainer = make(*arguments, **options)
+        return trainer._replace(run=chex.assert_max_traces(trainer.run, n=1))
+
+    monkeypatch.setattr(programs, "trainer_for", counted)
+    base = dataclasses.replace(tiny, variant="saturate:2", phases=tiny.phases[:1])
+    config = SweepConfig(base=base, over={"variant.p": levels})
+    found = sweep(config, tmp_path / "sweep", dataset=digits)
+    monkeypatch.undo()
+    assert not found.failures and len(found.runs) == 14
+    last = found.runs["pinf"]
+    assert last.config.variant == "saturate(inf)"
+    its = apply_variant(digits, "saturate(inf)")
+    alone = train(last.config, tmp_path / "alone", dataset=its)
+    chex.assert_trees_all_close(last.weights, alone.weights, rtol=1e-4, atol=1e-6)
 
 
 class Killing(NullReporter):

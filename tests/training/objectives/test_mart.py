@@ -1,12 +1,14 @@
 """MART on a linear network, against its formula in probabilities."""
 
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.attacks import PGD
+from jaxrobust.attacks import PGD, auto_pgd
 from jaxrobust.threat import LinfBall
 from jaxrobust.training.recipe.objectives import Adversarial, Mart
 from tests.training.objectives import linear
@@ -39,10 +41,11 @@ def test_loss_and_gradient_are_those_of_the_formula(beta):
     linear.assert_near(result, expected)
 
 
-def test_it_trains_on_the_images_of_adversarial_training():
+@pytest.mark.parametrize("build", [ATTACK, partial(auto_pgd, num_steps=2)])
+def test_it_trains_on_the_images_of_adversarial_training(build):
     images, labels = linear.batch()
     one, other = (
-        kind(attack=ATTACK).search(
+        kind(attack=build).search(
             linear.KEY, linear.model(), LinfBall(0.1), images, labels
         )
         for kind in (Mart, Adversarial)

@@ -15,11 +15,15 @@ from jaxrobust.threat import LinfBall
 from jaxrobust.training import Phase, make_trainer
 from jaxrobust.training.recipe.config_json import config_from_json, config_to_json
 from jaxrobust.training.recipe.objectives import (
+    NFGSM,
     OBJECTIVES,
+    Adversarial,
     Attacking,
     Fast,
+    GradAlign,
     Mart,
     Standard,
+    attack_numbers,
     named_objective,
     objective_name,
     with_attack,
@@ -127,3 +131,16 @@ def test_it_is_found_by_its_name(name):
 def test_an_unknown_mode_is_refused():
     with pytest.raises(ValueError, match="`batch_norm` must be one of eval, train"):
         Fast(batch_norm="frozen")  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("objective", "numbers"),
+    [
+        (Standard(), {}),
+        (Adversarial(attack=PGD(step_size=0.1)), {"step_size": 0.1, "num_steps": 5}),
+        (Fast(step=1.5), {"step_size": 0.3, "num_steps": 1}),
+        (GradAlign(objective=NFGSM(step=0.5)), {"step_size": 0.1, "num_steps": 1}),
+    ],
+)
+def test_what_is_logged_of_an_attack(objective, numbers):
+    assert attack_numbers(objective, 0.2) == pytest.approx(numbers)

@@ -1,5 +1,7 @@
 """TRADES on a linear network, against its formula in float64."""
 
+from functools import partial
+
 import chex
 import jax
 import numpy as np
@@ -7,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxrobust.attacks import PGD
+from jaxrobust.attacks import PGD, auto_pgd, fab, fgsm, with_restarts
+from jaxrobust.networks import ModelConfig
 from jaxrobust.threat import L2Ball, LinfBall
+from jaxrobust.training import TrainConfig, adversarial, load_run, train
+from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import Standard, Trades
 from tests.training.objectives import linear
 
@@ -52,10 +57,20 @@ def test_without_steps_the_attack_stays_at_clean_images_with_little_noise():
     assert 0.0005 < moved.std() < 0.002
 
 
-def test_the_attack_ends_near_the_largest_divergence_in_the_ball():
+@pytest.mark.parametrize(
+    "build",
+    [
+        PGD(num_steps=20, step_size=0.01),
+        pytest.param(
+            partial(auto_pgd, num_steps=20, loss="dlr"), marks=pytest.mark.slow
+        ),
+    ],
+    ids=["pgd", "auto-pgd"],
+)
+def test_the_attack_ends_near_the_largest_divergence_in_the_ball(build):
     images, labels = linear.batch()
     threat = LinfBall(0.02)
-    objective = Trades(attack=PGD(num_steps=20, step_size=0.01))
+    objective = Trades(attack=build)
     # From one start it may end at the lower one of two opposite corners.
     climbed = []
     for key in jax.random.split(linear.KEY, 8):
@@ -70,6 +85,50 @@ def test_the_attack_ends_near_the_largest_divergence_in_the_ball():
         same = np.broadcast_to(np.asarray(image).reshape(1, 9), points.shape)
         best.append(by_hand(same, points, np.full(len(points), label), 1.0)[2].max())
     assert np.all(climbed > 0.99 * np.array(best))
+
+
+def test_a_builder_of_ones_own_climbs_the_divergence_in_place_of_its_loss():
+    images, labels = linear.batch()
+
+    def own(threat, *, loss="margin"):
+        return PGD(num_steps=5, step_size=0.02)(threat, loss=loss)
+
+    for build in (own, partial(fgsm, random_start=True, loss="dlr")):
+        objective = Trades(attack=build)
+        arguments = (linear.KEY, linear.model(), LinfBall(0.05), images, labels)
+        found = objective.search(*arguments)
+        expected = by_hand(images, found.images, labels, 1.0)[2]
+        np.testing.assert_allclose(found.loss, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_epoch_with_another_builder(tmp_path):
+    objective = Trades(attack=partial(auto_pgd, num_steps=2))
+    phase = adversarial(0.1, 1, objective=objective)
+    config = TrainConfig(
+        train_size=96, batch_size=32, model=ModelConfig(name="linear"), phases=(phase,)
+    )
+    run = train(config, tmp_path / "run")
+    (record,) = run.records
+    assert 0 < record["adversarial_accuracy"] < 1 and np.isfinite(record["loss"])
+    loaded = load_run(run.directory).config
+    assert config_to_json(loaded) == config_to_json(run.config)
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (fab, "must be a builder that takes `loss`, .* got 'fab'"),
+        (with_restarts(PGD(), 2), "must be a builder that takes `loss`, .* got 'pgd'"),
+        (lambda threat: PGD()(threat), "must be a builder that takes `loss`"),
+        (fgsm, "must be one that begins beside .* give it random_start=True"),
+        (partial(auto_pgd, random_start=False), "must be one that begins beside"),
+        (3, "must be a builder, .* got 3"),
+    ],
+)
+def test_an_attack_that_cannot_climb_it_is_refused(build, message):
+    with pytest.raises(ValueError, match=f"`attack` {message}"):
+        Trades(attack=build)
 
 
 def test_at_radius_0_it_is_the_clean_cross_entropy():
