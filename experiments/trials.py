@@ -99,7 +99,7 @@ class Trial:
             self.fail(f"exit code {ended.code} rather than {wanted}: {last}")
         for text in ("Traceback (most", "Exception ignored", "Fatal Python error"):
             if text in ended.err:
-                self.fail(f"{text!r} in stderr: {last}")
+                self.fail(f"{text!r} in stderr: {ended.err[-6000:]}")
         if ended.code in (1, 2) and ended.code != self.operation.code:
             lines = ended.err.strip().splitlines()
             if len(lines) > 4:

@@ -136,3 +136,28 @@ def test_a_redirected_log_has_its_lines_when_they_are_printed():
     assert process.stdout.readline() == "one\n"
     rest, _ = process.communicate("go on\n")
     assert (process.returncode, rest) == (0, "two\n")
+
+
+LATE = """
+import logging, sys
+from jaxrobust.cli.streams import lasting_streams
+
+class Late:
+    def __init__(self):
+        self.itself = self
+    def __del__(self, log=logging.getLogger("asyncio")):
+        log.error("late")
+
+with lasting_streams():
+    logging.basicConfig()
+    logging.error("in time")
+    late = Late()
+    print("the message", file=sys.stderr)
+"""
+
+
+def test_nothing_is_logged_behind_the_message_of_how_a_program_ended():
+    done = subprocess.run(
+        [sys.executable, "-c", LATE], capture_output=True, text=True, check=True
+    )
+    assert done.stderr == "ERROR:root:in time\nthe message\n"

@@ -7,6 +7,7 @@ of the library runs inside `lasting_streams`; nothing else has to think of it.
 
 import errno
 import io
+import logging
 import os
 import select
 import sys
@@ -81,6 +82,10 @@ def lasting_streams() -> Iterator[None]:
 
     Characters that the encoding of standard output lacks are replaced. Streams that are
     not those of the process, as in tests, stay as they are.
+
+    A program that has said how it ends has said all: nothing is logged after the block.
+    Threads of a save that failed end with the interpreter, and what they log then would
+    follow the message that tells of the failure.
     """
     before = sys.stdout, sys.stderr
     if sys.stdout is sys.__stdout__:
@@ -90,6 +95,8 @@ def lasting_streams() -> Iterator[None]:
     try:
         yield
     finally:
+        if sys.stderr is not before[1]:
+            logging.disable()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before

@@ -1,3 +1,4 @@
+import asyncio
 import errno
 import json
 import re
@@ -137,6 +138,17 @@ def test_no_checkpoint_at_all_is_an_error(tmp_path):
     with Checkpoints(tmp_path / "none") as checkpoints:
         with pytest.raises(CheckpointError, match="which has none yet"):
             checkpoints.restore_newest(like)
+
+
+def test_a_failed_save_leaves_no_words_of_asyncio_to_the_user(saved, caplog):
+    loop = asyncio.new_event_loop()
+    for text in ("ENOSPC, /disk/0.orbax-checkpoint-tmp/state", "something else"):
+        future = loop.create_future()
+        future.set_exception(OSError(text))
+        del future
+    loop.close()
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 1 and "something else" in told[0]
 
 
 def test_only_the_newest_are_kept(tmp_path):

@@ -88,7 +88,8 @@ def _quiet_failures() -> None:
         return not (is_orbax and (record.exc_info or is_gone))
 
     def is_other_task(record: logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.getMessage()
+        # Of a task Orbax's code is named, of a future the checkpoint that it was for.
+        return "orbax" not in record.getMessage()
 
     logging.getLogger("absl").addFilter(is_news)
     logging.getLogger("asyncio").addFilter(is_other_task)
