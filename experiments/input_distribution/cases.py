@@ -33,7 +33,7 @@ from jaxrobust.training.recipe.config_json import config_to_json
 
 F = TypeVar("F", bound="Family")
 
-__all__ = ["Case", "Family", "UnboundedLinf", "asking"]
+__all__ = ["Case", "Family", "UnboundedLinf", "asking", "require_known"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,19 +206,19 @@ class Family(Setting):
         return runs
 
     def rows(self, cases: Sequence[Case], workspace: Workspace) -> list[dict[str, Any]]:
-        """The rows of cases that are known, in their order."""
+        """The rows of cases that are known, in their order, at least one."""
+        return require_known(self.known(cases, workspace), workspace)
+
+    def known(
+        self, cases: Sequence[Case], workspace: Workspace
+    ) -> list[dict[str, Any]]:
+        """The rows of cases that are known, in their order: all that are computed."""
         # Data and settings are checked before any training.
         for variant in dict.fromkeys(case.variant for case in cases):
             variant_of(variant)
         self.images(cases[0], "test", workspace)
         rows = [self.row(case, cases, workspace) for case in cases]
-        known = [row for row in rows if row is not None]
-        if not known:
-            raise ValueError(
-                "`--shown-only` must be left out until a row is known, got it with "
-                f"none in {str(workspace.models)!r}; compute one first."
-            )
-        return known
+        return [row for row in rows if row is not None]
 
     def _judged(
         self, case: Case, runs: Mapping[str, Run], workspace: Workspace
@@ -269,6 +269,22 @@ class Family(Setting):
             "pgd_on_the_same": float(weak.robust_accuracy[0]),
             "num_ensemble": size,
         }
+
+
+def require_known(
+    rows: list[dict[str, Any]], workspace: Workspace
+) -> list[dict[str, Any]]:
+    """The rows, refused if there are none, as where nothing is to be computed.
+
+    Raises:
+        ValueError: if none is known yet.
+    """
+    if not rows:
+        raise ValueError(
+            "`--shown-only` must be left out until a row is known, got it with "
+            f"none in {str(workspace.models)!r}; compute one first."
+        )
+    return rows
 
 
 def asking(kind: type[F], family: Family, **fields: Any) -> F:

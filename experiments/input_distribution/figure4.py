@@ -73,7 +73,9 @@ def _config(family: Family, **fields: Any) -> Config:
 
 PRESETS = {
     "smoke": _config(digits(), variants=(BINARY,), sizes=(500, None), width=0.25),
-    "cpu": _config(mnist(), variants=(BINARY, ORIGINAL), sizes=SIZES, width=0.25),
+    "cpu": _config(
+        mnist(), variants=(BINARY, ORIGINAL), sizes=(1000, 9000, None), width=0.25
+    ),
     "paper": _config(mnist_paper(), variants=MNIST, sizes=SIZES, width=1.0),
 }
 

@@ -15,18 +15,17 @@ Differs from the paper: CIFAR-10 is at hand as JPEG of quality 75.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
 
 from experiments.input_distribution import table2
+from experiments.input_distribution.apart import distance
 from experiments.input_distribution.comparing import Variants, by_variant
 from experiments.input_distribution.variants import CIFAR, titled
 from experiments.workspace import Workspace
 from jaxrobust import plots
-from jaxrobust.data import apply_variant, load_arrays
-from jaxrobust.data.statistics import inter_class_distance
 from jaxrobust.report import percent
 
 RESAMPLES = 2000
@@ -51,22 +50,13 @@ PRESETS = {
 }
 
 
-def _distance(dataset: str, variant: str, workspace: Workspace) -> float:
-    def compute() -> float:
-        workspace.say(f"--- distance of {dataset}, {titled(variant)}")
-        test = load_arrays(dataset, "test", data_dir=workspace.data_dir)
-        return inter_class_distance(apply_variant(test, variant)).value
-
-    return workspace.cached("distance", [dataset, variant], compute)
-
-
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Measure distances, and set them beside the models."""
     rows = [
         {
             "dataset": config.dataset,
             "variant": row["variant"],
-            "distance": _distance(config.dataset, row["variant"], workspace),
+            "distance": distance(config.dataset, row["variant"], workspace),
             "robust_accuracy": fmean(each["robust_accuracy"] for each in row["models"]),
         }
         for row in by_variant(config.rows(config.cases, workspace))
@@ -76,7 +66,7 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         {
             "dataset": dataset,
             "variant": variant,
-            "distance": _distance(dataset, variant, workspace),
+            "distance": distance(dataset, variant, workspace),
             "robust_accuracy": None,
         }
         for dataset, variants in config.others
@@ -108,12 +98,20 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     }
 
 
-def correlation_note(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Spearman's rank correlation, and its interval over resampled variants."""
+class Correlation(NamedTuple):
+    """Spearman's rank correlation, and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def correlation(rows: Sequence[Mapping[str, Any]]) -> Correlation | None:
+    """Of distance and robust accuracy; None for fewer than four variants."""
+    if len(rows) < 4:
+        return None
     distances = np.array([row["distance"] for row in rows])
     shares = np.array([row["robust_accuracy"] for row in rows])
-    if len(rows) < 4:
-        return f"{len(rows)} variants are too few for a rank correlation."
     rng = np.random.default_rng(0)
     drawn = [rng.integers(len(rows), size=len(rows)) for _ in range(RESAMPLES)]
     found = [
@@ -121,13 +119,20 @@ def correlation_note(rows: Sequence[Mapping[str, Any]]) -> str:
         for each in drawn
         if len(np.unique(distances[each])) > 1 and len(np.unique(shares[each])) > 1
     ]
-    value = _rank_correlation(distances, shares)
     low, high = np.quantile(found, [0.025, 0.975])
+    return Correlation(_rank_correlation(distances, shares), float(low), float(high))
+
+
+def correlation_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the variants say of distance as a predictor."""
+    found = correlation(rows)
+    if found is None:
+        return f"{len(rows)} variants are too few for a rank correlation."
     return (
         f"Spearman's rank correlation of distance and robust accuracy over the "
-        f"{len(rows)} variants: {value:.2f}, 95 % bootstrap interval {low:.2f} to "
-        f"{high:.2f}. Variants of one data set are no independent sample, so the "
-        "interval is about these variants alone."
+        f"{len(rows)} variants: {found.value:.2f}, 95 % bootstrap interval "
+        f"{found.low:.2f} to {found.high:.2f}. Variants of one data set are no "
+        "independent sample, so the interval is about these variants alone."
     )
 
 

@@ -20,12 +20,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.input_distribution.cases import Case, Family, asking
+from experiments.input_distribution.apart import distance
+from experiments.input_distribution.cases import Case, Family, asking, require_known
 from experiments.input_distribution.families import digits, mnist, mnist_paper
 from experiments.input_distribution.variants import BINARY, ORIGINAL
 from experiments.workspace import Workspace
-from jaxrobust.data import apply_variant, load_arrays
-from jaxrobust.data.statistics import inter_class_distance
 from jaxrobust.report import percent
 
 PUBLISHED = {
@@ -47,19 +46,9 @@ class Config(Family):
 
 PRESETS = {
     "smoke": asking(Config, digits(), sizes=(2,), width=0.25),
-    "cpu": asking(Config, mnist(ensemble_size=500), sizes=(3, 4, 5), width=0.25),
+    "cpu": asking(Config, mnist(ensemble_size=500), sizes=(3, 5), width=0.25),
     "paper": asking(Config, mnist_paper(), sizes=(3, 4, 5), width=1.0),
 }
-
-
-def _distance(variant: str, config: Config, workspace: Workspace) -> float:
-    """Between the classes of the test images."""
-
-    def compute() -> float:
-        test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
-        return inter_class_distance(apply_variant(test, variant)).value
-
-    return workspace.cached("distance", [config.dataset, variant], compute)
 
 
 def _variants(row: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -72,17 +61,24 @@ def _variants(row: Mapping[str, Any]) -> tuple[str, str, str]:
     )
 
 
-def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
-    """Measure the distances, scale, train and judge."""
-    apart = {
-        variant: _distance(variant, config, workspace) for variant in (ORIGINAL, BINARY)
+def scaled(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
+    """Distance, factors, and the models that are known: all three of a size, or none.
+
+    Args:
+        config: what to do.
+        workspace: where.
+    """
+    whole = {
+        variant: distance(config.dataset, variant, workspace)
+        for variant in (ORIGINAL, BINARY)
     }
     rows = []
     for size in config.sizes:
-        distance = _distance(f"smooth({size})", config, workspace)
+        smoothed = distance(config.dataset, f"smooth({size})", workspace)
         # Three digits, as in the paper, so that the variant can be written down.
-        factors = {each: round(distance / its, 3) for each, its in apart.items()}
-        rows.append({"size": size, "distance": distance, "factors": factors})
+        factors = {name: round(smoothed / its, 3) for name, its in whole.items()}
+        row = {"size": size, "distance": smoothed, "factors": factors}
+        rows.append({**row, "unscaled": whole})
     cases = [
         Case(
             variant=variant,
@@ -94,12 +90,18 @@ def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
         for row in rows
         for variant in _variants(row)
     ]
-    found = {model["variant"]: model for model in config.rows(cases, workspace)}
-    rows = [
+    found = {model["variant"]: model for model in config.known(cases, workspace)}
+    return [
         {**row, "models": [found[variant] for variant in _variants(row)]}
         for row in rows
         if set(_variants(row)) <= set(found)
     ]
+
+
+def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
+    """Measure the distances, scale, train and judge."""
+    rows = require_known(scaled(config, workspace), workspace)
+    apart = rows[0]["unscaled"]
     note = (
         f"Distances between classes of the test images: {apart[ORIGINAL]:.3f} for the "
         f"original, {apart[BINARY]:.3f} for the binarized ones. Robust accuracy under "
