@@ -54,6 +54,11 @@ def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys
          [0.1, 0.1]),
         (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "linear",
           "--epsilon-start", "0", "--ramp-epochs", "2", "--epochs", "2"], [0.0, 0.1]),
+        # Of 3 steps the last one, at two thirds of a ramp whose last three quarters
+        # are a line.
+        (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "smooth",
+          "--epsilon-start", "0", "--ramp-epochs", "2", "--epsilon-every", "step",
+          "--epochs", "2"], [pytest.approx(0.1 * (1 + 16 * (2 / 3 - 1 / 4)) / 13), 0.1]),
     ],
 )  # fmt: skip
 def test_the_other_recipes(recipe, radii, tmp_path):

@@ -135,6 +135,7 @@ FLAGS = {
     "edges": "of a graph",
     "epochs": "length of training",
     "epsilon": "radius or radii, in units of [0, 1] pixels",
+    "epsilon-every": "stays the same for an epoch",
     "epsilon-schedule": "how the radius comes to --epsilon",
     "epsilon-start": "where such a schedule starts",
     "hold-epochs": "epochs at the last radius of an iterative run",

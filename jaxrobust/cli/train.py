@@ -20,7 +20,7 @@ from jaxrobust.training import (
 
 __all__ = ["Train"]
 
-SCHEDULE = ("epsilon_schedule", "epsilon_start", "ramp_epochs")
+SCHEDULE = ("epsilon_schedule", "epsilon_start", "epsilon_every", "ramp_epochs")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,9 +38,12 @@ class Train(Common):
     Iterative runs take their length from --increment."""
     epsilon_schedule: str = "constant"
     """Adversarial: how the radius comes to --epsilon in each phase: constant, linear,
-    exponential, or one of your own, path.py:NAME."""
+    smooth, exponential, or one of your own, path.py:NAME."""
     epsilon_start: float | None = None
     """First radius of such a schedule, in units of [0, 1] pixels; by default 0.01."""
+    epsilon_every: Literal["epoch", "step"] | None = None
+    """Whether it stays the same for an epoch (by default), or moves on in every
+    step."""
     ramp_epochs: int | None = None
     """Epochs until it arrives; by default 50."""
     increment: float = 0.01
@@ -169,6 +172,7 @@ class Train(Common):
         given = {
             "kind": self.epsilon_schedule,
             "start": self.epsilon_start,
+            "every": self.epsilon_every,
             "ramp_epochs": self.ramp_epochs,
         }
         return {name: value for name, value in given.items() if value is not None}
@@ -178,6 +182,7 @@ class Train(Common):
         flags = {
             "--epsilon-schedule": self.epsilon_schedule != "constant",
             "--epsilon-start": self.epsilon_start is not None,
+            "--epsilon-every": self.epsilon_every is not None,
             "--ramp-epochs": self.ramp_epochs is not None,
         }
         for flag, is_given in flags.items():

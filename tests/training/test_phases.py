@@ -49,6 +49,18 @@ def test_the_linear_schedule_is_numpys_linspace():
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_the_smooth_schedule_is_a_power_and_then_a_line_without_a_corner():
+    schedule = EpsilonSchedule(kind="smooth", start=0.1, end=0.5, ramp_epochs=21)
+    shares = [(schedule(1 + 20 * at) - 0.1) / 0.4 for at in (0.1, 0.2, 0.25, 0.5, 1)]
+    # By hand: (1/4)^4 + 3/4 * 4 (1/4)^3 = 13/256, so the power is 256/13 share^4.
+    expected = [256 / 13 * at**4 for at in (0.1, 0.2, 0.25)]
+    expected += [1 / 13 + 4 * (0.5 - 0.25) * 4 / 13, 1]
+    assert shares == pytest.approx(expected)
+    below, above = (schedule(1 + 20 * at) - schedule(6) for at in (0.2499, 0.2501))
+    assert -below == pytest.approx(above, rel=1e-3)
+    assert schedule(30) == 0.5
+
+
 def test_the_exponential_schedule_has_equal_ratios():
     schedule = EpsilonSchedule(kind="exponential", start=0.01, end=0.16, ramp_epochs=5)
     found = [schedule(epoch) for epoch in range(1, 7)]

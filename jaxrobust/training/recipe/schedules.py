@@ -58,6 +58,23 @@ def rate_factors(schedule: str | RateSchedule, done: np.ndarray) -> np.ndarray:
     return factors
 
 
+SMOOTH_PART, SMOOTH_POWER = 0.25, 4
+"""Share of a smooth ramp that is a power, and which."""
+
+
+def _smooth(share: float) -> float:
+    """From 0 to 1: a power, and then a line with its value and slope where they meet.
+
+    Shi et al., 2021, arXiv:2103.17001.
+    """
+    part, power = SMOOTH_PART, SMOOTH_POWER
+    slope = power * part ** (power - 1)
+    scale = 1 / (part**power + (1 - part) * slope)
+    if share < part:
+        return scale * share**power
+    return scale * (part**power + (share - part) * slope)
+
+
 RADIUS_SCHEDULES: dict[str, Callable[["EpsilonSchedule", float], float]] = {
     "constant": lambda schedule, _: schedule.end,
     # Rounded, so that 0.01 * 35 is 0.35 and not 0.35000000000000003.
@@ -66,6 +83,10 @@ RADIUS_SCHEDULES: dict[str, Callable[["EpsilonSchedule", float], float]] = {
     ),
     "linear": lambda schedule, epoch: (
         schedule.start + schedule.ramp_share(epoch) * (schedule.end - schedule.start)
+    ),
+    "smooth": lambda schedule, epoch: (
+        schedule.start
+        + _smooth(schedule.ramp_share(epoch)) * (schedule.end - schedule.start)
     ),
     "exponential": lambda schedule, epoch: (
         schedule.start * (schedule.end / schedule.start) ** schedule.ramp_share(epoch)
@@ -84,6 +105,9 @@ class EpsilonSchedule:
     * linear: from `start` to `end` in `ramp_epochs` equal steps, then `end` (Ding et
       al., 2019).
     * exponential: the same with equal ratios.
+    * smooth: from `start` to `end` like linear, but slowly at first: a quarter of the
+      ramp is a fourth power, whose value and slope the line takes on (Shi et al.,
+      2021). For certified training, with `every="step"`.
     * one of your own, `path.py:NAME` or `package.module:NAME`, or a function at the top
       of a module: `(schedule, epoch) -> radius`, at most `end`.
     """
@@ -93,11 +117,11 @@ class EpsilonSchedule:
     end: float = 0.3
     """Radius that is reached."""
     start: float = 0.01
-    """First radius of linear and exponential schedules."""
+    """First radius of linear, smooth and exponential schedules."""
     increment: float = 0.01
     """Growth per epoch of the iterative schedule."""
     ramp_epochs: int = 50
-    """Epochs from `start` to `end`, linear and exponential."""
+    """Epochs from `start` to `end`, linear, smooth and exponential."""
     every: Literal["epoch", "step"] = "epoch"
     """Whether the radius stays the same for an epoch, or moves on in every step."""
 
