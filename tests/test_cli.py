@@ -58,7 +58,7 @@ def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys
         # are a line.
         (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "smooth",
           "--epsilon-start", "0", "--ramp-epochs", "2", "--epsilon-every", "step",
-          "--epochs", "2"], [pytest.approx(0.1 * (1 + 16 * (2 / 3 - 1 / 4)) / 13), 0.1]),
+          "--epochs", "2"], [pytest.approx((1 + 16 * 5 / 12) / 130), 0.1]),
     ],
 )  # fmt: skip
 def test_the_other_recipes(recipe, radii, tmp_path):
