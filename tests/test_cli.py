@@ -134,8 +134,14 @@ def test_evaluate_runs_the_ensemble(run_dir, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "attack",
-    [["--set", "num_steps", "4"], ["--attack", "apgd-ce", "square", *STANDARD[2:-5]]],
-    ids=["pgd", "standard"],
+    [
+        pytest.param(["--set", "num_steps", "4"], id="pgd"),
+        pytest.param(
+            ["--attack", "apgd-ce", "square", *STANDARD[2:-5]],
+            id="standard",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_an_interrupted_evaluation_goes_on(
     attack, run_dir, tmp_path, monkeypatch, capsys

@@ -314,6 +314,7 @@ def test_compare_checks_every_flag_before_it_evaluates(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_compare_says_that_work_is_kept_only_if_it_is(
     trained, tmp_path, capsys, monkeypatch
 ):

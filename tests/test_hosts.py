@@ -302,7 +302,9 @@ def test_two_processes_compute_together_and_end_well():
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("work", ["collective", "compute"])
+@pytest.mark.parametrize(
+    "work", ["collective", pytest.param("compute", marks=pytest.mark.slow)]
+)
 def test_a_killed_process_stops_the_other_with_a_message(work, victim):
     found = ends(start_two(work, str(victim)))
     assert found[victim][0] == -signal.SIGKILL

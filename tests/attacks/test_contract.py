@@ -217,15 +217,16 @@ SLOW = ("pdpgd", "carlini-wagner")
 """What these promise follows from `least_norm`, which others go through, too."""
 
 
-def each_threat(cases, exact=(), fast=()):
+def each_threat(cases, exact=(), fast=(), quick=DENSE):
     """The test runs for each case under each threat model that the case supports.
 
     The cases named in `exact` run with the compiler's default flags, too. In the norms
-    of sparse steps, those named in `fast` are not slow tests; those in `SLOW` are.
+    of sparse steps, those named in `fast` are not slow tests; those in `SLOW` are, and
+    those in other norms than the `quick` ones.
     """
 
     def marks(case, kind):
-        is_fast = (kind in DENSE and case.name not in SLOW) or case.name in fast
+        is_fast = (kind in quick and case.name not in SLOW) or case.name in fast
         chosen = [] if is_fast else [pytest.mark.slow]
         return chosen + [pytest.mark.exact] * (case.name in exact)
 
@@ -577,7 +578,7 @@ def test_the_optimum_of_a_linear_classifier_is_found(case, kind, key):
     np.testing.assert_allclose(change, -0.25 * dual, rtol=2e-3)
 
 
-@each_threat(case for case in ATTACKS if case.is_mapped)
+@each_threat((case for case in ATTACKS if case.is_mapped), quick=("linf",))
 def test_many_radii_need_one_trace_and_may_be_mapped(case, kind, linear_problem):
     @jax.jit
     @chex.assert_max_traces(n=1)

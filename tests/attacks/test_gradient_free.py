@@ -140,6 +140,7 @@ def test_squares_that_change_nothing_are_told_as_such(shape, key):
     assert told.any() and not told.all()
 
 
+@pytest.mark.slow
 def test_square_leaves_out_only_what_changes_nothing(linear):
     # Every query asked of the model, and the images that a plain loop would ask for.
     logits_fn, _, images = linear
@@ -225,6 +226,7 @@ def test_square_leaves_an_example_alone_once_it_is_fooled(linear):
     assert np.any(np.asarray(one.images[1]) != np.asarray(many.images[1]))
 
 
+@pytest.mark.slow
 def test_square_serves_several_channels_and_unequal_edges(key):
     images = jax.random.uniform(key, (2, 5, 9, 3))
     logits_fn = two_classes(jax.random.normal(key, (135,)), 1e3)

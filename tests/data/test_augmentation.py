@@ -117,6 +117,7 @@ def test_result_is_independent_of_the_dtype():
     np.testing.assert_array_equal(augment(key, images), as_floats)
 
 
+@pytest.mark.slow
 def test_runs_under_vmap_and_strict_promotion():
     images = jnp.asarray(distinct_images(6)).reshape(2, 3, HEIGHT, WIDTH, 2)
     keys = jax.random.split(jax.random.key(0), 2)

@@ -200,7 +200,11 @@ def test_it_is_refused_before_any_attack_and_named_among_several():
 
 
 @pytest.mark.parametrize(
-    ("precision", "kind"), [("float32", np.float32), ("bfloat16", np.uint8)]
+    ("precision", "kind"),
+    [
+        ("float32", np.float32),
+        pytest.param("bfloat16", np.uint8, marks=pytest.mark.slow),
+    ],
 )
 def test_rounding_is_not_taken_for_company(precision, kind):
     # Such layers amplify what a batch of another shape may round otherwise.

@@ -219,7 +219,9 @@ def one_at_a_time(logits_fn, dataset, attack, epsilons, norm="linf"):
     ("num_steps", "changes"),
     [
         (1, {"epsilons": WEAK["epsilons"]}),
-        (1, {"norm": "l2", "epsilons": (0.3, 0.1)}),
+        pytest.param(
+            *(1, {"norm": "l2", "epsilons": (0.3, 0.1)}), marks=pytest.mark.slow
+        ),
         (None, {"epsilons": (0.03, 0.07)}),
     ],
     ids=["linf", "l2", "steps by radius"],
@@ -332,6 +334,7 @@ def test_square_finds_the_same_images_packed_and_alone():
     assert 3 < sum(is_broken) < 14
 
 
+@pytest.mark.slow
 def test_models_in_a_list_give_the_same_as_alone():
     weights, dataset = line_models()
     together = evaluate_models(apply_line, weights, dataset, **WEAK)

@@ -264,6 +264,7 @@ def test_a_first_feature_that_moves_too_far_may_have_no_weight():
     assert shares == pytest.approx([0.5, 1.0], abs=1e-6)
 
 
+@pytest.mark.slow
 def test_no_angle_has_a_smaller_loss_than_the_minimizer():
     rng = np.random.default_rng(3)
     eta = np.exp(rng.uniform(np.log(0.02), np.log(2), 60))

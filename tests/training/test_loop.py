@@ -136,6 +136,7 @@ def test_resuming_equals_never_having_stopped(
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_the_configured_generator_changes_nothing(
     tiny, digits, trained, tmp_path, small_slices
 ):

@@ -248,6 +248,7 @@ def test_any_number_of_members_is_one_traced_program(
     assert len(found.runs) == len(epsilons)
 
 
+@pytest.mark.slow
 def test_a_member_that_diverges_is_frozen_and_harms_no_other(digits, tmp_path):
     config = SweepConfig(
         base=BASE,
@@ -291,7 +292,10 @@ class Stopper(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("update", [2, 3, 7])
+SLOWER = [pytest.param(update, marks=pytest.mark.slow) for update in (3, 7)]
+
+
+@pytest.mark.parametrize("update", [2, *SLOWER])
 def test_resuming_a_sweep_equals_never_having_stopped(
     swept, digits, tmp_path, update, monkeypatch
 ):
@@ -313,6 +317,7 @@ class LastMoment(NullReporter):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_signal_at_the_end_of_a_group_stops_the_sweep(swept, digits, tmp_path):
     directory = tmp_path / "sweep"
     with pytest.raises(Interrupted, match="stopped by SIGTERM"):
@@ -324,6 +329,7 @@ def test_a_signal_at_the_end_of_a_group_stops_the_sweep(swept, digits, tmp_path)
         chex.assert_trees_all_equal(weights(found.runs[name]), weights(run))
 
 
+@pytest.mark.slow
 def test_a_member_behind_the_others_catches_up(swept, digits, tmp_path):
     """Killed between two saves, the members stand at different epochs."""
     directory = tmp_path / "sweep"
@@ -350,6 +356,7 @@ def test_parts_of_a_sweep_train_its_members_in_one_directory(swept, digits, tmp_
         chex.assert_trees_all_close(weights(whole.runs[name]), weights(run), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
     config = SweepConfig(base=BASE, epsilon=(0.05, 0.1, 0.2), seed=(0,))
     whole = sweep(config, tmp_path / "whole", dataset=digits)
@@ -387,6 +394,7 @@ def test_members_that_do_not_fit_train_in_groups(digits, tmp_path, monkeypatch):
         sweep(config, tmp_path / "none", dataset=digits, memory_limit=1000)
 
 
+@pytest.mark.slow
 def test_a_member_killed_in_its_first_save_is_begun_again(swept, digits, tmp_path):
     directory = tmp_path / "sweep"
 
@@ -412,6 +420,7 @@ class TestClaims:
             with pytest.raises(InUseError, match="`run_dir` must not be in use"):
                 sweep(config, tmp_path / "sweep")
 
+    @pytest.mark.slow
     def test_a_member_in_use_is_refused_and_the_others_go_on_later(
         self, swept, digits, tmp_path
     ):
