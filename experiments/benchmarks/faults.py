@@ -121,6 +121,9 @@ MAIN = (
 """Titles of the operations that meet every fault; the others are killed, and their
 files are damaged."""
 
+STORING = ("train", "sweep", "evaluate", "experiments")
+"""Of these the titles that store the most kinds of files."""
+
 EVERYDAY = (
     "train, kill -9, checkpoint 4 under way",
     "train, damaged file, arrays (half), a bit flipped",
@@ -141,8 +144,8 @@ SLOW = (
     "train, two processes, evaluate while a checkpoint is written",
     *("evaluate, two processes, at once", "report, two processes, at once"),
     *("limits compare, two processes, at once", "experiments, two processes, at once"),
-    *(f"{title}, full disk, half of the room" for title in MAIN),
-    *(f"{title}, read-only, from the start" for title in MAIN),
+    *(f"{title}, full disk, half of the room" for title in STORING),
+    *(f"{title}, read-only, from the start" for title in STORING),
     *("train, full disk, a limit on files", "evaluate, read-only, what it reads"),
     *("train, read-only, a file in the way", "evaluate, read-only, a file in the way"),
     *("train, failing stdout, full", "train, failing stdout, reader leaves"),
