@@ -122,9 +122,10 @@ class Common(Command):
     """Number of training examples; by default all."""
     model: str | None = None
     """linear; lenet (5x5 VALID, that of Shaeiri et al.); lenet-same (5x5 SAME,
-    Madry's); lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50, wrn28 (32x32);
-    or one of your own, path/to/file.py:NAME or package.module:NAME. By default one that
-    suits the data set."""
+    Madry's); lenet-small (3x3 SAME, for 8x8 images); for certified training
+    wong-kolter, and with batch normalization cnn4, cnn5, cnn7; resnet18, resnet50,
+    wrn28 (32x32); or one of your own, path/to/file.py:NAME or package.module:NAME. By
+    default one that suits the data set."""
     widen_factor: float = 1.0
     """Multiplies all widths of the network."""
     objective: str = "adversarial"
