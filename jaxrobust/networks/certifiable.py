@@ -1,6 +1,6 @@
 """Networks of certified training: convolutions and linear layers with ReLU between.
 
-There is no pooling and no shortcut, so that bounds pass through one layer after another.
+There is no pooling and no shortcut: bounds pass through one layer after another.
 """
 
 import math

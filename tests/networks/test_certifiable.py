@@ -108,11 +108,15 @@ def test_logits_are_those_worked_out_by_hand(builder, formulation, key):
     module = builder(widen_factor=0.25, formulation=formulation)
     images = jax.random.uniform(key, (3, 8, 8, 2))
     variables = module.init(jax.random.key(1), images)
-    # Fresh scales, shifts and statistics would hide where they stand.
-    leaves, structure = jax.tree.flatten(variables)
     rng = np.random.default_rng(0)
-    leaves = [leaf + rng.uniform(0, 0.3, leaf.shape) for leaf in leaves]
-    moved = jax.tree.unflatten(structure, [jnp.asarray(leaf) for leaf in leaves])
+
+    def other(path, leaf):
+        # Fresh scales, shifts and statistics would hide where they stand.
+        is_positive = path[-1].key in ("scale", "var")
+        found = rng.uniform(0.5, 2, leaf.shape) if is_positive else leaf
+        return jnp.asarray(found + (not is_positive) * rng.normal(0, 0.2, leaf.shape))
+
+    moved = jax.tree_util.tree_map_with_path(other, variables)
     expected = by_hand(moved, images, is_normed=builder is cnn4)
     logits = module.apply(moved, images, train=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
