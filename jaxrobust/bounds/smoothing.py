@@ -82,10 +82,10 @@ class Smoothing(NamedTuple):
         Raises:
             ValueError: for a radius below 0.
         """
-        radii = np.asarray(radii, np.float64)
-        require_in("radii", radii, "[0, inf)", "they are lengths of perturbations")
+        lengths = np.asarray(radii, np.float64)
+        require_in("radii", lengths, "[0, inf)", "they are lengths of perturbations")
         # Shorter perturbations are what is certified, so that the ball must lie within.
-        is_certified = self.is_correct & (self.radius > radii[:, None])
+        is_certified = self.is_correct & (self.radius > lengths[:, None])
         return is_certified.mean(axis=1)
 
     @property
@@ -149,8 +149,8 @@ def clopper_pearson(
 
 def smoothing(
     logits_fn: LogitsFn,
-    images: Images,
-    labels: Labels,
+    images: Images | np.ndarray,
+    labels: Labels | np.ndarray,
     sigma: Scalar,
     *,
     num_selection: int = 100,
@@ -203,7 +203,8 @@ def smoothing(
     require_count("num_samples", num_samples, "10,000 and more are usual")
     # Before the work, which may take long.
     require_in("alpha", alpha, "(0, 1)", "0.001 is usual")
-    classes = as_labels(labels, np.shape(images)[0] if np.ndim(images) else 0)
+    given: Any = labels
+    classes = as_labels(given, np.shape(images)[0] if np.ndim(images) else 0)
     drawn = _drawn(
         "smoothing",
         logits_fn,
@@ -234,7 +235,7 @@ def smoothing(
 
 def smoothed_prediction(
     logits_fn: LogitsFn,
-    images: Images,
+    images: Images | np.ndarray,
     sigma: Scalar,
     *,
     num_samples: int = 1000,
@@ -303,7 +304,7 @@ class _Drawn(NamedTuple):
 def _drawn(
     name: str,
     logits_fn: LogitsFn,
-    images: Images,
+    images: Images | np.ndarray,
     sigma: Scalar,
     groups: tuple[int, ...],
     *,
@@ -328,7 +329,8 @@ def _drawn(
     require_count("batch_size", batch_size, "250 is usual")
     require_shape("sigma", sigma, (), "give one deviation for each call")
     require_in("sigma", sigma, "(0, inf)", "it is in [0, 1] pixel units, such as 0.5")
-    pixels = as_float(images)
+    given: Any = images
+    pixels = as_float(given)
     if not jnp.issubdtype(pixels.dtype, jnp.floating):
         raise TypeError(
             f"`images` must be floats in [0, 1] or bytes, got {pixels.dtype}; divide "
@@ -338,12 +340,12 @@ def _drawn(
     is_there = pixels.ndim > 1 and len(pixels) > 0
     remedy = "give a batch of one image or more"
     require(is_there, "images", "of shape (batch, *pixels)", pixels.shape, remedy)
-    numbers = np.arange(len(pixels)) if indices is None else indices
+    numbers: Any = np.arange(len(pixels)) if indices is None else indices
     numbers = as_labels(numbers, len(pixels), name="indices")
     answers = jax.eval_shape(logits_fn, pixels)
-    shape = getattr(answers, "shape", None)
+    shape: tuple[int, ...] = getattr(answers, "shape", ())
     require(
-        shape is not None and len(shape) == 2 and shape[0] == len(pixels),
+        len(shape) == 2 and shape[0] == len(pixels),
         "logits_fn",
         "a function from images (batch, *pixels) to logits (batch, classes)",
         shape,
