@@ -343,7 +343,7 @@ def _drawn(
     numbers: Any = np.arange(len(pixels)) if indices is None else indices
     numbers = as_labels(numbers, len(pixels), name="indices")
     answers = jax.eval_shape(logits_fn, pixels)
-    shape: tuple[int, ...] = getattr(answers, "shape", ())
+    shape = tuple(getattr(answers, "shape", ()))
     require(
         len(shape) == 2 and shape[0] == len(pixels),
         "logits_fn",
@@ -351,13 +351,14 @@ def _drawn(
         shape,
         "give the model in evaluation mode",
     )
+    num_classes = shape[-1]
     if labels is not None:
-        require_classes_below(shape[1], labels)
+        require_classes_below(num_classes, labels)
     deviation = jnp.asarray(sigma, pixels.dtype)
     settings = {
         "groups": groups,
         "batch_size": min(batch_size, sum(groups)),
-        "num_classes": shape[1],
+        "num_classes": num_classes,
     }
     key = jax.random.fold_in(seeded(seed), zlib.crc32(name.encode()))
     if isinstance(logits_fn, Partial):

@@ -129,9 +129,10 @@ class Common(Command):
     widen_factor: float = 1.0
     """Multiplies all widths of the network."""
     objective: str = "adversarial"
-    """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; with a
-    penalty or transform as in grad_align(fast), awp(trades), label_smoothing(trades);
-    or your own, path.py:NAME or package.module:NAME."""
+    """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; gaussian
+    (noise of --set objective.sigma, beside --epsilon 0); with a penalty or transform as
+    in grad_align(fast), awp(trades), label_smoothing(trades); or your own, path.py:NAME
+    or package.module:NAME."""
     attack: PGD = PGD()
     """PGD inside the objective."""
     norm: str = "linf"
