@@ -343,7 +343,7 @@ def _drawn(
     numbers: Any = np.arange(len(pixels)) if indices is None else indices
     numbers = as_labels(numbers, len(pixels), name="indices")
     answers = jax.eval_shape(logits_fn, pixels)
-    shape = tuple(getattr(answers, "shape", ()))
+    shape = [*getattr(answers, "shape", ())]
     require(
         len(shape) == 2 and shape[0] == len(pixels),
         "logits_fn",
