@@ -17,12 +17,12 @@ __all__ = ["OBJECTIVES"]
 
 OBJECTIVES: dict[str, Any] = {
     "standard": Standard,
-    "gaussian": Gaussian,
     "adversarial": Adversarial,
     "trades": Trades,
     "mart": Mart,
     "fast": Fast,
     "n_fgsm": NFGSM,
+    "gaussian": Gaussian,
     "grad_align": GradAlign,
     "awp": AWP,
     "label_smoothing": LabelSmoothing,
