@@ -5,6 +5,7 @@ from typing import Any
 from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.awp import AWP
 from jaxrobust.training.recipe.objectives.fast import Fast
+from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, Any] = {
     "mart": Mart,
     "fast": Fast,
     "n_fgsm": NFGSM,
+    "gaussian": Gaussian,
     "grad_align": GradAlign,
     "awp": AWP,
     "label_smoothing": LabelSmoothing,
