@@ -18,6 +18,7 @@ from jaxrobust.training.recipe.objectives.base import (
 )
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
+from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
 from jaxrobust.training.recipe.objectives.n_fgsm import NFGSM
@@ -32,6 +33,7 @@ from jaxrobust.training.recipe.objectives.trades import Trades
 
 __all__ = [
     "AWP",
+    "IBP",
     "NFGSM",
     "OBJECTIVES",
     "Adversarial",

@@ -6,6 +6,7 @@ from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.awp import AWP
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
+from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
 from jaxrobust.training.recipe.objectives.n_fgsm import NFGSM
@@ -22,6 +23,7 @@ OBJECTIVES: dict[str, Any] = {
     "fast": Fast,
     "n_fgsm": NFGSM,
     "grad_align": GradAlign,
+    "ibp": IBP,
     "awp": AWP,
     "label_smoothing": LabelSmoothing,
 }
