@@ -191,6 +191,7 @@ def test_progress_is_shown(digits, tmp_path, capsys):
         ({"objective": "trade"}, "`objective` must be one of .* got 'trade'"),
         ({"objective": 3}, "`objective` must be a function .* got 3"),
         ({"objective": "standard"}, "`epsilon` must be 0 for standard .* got 0.05"),
+        ({"objective": "gaussian"}, "`epsilon` must be 0 for standard .* got 0.05"),
         (
             {"objective": "label_smoothing(standard)"},
             "`epsilon` must be 0 for standard .* got 0.05",

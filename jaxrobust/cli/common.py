@@ -122,15 +122,17 @@ class Common(Command):
     """Number of training examples; by default all."""
     model: str | None = None
     """linear; lenet (5x5 VALID, that of Shaeiri et al.); lenet-same (5x5 SAME,
-    Madry's); lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50, wrn28 (32x32);
-    or one of your own, path/to/file.py:NAME or package.module:NAME. By default one that
-    suits the data set."""
+    Madry's); lenet-small (3x3 SAME, for 8x8 images); for certified training
+    wong-kolter, and with batch normalization cnn4, cnn5, cnn7; resnet18, resnet50,
+    wrn28 (32x32); or one of your own, path/to/file.py:NAME or package.module:NAME. By
+    default one that suits the data set."""
     widen_factor: float = 1.0
     """Multiplies all widths of the network."""
     objective: str = "adversarial"
-    """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; with a
-    penalty or transform as in grad_align(fast), awp(trades), label_smoothing(trades);
-    or your own, path.py:NAME or package.module:NAME."""
+    """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; gaussian
+    (noise of --set objective.sigma, beside --epsilon 0); with a penalty or transform as
+    in grad_align(fast), awp(trades), label_smoothing(trades); or your own, path.py:NAME
+    or package.module:NAME."""
     attack: PGD = PGD()
     """PGD inside the objective."""
     norm: str = "linf"

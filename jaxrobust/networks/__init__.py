@@ -6,6 +6,7 @@ of the data.
 """
 
 from jaxrobust.networks.catalogue import GIVEN, MODELS, ModelConfig, network_of
+from jaxrobust.networks.certifiable import ConvNet, cnn4, cnn5, cnn7, wong_kolter
 from jaxrobust.networks.conversion import as_network
 from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Conv, max_pool
@@ -17,6 +18,7 @@ __all__ = [
     "GIVEN",
     "MODELS",
     "Conv",
+    "ConvNet",
     "LeNet",
     "Linear",
     "ModelConfig",
@@ -25,9 +27,13 @@ __all__ = [
     "Variables",
     "WideResNet",
     "as_network",
+    "cnn4",
+    "cnn5",
+    "cnn7",
     "max_pool",
     "network_of",
     "require_network",
     "resnet18",
     "resnet50",
+    "wong_kolter",
 ]

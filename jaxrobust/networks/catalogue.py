@@ -7,6 +7,7 @@ from typing import Any
 from flax import linen as nn
 
 from jaxrobust.arguments import require, require_in
+from jaxrobust.networks.certifiable import cnn4, cnn5, cnn7, wong_kolter
 from jaxrobust.networks.conversion import as_network
 from jaxrobust.networks.convnet import LeNet, Linear
 from jaxrobust.networks.layers import Formulation
@@ -35,7 +36,7 @@ def _lenet(padding, initialization, kernel_size=5):
     return build
 
 
-def _resnet(builder):
+def _widened(builder):
     def build(config: "ModelConfig", num_classes: int) -> nn.Module:
         return builder(
             num_classes=num_classes,
@@ -51,8 +52,12 @@ MODELS: dict[str, Callable[["ModelConfig", int], nn.Module]] = {
     "lenet": _lenet("VALID", "torch"),
     "lenet-same": _lenet("SAME", "madry"),
     "lenet-small": _lenet("SAME", "torch", kernel_size=3),
-    "resnet18": _resnet(resnet18),
-    "resnet50": _resnet(resnet50),
+    "wong-kolter": _widened(wong_kolter),
+    "cnn4": _widened(cnn4),
+    "cnn5": _widened(cnn5),
+    "cnn7": _widened(cnn7),
+    "resnet18": _widened(resnet18),
+    "resnet50": _widened(resnet50),
     "wrn28": lambda config, num_classes: WideResNet(
         num_classes, config.widen_factor, config.formulation
     ),
@@ -70,8 +75,10 @@ class ModelConfig:
 
     name: str = "lenet"
     """linear; lenet (5x5 VALID, as Shaeiri et al.); lenet-same (5x5 SAME, as Madry et
-    al.); lenet-small (3x3 SAME, for 8x8 images); resnet18, resnet50 and wrn28 (32x32
-    images); or one of your own, path/to/file.py:NAME or package.module:NAME."""
+    al.); lenet-small (3x3 SAME, for 8x8 images); wong-kolter (two 4x4 convolutions of
+    stride 2), cnn4, cnn5 and cnn7 (with batch normalization), for certified training;
+    resnet18, resnet50 and wrn28 (32x32 images); or one of your own,
+    path/to/file.py:NAME or package.module:NAME."""
     widen_factor: float = 1.0
     """Multiplies all widths."""
     formulation: Formulation = "auto"

@@ -17,6 +17,7 @@ from jaxrobust.training.recipe.objectives.base import (
     with_attack,
 )
 from jaxrobust.training.recipe.objectives.fast import Fast
+from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
 from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
@@ -39,6 +40,7 @@ __all__ = [
     "Adversarial",
     "Attacking",
     "Fast",
+    "Gaussian",
     "GradAlign",
     "LabelSmoothing",
     "Mart",

@@ -5,6 +5,7 @@ from typing import Any
 from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.awp import AWP
 from jaxrobust.training.recipe.objectives.fast import Fast
+from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
 from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
@@ -17,6 +18,7 @@ __all__ = ["OBJECTIVES"]
 
 OBJECTIVES: dict[str, Any] = {
     "standard": Standard,
+    "gaussian": Gaussian,
     "adversarial": Adversarial,
     "trades": Trades,
     "mart": Mart,
