@@ -22,12 +22,14 @@ from jaxrobust.training.recipe.objectives.grad_align import GradAlign
 from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
+from jaxrobust.training.recipe.objectives.mtl_ibp import MTLIBP
 from jaxrobust.training.recipe.objectives.n_fgsm import NFGSM
 from jaxrobust.training.recipe.objectives.naming import (
     named_objective,
     objective_name,
     takes_attack,
 )
+from jaxrobust.training.recipe.objectives.sabr import SABR
 from jaxrobust.training.recipe.objectives.standard import Standard
 from jaxrobust.training.recipe.objectives.table import OBJECTIVES
 from jaxrobust.training.recipe.objectives.trades import Trades
@@ -35,8 +37,10 @@ from jaxrobust.training.recipe.objectives.trades import Trades
 __all__ = [
     "AWP",
     "IBP",
+    "MTLIBP",
     "NFGSM",
     "OBJECTIVES",
+    "SABR",
     "Adversarial",
     "Attacking",
     "Fast",

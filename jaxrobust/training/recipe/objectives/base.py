@@ -35,8 +35,8 @@ It sees the whole batch, however many devices share it: images
 `(batch, height, width, channels)` of pixels in [0, 1], labels `(batch,)`. The loss is a
 mean over the batch, in nats, and is differentiated in the parameters of the model. The
 threat model is the ball at the radius of the step. Everything random comes from the
-key. Frozen dataclasses that are a `Pytree` have numbers that can be swept; those with a
-method `at_radius(epsilon, end)` have others while the radius rises to the end of a phase.
+key. Frozen dataclasses that are a `Pytree` have numbers that can be swept; with a
+method `at_radius(epsilon, end)` these follow the radius to the last one of a phase.
 """
 
 

@@ -105,28 +105,25 @@ def activity(found: IntervalPass) -> Scalar:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Certified(Pytree):
-    """Numbers of objectives that minimize an upper bound of the loss.
+    """What keeps bounds tight while the radius rises, in objectives that bound a loss.
 
     The network is in training mode throughout; what it takes of its batch are the
-    statistics of the clean images. Train with a radius that rises in every step, such
-    as `EpsilonSchedule(kind="smooth", start=0, every="step")`.
+    statistics of the images in the middle of the intervals. Train with a radius that
+    rises in every step: `EpsilonSchedule(kind="smooth", start=0, every="step")`.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: for a weight that is negative or not finite.
 
     References:
-        Gowal et al., 2018, arXiv:1810.12715; Shi et al., 2021, arXiv:2103.17268, for
-        the regularizers.
+        Shi et al., 2021, arXiv:2103.17268.
     """
 
-    kappa: float = 0.0
-    """Weight of the clean cross-entropy; that of the proven one is 1 minus it."""
     regularization: float = 0.5
     """Weight of tightness and activity at radius 0; it falls with the radius to 0 at
     the last one of the phase."""
 
     def __post_init__(self):
-        require_in("kappa", self.kappa, "[0, 1]", "0 is that of Shi et al.")
+        getattr(super(), "__post_init__", lambda: None)()
         require_in("regularization", self.regularization, "[0, inf)", "try 0.5")
 
     def at_radius(self, epsilon: float, end: float) -> Self:
@@ -135,10 +132,6 @@ class Certified(Pytree):
         weight = self.regularization * max(1 - share, 0.0)
         return dataclasses.replace(self, regularization=weight)
 
-    def mixed(self, clean: PerExample, proven: PerExample) -> PerExample:
-        """Clean and proven losses by their weights."""
-        return self.kappa * clean + (1 - self.kappa) * proven
-
     def regularizer(self, found: IntervalPass) -> Scalar:
-        """What keeps bounds tight and units alive while the radius rises."""
+        """Tightness and activity by their weight."""
         return self.regularization * (tightness(found) + activity(found))

@@ -10,7 +10,9 @@ from jaxrobust.training.recipe.objectives.grad_align import GradAlign
 from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
+from jaxrobust.training.recipe.objectives.mtl_ibp import MTLIBP
 from jaxrobust.training.recipe.objectives.n_fgsm import NFGSM
+from jaxrobust.training.recipe.objectives.sabr import SABR
 from jaxrobust.training.recipe.objectives.standard import Standard
 from jaxrobust.training.recipe.objectives.trades import Trades
 
@@ -26,6 +28,8 @@ OBJECTIVES: dict[str, Any] = {
     "n_fgsm": NFGSM,
     "grad_align": GradAlign,
     "ibp": IBP,
+    "mtl_ibp": MTLIBP,
+    "sabr": SABR,
     "awp": AWP,
     "label_smoothing": LabelSmoothing,
 }
