@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "attacks",
+    "bounds",
     "compilation",
     "concentration",
     "data",
@@ -38,6 +39,7 @@ __all__ = [
 if TYPE_CHECKING:
     from jaxrobust import (
         attacks,
+        bounds,
         compilation,
         concentration,
         data,

@@ -17,7 +17,7 @@ LAYERS = {
     **dict.fromkeys(("report", "launching", "interop", "limits"), 6),
     **dict.fromkeys(("evaluation", "plots", "simple"), 5),
     "training": 4,
-    **dict.fromkeys(("attacks", "concentration"), 3),
+    **dict.fromkeys(("attacks", "bounds", "concentration"), 3),
     **dict.fromkeys(("losses", "threat", "networks", "data", "theory", "hosts"), 2),
     **dict.fromkeys(
         (
@@ -48,9 +48,11 @@ FENCES = {
     "jinja2": ("launching",),
     "torch": ("interop",),
 }
-# The attack and the evaluation know a model only as a function, and concentration
+# Attacks, bounds and the evaluation know a model only as a function, and concentration
 # knows none.
-FORBIDDEN = dict.fromkeys(("attacks", "evaluation", "concentration"), "networks")
+FORBIDDEN = dict.fromkeys(
+    ("attacks", "bounds", "evaluation", "concentration"), "networks"
+)
 
 
 def imports(path: Path) -> set[str]:

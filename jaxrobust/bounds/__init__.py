@@ -1,0 +1,26 @@
+"""Bounds: what logits can be at all, for any image that a threat model allows."""
+
+from jaxrobust.bounds.intervals import (
+    IntervalPass,
+    Statistics,
+    interval,
+    interval_margins,
+    interval_pass,
+    is_certified,
+)
+from jaxrobust.bounds.program import UnboundedError
+from jaxrobust.bounds.rounding import Bounds, Rounding
+from jaxrobust.bounds.table import PRIMITIVES
+
+__all__ = [
+    "PRIMITIVES",
+    "Bounds",
+    "IntervalPass",
+    "Rounding",
+    "Statistics",
+    "UnboundedError",
+    "interval",
+    "interval_margins",
+    "interval_pass",
+    "is_certified",
+]
