@@ -1,5 +1,15 @@
-"""Certificates: what no perturbation inside a ball can change."""
+"""Bounds: what logits can be at all, for any image that a threat model allows."""
 
+from jaxrobust.bounds.intervals import (
+    IntervalPass,
+    Statistics,
+    interval,
+    interval_margins,
+    interval_pass,
+    is_certified,
+)
+from jaxrobust.bounds.program import UnboundedError
+from jaxrobust.bounds.rounding import Bounds, Rounding
 from jaxrobust.bounds.smoothing import (
     ABSTAINED,
     SmoothedPrediction,
@@ -8,12 +18,23 @@ from jaxrobust.bounds.smoothing import (
     smoothed_prediction,
     smoothing,
 )
+from jaxrobust.bounds.table import PRIMITIVES
 
 __all__ = [
     "ABSTAINED",
+    "PRIMITIVES",
+    "Bounds",
+    "IntervalPass",
+    "Rounding",
     "SmoothedPrediction",
     "Smoothing",
+    "Statistics",
+    "UnboundedError",
     "clopper_pearson",
+    "interval",
+    "interval_margins",
+    "interval_pass",
+    "is_certified",
     "smoothed_prediction",
     "smoothing",
 ]
