@@ -146,10 +146,14 @@ class _Substitution:
         is_list = isinstance(constant, list)
         self.add(step, transpose(rows if is_list else rows[0]))
         if step.constants and rule.has_constant:
-            for row, each in zip(rows, constant if is_list else [constant], strict=True):
+            for row, each in zip(
+                rows, constant if is_list else [constant], strict=True
+            ):
                 self.add_constant(row, each)
         if self.is_outward:
-            sizes = rule.size(step, [bounds[number].magnitude for number in step.inputs])
+            sizes = rule.size(
+                step, [bounds[number].magnitude for number in step.inputs]
+            )
             count = sum(rule.terms(step)) + 16
             for row, size in zip(rows, sizes if is_list else [sizes], strict=True):
                 self.lose(count, row, jnp.asarray(size), _coarsest(step))
@@ -203,9 +207,7 @@ def substitute(
     return Functional(sources | state.coefficients, state.constant, state.error)
 
 
-def least(
-    functional: Functional, bounds: dict[int, Bounds], inputs: InputSet
-) -> Array:
+def least(functional: Functional, bounds: dict[int, Bounds], inputs: InputSet) -> Array:
     """The least value of a functional on intervals and on the set of the image.
 
     Returns:

@@ -50,7 +50,9 @@ def relu_slopes(slope: Slope, low: Array, high: Array) -> tuple[Array, Array]:
     """Slopes of the lines below and above a relu, on intervals of its argument."""
     is_unstable = (low < 0) & (high > 0)
     chord = high / jnp.where(is_unstable, high - low, 1.0)
-    chord = jnp.where(is_unstable, jnp.minimum(chord, 1.0), (low >= 0).astype(low.dtype))
+    chord = jnp.where(
+        is_unstable, jnp.minimum(chord, 1.0), (low >= 0).astype(low.dtype)
+    )
     if not isinstance(slope, str):
         chosen = slope
     elif slope == "dual":
@@ -114,9 +116,7 @@ def _max_relax(
         return weights[0] * one + weights[1] * other + top
 
     sizes = first.magnitude, second.magnitude
-    return Relaxation(
-        lower, upper, lower(*sizes), jnp.abs(top) + upper(*sizes) - top
-    )
+    return Relaxation(lower, upper, lower(*sizes), jnp.abs(top) + upper(*sizes) - top)
 
 
 def _min_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
@@ -141,7 +141,8 @@ def _abs_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
     del step, is_outward
     low, high = inputs[0]
     return Bounds(
-        jnp.maximum(jnp.maximum(low, -high), 0.0), jnp.maximum(jnp.abs(low), jnp.abs(high))
+        jnp.maximum(jnp.maximum(low, -high), 0.0),
+        jnp.maximum(jnp.abs(low), jnp.abs(high)),
     )
 
 

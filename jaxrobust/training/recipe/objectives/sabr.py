@@ -43,9 +43,7 @@ class SABR(Certified, Adversarial):
 
     def __post_init__(self):
         super().__post_init__()
-        require_in(
-            "ratio", self.ratio, "[0, 1]", "0.9 is that of the paper at MNIST .3"
-        )
+        require_in("ratio", self.ratio, "[0, 1]", "the paper has 0.9 at MNIST .3")
 
     def loss(
         self,
