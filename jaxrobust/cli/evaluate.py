@@ -3,8 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,18 +16,16 @@ from jaxrobust.arguments import require
 from jaxrobust.attacks import AttackBuilder
 from jaxrobust.attacks.builders import described
 from jaxrobust.cli.attacking import AttackChoice, table_of
-from jaxrobust.cli.command import Command
 from jaxrobust.cli.common import require_runs
-from jaxrobust.cli.loading import NetworkChoice
+from jaxrobust.cli.judging import ImageChoice, Judging, ProgressLine
 from jaxrobust.cli.settings_file import beside, read_settings
 from jaxrobust.cli.streams import require_printed
 from jaxrobust.evaluation import Evaluation, Progress, evaluate_models
 from jaxrobust.evaluation.choosing import require_attacks
-from jaxrobust.keeping import plain, require_writable, versions, write_whole
+from jaxrobust.keeping import plain, versions, write_whole
 from jaxrobust.precision import (
     JUDGED,
     MatmulPrecision,
-    precision_note,
     unconfirmed_note,
 )
 from jaxrobust.report import (
@@ -39,33 +35,16 @@ from jaxrobust.report import (
     percent,
 )
 from jaxrobust.threat import threat_of
-from jaxrobust.training import (
-    Checkpoint,
-    Interrupted,
-    Run,
-    applied,
-    check_data,
-    data_of,
-    load_run_data,
-    read_run,
-    trained_norm,
-)
+from jaxrobust.training import Run, applied
 from jaxrobust.training.recipe.config_json import config_to_json
 
 __all__ = ["Evaluate", "EvaluationLine", "EvaluationSettings"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(AttackChoice):
+class EvaluationSettings(AttackChoice, ImageChoice):
     """What decides the numbers of an evaluation; what a file of `--config` has."""
 
-    checkpoint: Checkpoint = "newest"
-    """Weights of runs: newest; average, where one is kept (train --averaging); or best,
-    those that were best on what was held out (train --validation)."""
-    split: data.Split = "test"
-    """Split of the data set that the run was trained on."""
-    num_images: int | None = None
-    """Take the first images of each class, in proportion; by default all."""
     epsilons: Annotated[tuple[float, ...], tyro.conf.arg(name="epsilon")] = (0.3,)
     """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255."""
     norm: str | None = None
@@ -89,15 +68,13 @@ class EvaluationSettings(AttackChoice):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(Judging):
     """Clean and robust accuracy of runs, with 95 % intervals, by any attacks.
 
     An evaluation that was interrupted, or killed, goes on when the same command is
     given again, if it has a place for its state: --output or --journal.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """Settings from this file: what --output wrote, or JSON or TOML of the same form.
     Flags that are given beside it win."""
@@ -106,23 +83,12 @@ class Evaluate(Command):
     settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")] = (
         EvaluationSettings()
     )
-    dataset: str | None = None
-    """Name or directory of the data that the runs were trained on; by default those of
-    their configurations. For data that have moved, or were arrays of the caller."""
-    data_dir: Path | None = None
-    """Where prepared data sets lie."""
-    output: Path | None = None
-    """Also write the numbers and the settings as JSON to this new file."""
     save_images: Path | None = None
     """Also write the images that broke each example to this new .npz file: `images`
     (examples, height, width, channels), float32, and the clean one where none did;
     `labels`, int32; `epsilon`, float64, the smallest radius that broke it, 0 where the
     clean image is lost, inf where none did; `attack`, int32, its place in `attacks`, -1
     where none did, -2 where the clean image is lost. Of one run only."""
-    journal: Path | None = None
-    """Directory in which progress is kept; by default beside --output, until that is
-    written."""
-    networks: Annotated[NetworkChoice, tyro.conf.arg(name="")] = NetworkChoice()
 
     def configured(self) -> "Evaluate":
         """With the settings of --config, where there is one, and the flags beside it.
@@ -144,38 +110,6 @@ class Evaluate(Command):
         settings = dataclasses.replace(settings, set=changes)
         return dataclasses.replace(self, config_file=None, settings=settings)
 
-    def groups(self) -> list[list[Run]]:
-        """The runs, those together that one program can evaluate."""
-        groups: dict[Any, list[Run]] = {}
-        for directory in dict.fromkeys(self.runs):
-            run = self.networks.load_at(directory, self.settings.checkpoint)
-            if not run.is_complete:
-                self.say(f"note: {directory} is not finished; this is its state by now")
-            config = run.config
-            kind = (repr(config.model), run.problem, data_of(run), config.variant)
-            groups.setdefault((run.network, repr(kind)), []).append(run)
-        return list(groups.values())
-
-    def load(self, alike: Sequence[Run]) -> data.Dataset:
-        """The images that runs on the same data are evaluated on."""
-        where: dict[str, Any] = {
-            "name": self.dataset,
-            "data_dir": self.data_dir,
-            "trust_code": self.networks.trust_code,
-        }
-        dataset = load_run_data(alike[0], self.settings.split, **where)
-        for run in alike[1:]:
-            check_data(run, dataset, **where)
-        num_images = self.settings.num_images
-        if num_images is None:
-            return dataset
-        if not 1 <= num_images <= len(dataset):
-            raise ValueError(
-                f"`--num-images` must be in [1, {len(dataset)}] for "
-                f"{dataset.title}, got {num_images}; leave it out for all."
-            )
-        return data.subset(dataset, num_images)
-
     def run(self) -> int:
         """Evaluate each run and print a table."""
         require_runs(self.runs)
@@ -185,44 +119,27 @@ class Evaluate(Command):
         """The work, once all settings are here."""
         settings = self.settings
         attacks = settings.builders()
-        norm = settings.norm
-        if norm is None:
-            trained = [read_run(directory)[0] for directory in self.runs]
-            norm = trained_norm(trained, trust_code=self.networks.trust_code)
+        norm = self.norm_or_trained(settings.norm)
         for epsilon in settings.epsilons:
             threat_of(norm).require_epsilon(epsilon)
         self.require_new_files()
-        journals = self.journal
-        if journals is None and self.output is not None:
-            journals = self.output.with_name(self.output.name + ".journal")
         found: dict[Path, Evaluation] = {}
         labels = np.zeros(0, np.int32)
         shown = EvaluationLine(is_wanted=not self.quiet)
         try:
-            groups = self.groups()
-            if hosts.is_primary():
-                for path in (self.output, self.save_images, journals):
-                    if path is not None and not path.is_dir():
-                        require_writable(path)
-            self.warn_of_precisions([run for alike in groups for run in alike])
-            for index, alike in enumerate(groups):
-                journal = None if journals is None else journals / f"{index}.npz"
-                dataset = self.load(alike)
-                results = self.evaluate(alike, dataset, attacks, norm, journal, shown)
-                labels = np.asarray(dataset.labels, np.int32)
-                directories = [run.directory for run in alike]
-                found |= dict(zip(directories, results, strict=True))
-        except KeyboardInterrupt as error:
-            if journals is None:
-                print(
-                    "jaxrobust: nothing is kept; with --output or --journal the same "
-                    "command would go on",
-                    file=sys.stderr,
-                )
-                raise
-            raise Interrupted(
-                f"interrupted; the same command goes on from what is kept in {journals}"
-            ) from error
+            with self.going_on():
+                groups = self.groups(settings.checkpoint)
+                self.require_places(self.save_images)
+                self.warn_of_precisions([run for alike in groups for run in alike])
+                for index, alike in enumerate(groups):
+                    journal = self.journal_of(str(index))
+                    dataset = self.load(alike, settings)
+                    evaluated = self.evaluate(
+                        alike, dataset, attacks, norm, journal, shown
+                    )
+                    labels = np.asarray(dataset.labels, np.int32)
+                    directories = [run.directory for run in alike]
+                    found |= dict(zip(directories, evaluated, strict=True))
         finally:
             shown.clear()
         rows = [
@@ -236,24 +153,12 @@ class Evaluate(Command):
                 self.write_images(*found.values(), labels=labels)
             finally:
                 self.show(found, rows, norm)
-            if self.output is not None and self.journal is None and journals:
-                # Its work is done; a journal that was asked for stays.
-                shutil.rmtree(journals, ignore_errors=True)
+            self.forget_journals()
         return 0
-
-    def warn_of_precisions(self, runs: Sequence[Run]) -> None:
-        """Say it if the runs, which a table compares, were trained differently."""
-        trained = [(run.directory.name, run.config.matmul_precision) for run in runs]
-        note = precision_note("the runs were trained", trained)
-        if note is not None and hosts.is_primary():
-            print(f"warning: {note}", file=sys.stderr)
 
     def require_new_files(self) -> None:
         """Refuse what would be written over, and images of several runs."""
-        for name in ("output", "save_images"):
-            path = getattr(self, name)
-            is_new = path is None or not path.exists()
-            require(is_new, name, "a new file", str(path), "choose another name")
+        self.require_new("output", "save_images")
         if self.save_images is not None:
             remedy = "evaluate the runs one by one"
             path = str(self.save_images)
@@ -364,31 +269,18 @@ class Evaluate(Command):
         )
 
 
-class EvaluationLine:
+class EvaluationLine(ProgressLine):
     """A line on a terminal that says how far an evaluation is."""
-
-    def __init__(self, *, is_wanted: bool = True) -> None:
-        is_told = is_wanted and hosts.is_primary()
-        self.is_shown = is_told and sys.stderr.isatty()
 
     def show(self, names: Sequence[str], progress: Progress) -> None:
         """Write over the line."""
-        if not self.is_shown:
-            return
         shares = ", ".join(
             f"ε {radius:g}: {percent(share)}"
             for radius, share in zip(
                 progress.epsilons, progress.robust_accuracy, strict=True
             )
         )
-        text = (
+        self.write(
             f"{names[progress.model]}, {progress.attack}: {progress.num_done} attacks, "
             f"at most {progress.num_left} left; {shares}"
         )
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
