@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,10 +18,19 @@ from jaxrobust.attacks import AttackBuilder
 from jaxrobust.attacks.builders import described
 from jaxrobust.cli.attacking import AttackChoice, table_of
 from jaxrobust.cli.common import require_runs
+from jaxrobust.cli.ending import FAILED
 from jaxrobust.cli.judging import ImageChoice, Judging, ProgressLine
 from jaxrobust.cli.settings_file import beside, read_settings
 from jaxrobust.cli.streams import require_printed
-from jaxrobust.evaluation import Evaluation, Progress, evaluate_models
+from jaxrobust.evaluation import (
+    Certification,
+    Evaluation,
+    Progress,
+    broken_certificates,
+    certify_models,
+    evaluate_models,
+)
+from jaxrobust.evaluation.certificates import broken_note, named_methods
 from jaxrobust.evaluation.choosing import require_attacks
 from jaxrobust.keeping import plain, versions, write_whole
 from jaxrobust.precision import (
@@ -32,6 +42,7 @@ from jaxrobust.report import (
     attack_table,
     interval_table,
     markdown_table,
+    method_table,
     percent,
 )
 from jaxrobust.threat import threat_of
@@ -61,6 +72,10 @@ class EvaluationSettings(AttackChoice, ImageChoice):
     """Images attacked at once; by default what takes some seconds."""
     seed: int = 0
     """Of everything random in the attacks."""
+    certify: tuple[str, ...] = ()
+    """Also say what is proven at these radii, by one method or more, each on what those
+    before it left: interval; or one of your own, path.py:NAME. The truth lies between
+    what is certified and what attacks leave; certify --help tells more."""
 
     def record(self) -> dict[str, Any]:
         """As JSON; the inverse of `of_record`."""
@@ -70,6 +85,8 @@ class EvaluationSettings(AttackChoice, ImageChoice):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Evaluate(Judging):
     """Clean and robust accuracy of runs, with 95 % intervals, by any attacks.
+
+    With --certify it says beside it what is proven, so that the truth lies between.
 
     An evaluation that was interrupted, or killed, goes on when the same command is
     given again, if it has a place for its state: --output or --journal.
@@ -119,11 +136,13 @@ class Evaluate(Judging):
         """The work, once all settings are here."""
         settings = self.settings
         attacks = settings.builders()
+        methods = named_methods(settings.certify) if settings.certify else {}
         norm = self.norm_or_trained(settings.norm)
         for epsilon in settings.epsilons:
             threat_of(norm).require_epsilon(epsilon)
         self.require_new_files()
         found: dict[Path, Evaluation] = {}
+        proven: dict[Path, Certification] = {}
         labels = np.zeros(0, np.int32)
         shown = EvaluationLine(is_wanted=not self.quiet)
         try:
@@ -134,16 +153,29 @@ class Evaluate(Judging):
                 for index, alike in enumerate(groups):
                     journal = self.journal_of(str(index))
                     dataset = self.load(alike, settings)
+                    directories = [run.directory for run in alike]
+                    if methods:
+                        # First: it takes less, and is refused sooner.
+                        certified = certify_models(
+                            applied(alike[0].network),
+                            [run.weights for run in alike],
+                            dataset,
+                            settings.epsilons,
+                            norm=norm,
+                            methods=methods,
+                            journal=self.journal_of(f"{index}-certified"),
+                        )
+                        proven |= dict(zip(directories, certified, strict=True))
                     evaluated = self.evaluate(
                         alike, dataset, attacks, norm, journal, shown
                     )
                     labels = np.asarray(dataset.labels, np.int32)
-                    directories = [run.directory for run in alike]
                     found |= dict(zip(directories, evaluated, strict=True))
         finally:
             shown.clear()
         rows = [
             {"model": directory.name, **dataclasses.asdict(found[directory].row())}
+            | bracket(proven.get(directory), found[directory])
             for directory in self.runs
         ]
         if hosts.is_primary():
@@ -154,7 +186,19 @@ class Evaluate(Judging):
             finally:
                 self.show(found, rows, norm)
             self.forget_journals()
-        return 0
+        return self.told_of_contradictions(rows)
+
+    def told_of_contradictions(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """The exit code: 1, and a message, if an attack broke what is certified."""
+        lines = [
+            f"jaxrobust: {row['model']}: {broken_note(count, radius)}"
+            for row in rows
+            for radius, count in row.get("certified", {}).get("num_broken", {}).items()
+            if count
+        ]
+        if lines and hosts.is_primary():
+            print("\n".join(lines), file=sys.stderr)
+        return FAILED if lines else 0
 
     def require_new_files(self) -> None:
         """Refuse what would be written over, and images of several runs."""
@@ -227,10 +271,17 @@ class Evaluate(Judging):
                 print(f"warning: {directory}: {unconfirmed_note(count)}")
         print(f"Robust accuracy in {norm}, pixels in [0, 1]:\n")
         print(markdown_table(interval_table(rows)), end="")
+        if self.settings.certify:
+            print("\nThe truth lies between what is certified and what attacks left.")
         for row in rows:
             if len(row["attacks"]) > 1:
                 print(f"\n{row['model']}, what each attack left:\n")
                 print(markdown_table(attack_table(row)), end="")
+            if "certified" in row:
+                print(
+                    f"\n{row['model']}, images by the first method that proves them:\n"
+                )
+                print(markdown_table(method_table(row["certified"])), end="")
         if self.output is None:
             require_printed()
 
@@ -267,6 +318,21 @@ class Evaluate(Judging):
             progress=partial(shown.show, [run.directory.name for run in alike]),
             keep_images=self.save_images is not None,
         )
+
+
+def bracket(proven: Certification | None, found: Evaluation) -> dict[str, Any]:
+    """What a row says of certificates: nothing if there are none.
+
+    `num_broken` counts the certified images that attacks broke, which there are none of
+    unless something is wrong.
+    """
+    if proven is None:
+        return {}
+    broken = np.sum(broken_certificates(proven, found), axis=1)
+    counts = zip(proven.epsilons, broken, strict=True)
+    record = dataclasses.asdict(proven.row())
+    num_broken = {f"{radius:g}": int(count) for radius, count in counts}
+    return {"certified": record | {"num_broken": num_broken}}
 
 
 class EvaluationLine(ProgressLine):

@@ -11,6 +11,7 @@ from jaxrobust.evaluation.certificates.outcome import (
     CertifiedRow,
     MethodRow,
     broken_certificates,
+    broken_note,
 )
 from jaxrobust.evaluation.certificates.running import (
     CertificationProgress,
@@ -26,6 +27,7 @@ __all__ = [
     "Method",
     "MethodRow",
     "broken_certificates",
+    "broken_note",
     "certify",
     "certify_models",
     "named_methods",

@@ -14,6 +14,7 @@ __all__ = [
     "CertifiedRow",
     "MethodRow",
     "broken_certificates",
+    "broken_note",
 ]
 
 UNPROVEN = -1
@@ -206,3 +207,17 @@ def broken_certificates(
     require(is_same, "evaluation", rule, evaluation, remedy)
     stands = np.stack([evaluation.at(radius) for radius in certification.epsilons])
     return certification.is_certified & ~stands
+
+
+def broken_note(count: int, epsilon: str) -> str:
+    """What to say of certified images that an attack broke.
+
+    Args:
+        count: of them, at least one.
+        epsilon: radius as printed.
+    """
+    return (
+        f"{count} images that are certified at epsilon {epsilon} were broken there by "
+        "an attack: bounds that prove are wrong, or an attack left the ball. Neither "
+        "number is to be believed before that is found."
+    )
