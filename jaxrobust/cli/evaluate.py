@@ -53,7 +53,7 @@ __all__ = ["Evaluate", "EvaluationLine", "EvaluationSettings"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(AttackChoice, ImageChoice):
+class EvaluationSettings(ImageChoice, AttackChoice):
     """What decides the numbers of an evaluation; what a file of `--config` has."""
 
     epsilons: Annotated[tuple[float, ...], tyro.conf.arg(name="epsilon")] = (0.3,)
