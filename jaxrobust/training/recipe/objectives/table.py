@@ -20,12 +20,12 @@ __all__ = ["OBJECTIVES"]
 
 OBJECTIVES: dict[str, Any] = {
     "standard": Standard,
-    "gaussian": Gaussian,
     "adversarial": Adversarial,
     "trades": Trades,
     "mart": Mart,
     "fast": Fast,
     "n_fgsm": NFGSM,
+    "gaussian": Gaussian,
     "grad_align": GradAlign,
     "ibp": IBP,
     "mtl_ibp": MTLIBP,
