@@ -1,5 +1,6 @@
 """Bounds: what logits can be at all, for any image that a threat model allows."""
 
+from jaxrobust.bounds.exact import Answer, Exact, exact
 from jaxrobust.bounds.intervals import (
     IntervalPass,
     Statistics,
@@ -23,7 +24,9 @@ from jaxrobust.bounds.table import PRIMITIVES
 __all__ = [
     "ABSTAINED",
     "PRIMITIVES",
+    "Answer",
     "Bounds",
+    "Exact",
     "IntervalPass",
     "Rounding",
     "SmoothedPrediction",
@@ -31,6 +34,7 @@ __all__ = [
     "Statistics",
     "UnboundedError",
     "clopper_pearson",
+    "exact",
     "interval",
     "interval_margins",
     "interval_pass",

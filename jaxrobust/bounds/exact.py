@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import optimize, sparse
 
-from jaxrobust.arguments import require, require_in
+from jaxrobust.arguments import require_in
 from jaxrobust.bounds.forward import propagate
 from jaxrobust.bounds.inputs import input_set
 from jaxrobust.bounds.intervals import checked_labels
@@ -73,36 +73,8 @@ class _Model:
     """
 
     def __init__(self, box: Bounds):
-        low, high = (np.asarray(end, np.float64).reshape(-1) for end in box)
-        self.low, self.high = list(low), list(high)
-        self.is_binary = [0] * len(low)
-        self.rows: list[tuple[np.ndarray, np.ndarray, float, float]] = []
-
-    def new(self, low: float, high: float, is_binary: bool = False) -> int:
-        self.low.append(low)
-        self.high.append(high)
-        self.is_binary.append(int(is_binary))
-        return len(self.low) - 1
-
-    def constrain(
-        self, coefficients: dict[int, float], below: float, above: float
-    ) -> None:
-        places = np.array(list(coefficients), np.int64)
-        values = np.array(list(coefficients.values()), np.float64)
-        self.rows.append((places, values, below, above))
-
-    def padded(self, values: np.ndarray) -> np.ndarray:
-        """Values with a coefficient for each variable that there is by now."""
-        missing = 1 + len(self.low) - len(values)
-        return np.concatenate([values, np.zeros((missing, *values.shape[1:]))])
-
-    def ends(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Intervals of values, from those of the variables."""
-        slopes = values[1:].reshape(len(values) - 1, -1)
-        low, high = (
-            np.array(each)[: len(slopes), None] for each in (self.low, self.high)
-        )
-        ends = slopes * low, slopes * high
+        count = len(slopes)
+        ends = [slopes * np.array(each)[:count, None] for each in (self.low, self.high)]
         constant = values[0].reshape(-1)
         least = constant + np.minimum(*ends).sum(axis=0)
         return least, constant + np.maximum(*ends).sum(axis=0)
@@ -125,10 +97,8 @@ class _Model:
 
 def _affine(step: Step, values: list[np.ndarray]) -> list[np.ndarray]:
     """What an affine step makes of values."""
-    given = [
-        jnp.asarray(each, form.dtype)
-        for each, form in zip(values, step.forms, strict=True)
-    ]
+    pairs = zip(values, step.forms, strict=True)
+    given = [jnp.asarray(each, form.dtype) for each, form in pairs]
 
     def results(*rows: jax.Array) -> list[jax.Array]:
         found = step(*rows)
@@ -286,9 +256,6 @@ def exact(
             f"{type(threat).__name__}; bound it by `linear`."
         )
     require_in("time_limit", time_limit, "(0, inf)", "it is in seconds")
-    require(
-        np.ndim(threat.epsilon) == 0, "epsilon", "one number", threat.epsilon, "loop"
-    )
     threat.check(images)
     labels = checked_labels(labels, logits_fn, images)
     judged = at_precision(JUDGED, logits_fn)

@@ -12,7 +12,7 @@ from jaxrobust.bounds import UnboundedError, interval_margins, is_certified
 from jaxrobust.bounds.exact import exact
 from jaxrobust.threat import L2Ball, LinfBall
 
-SIZES = (3, 5, 4, 3)
+SIZES = (3, 4, 3, 3)
 
 
 def network(seed):
@@ -24,9 +24,7 @@ def network(seed):
 
 
 def logits_of(layers):
-    arrays = [
-        tuple(jnp.asarray(each, jnp.float32) for each in layer) for layer in layers
-    ]
+    arrays = [[jnp.asarray(each, jnp.float32) for each in layer] for layer in layers]
 
     def logits_fn(images):
         units = images.reshape(images.shape[0], -1)
@@ -66,6 +64,7 @@ def least_margin(layers, image, label, epsilon):
     return best
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_all_patterns_of_relus():
     rng = np.random.default_rng(0)
     images = rng.uniform(0.2, 0.8, size=(3, 3, 1, 1)).astype(np.float32)
@@ -99,9 +98,7 @@ def test_it_proves_all_that_intervals_prove():
     proven = is_certified(interval_margins(logits_fn, threat, images, labels), labels)
     found = exact(logits_fn, threat, images, labels)
     assert np.any(proven)
-    assert all(
-        word == "robust" for word, is_one in zip(found.answers, proven) if is_one
-    )
+    assert {found.answers[each] for each in np.flatnonzero(proven)} == {"robust"}
 
 
 def test_a_wrong_image_is_broken_by_itself():
@@ -115,9 +112,7 @@ def test_a_wrong_image_is_broken_by_itself():
 
 def test_a_tie_is_not_robust():
     def logits_fn(images):
-        return (
-            jnp.zeros((images.shape[0], 2)) * jnp.sum(images, axis=(1, 2, 3))[:, None]
-        )
+        return 0 * images.reshape(images.shape[0], -1)
 
     found = exact(logits_fn, LinfBall(0.1), jnp.full((1, 2, 1, 1), 0.5), jnp.array([0]))
     assert found.answers == ("broken",)
