@@ -5,8 +5,8 @@
 Shaeiri et al. (2020) train at a large radius from the weights of a smaller one, and
 find that adversarial training succeeds there which fails from random weights. Does the
 same hold for training by interval bounds? All models end at the same radius after as
-many epochs: at that radius from the first step on; raised to it over half of the epochs;
-by a chain of radii, each held; by a chain with short ramps between its radii; and
+many epochs: at that radius from the first step on; raised to it over half of them; by a
+chain of radii, each held; by a chain with short ramps between its radii; and
 extended in few epochs from a model of the radius before.
 
 Presets:

@@ -73,6 +73,32 @@ class _Model:
     """
 
     def __init__(self, box: Bounds):
+        low, high = (np.asarray(end, np.float64).reshape(-1) for end in box)
+        self.low, self.high = list(low), list(high)
+        self.is_binary = [0] * len(low)
+        self.rows: list[tuple[np.ndarray, np.ndarray, float, float]] = []
+
+    def new(self, low: float, high: float, is_binary: bool = False) -> int:
+        self.low.append(low)
+        self.high.append(high)
+        self.is_binary.append(int(is_binary))
+        return len(self.low) - 1
+
+    def constrain(
+        self, coefficients: dict[int, float], below: float, above: float
+    ) -> None:
+        places = np.array(list(coefficients), np.int64)
+        values = np.array(list(coefficients.values()), np.float64)
+        self.rows.append((places, values, below, above))
+
+    def padded(self, values: np.ndarray) -> np.ndarray:
+        """Values with a coefficient for each variable that there is by now."""
+        missing = 1 + len(self.low) - len(values)
+        return np.concatenate([values, np.zeros((missing, *values.shape[1:]))])
+
+    def ends(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Intervals of values, from those of the variables."""
+        slopes = values[1:].reshape(len(values) - 1, -1)
         count = len(slopes)
         ends = [slopes * np.array(each)[:count, None] for each in (self.low, self.high)]
         constant = values[0].reshape(-1)
