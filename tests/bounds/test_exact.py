@@ -73,7 +73,7 @@ def test_answers_are_those_of_all_patterns_of_relus():
         layers = network(seed)
         logits_fn = logits_of(layers)
         labels = jnp.argmax(logits_fn(jnp.asarray(images)), axis=1)
-        for epsilon in (0.05, 0.2):
+        for epsilon in (0.02, 0.3):
             threat = LinfBall(epsilon)
             found = exact(logits_fn, threat, images, labels)
             for number, answer in enumerate(found.answers):
