@@ -1,5 +1,6 @@
 """Bounds: what logits can be at all, for any image that a threat model allows."""
 
+from jaxrobust.bounds.dual import dual_objective
 from jaxrobust.bounds.intervals import (
     IntervalPass,
     Statistics,
@@ -8,6 +9,13 @@ from jaxrobust.bounds.intervals import (
     interval_pass,
     is_certified,
 )
+from jaxrobust.bounds.linear import (
+    Intermediate,
+    Slopes,
+    best_margins,
+    linear,
+    linear_margins,
+)
 from jaxrobust.bounds.program import UnboundedError
 from jaxrobust.bounds.rounding import Bounds, Rounding
 from jaxrobust.bounds.table import PRIMITIVES
@@ -15,12 +23,18 @@ from jaxrobust.bounds.table import PRIMITIVES
 __all__ = [
     "PRIMITIVES",
     "Bounds",
+    "Intermediate",
     "IntervalPass",
     "Rounding",
+    "Slopes",
     "Statistics",
     "UnboundedError",
+    "best_margins",
+    "dual_objective",
     "interval",
     "interval_margins",
     "interval_pass",
     "is_certified",
+    "linear",
+    "linear_margins",
 ]
