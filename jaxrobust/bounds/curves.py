@@ -25,7 +25,6 @@ from jaxrobust.bounds.rules import (
     Line,
     Nonlinear,
     Relaxation,
-    Slope,
     constant,
     lines,
 )
@@ -72,9 +71,7 @@ def _choose(is_first: Array, first: Line, second: Line) -> Line:
     )
 
 
-def _convex(
-    function: Function, derivative: Function, ends: Bounds
-) -> tuple[Line, Line]:
+def _convex(function: Function, derivative: Function, ends: Bounds) -> tuple[Line, Line]:
     tangent = _tangent(function, derivative, ends.center)
     return tangent, _chord_above(function, derivative, ends)
 
@@ -182,7 +179,7 @@ class Curve:
         return widened(found, 2 * ULPS) if is_outward else found
 
     def relax(
-        self, step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+        self, step: Step, inputs: list[Bounds], slope: None, is_outward: bool
     ) -> Relaxation:
         """The lines."""
         del slope
@@ -227,7 +224,7 @@ def _even_rule(function: Callable[[Step], Function], slope: Callable) -> Nonline
         return _even_interval(function(step), inputs[0], is_outward)
 
     def relax(
-        step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+        step: Step, inputs: list[Bounds], choice: None, is_outward: bool
     ) -> Relaxation:
         del choice
         values = interval(step, inputs, is_outward)
@@ -240,9 +237,7 @@ def _even_rule(function: Callable[[Step], Function], slope: Callable) -> Nonline
     return Nonlinear(interval, relax)
 
 
-square_rule = _even_rule(
-    lambda step: jnp.square, lambda step: lambda values: 2 * values
-)
+square_rule = _even_rule(lambda step: jnp.square, lambda step: lambda values: 2 * values)
 """Also of a product with itself."""
 
 
@@ -255,9 +250,7 @@ def _reciprocal_interval(ends: Bounds, exponent: int) -> Bounds:
     )
 
 
-def reciprocal_lines(
-    ends: Bounds, exponent: int = -1
-) -> tuple[tuple[Line, Line], Bounds]:
+def reciprocal_lines(ends: Bounds, exponent: int = -1) -> tuple[tuple[Line, Line], Bounds]:
     """Lines and interval of a negative power, on intervals without 0.
 
     Where 0 is inside, nothing is known: the lines are infinite.
@@ -298,7 +291,7 @@ def _power_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bound
 
 
 def _power_relax(
-    step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], choice: None, is_outward: bool
 ) -> Relaxation:
     exponent, (ends,) = step.params["y"], inputs
     values = _power_interval(step, inputs, is_outward)
@@ -331,7 +324,7 @@ def _staircase(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _flat(
-    step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], choice: None, is_outward: bool
 ) -> Relaxation:
     del choice
     return constant(step, _staircase(step, inputs, is_outward))

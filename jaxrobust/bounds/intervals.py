@@ -1,6 +1,7 @@
 """Interval bounds of logits and of margins, for certificates and for training."""
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,9 @@ __all__ = [
     "interval_pass",
     "is_certified",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Statistics = Literal["none", "clean"]
 """What a function takes of its batch: "none" is allowed, or it is that of the "clean"
@@ -52,6 +56,22 @@ class IntervalPass(NamedTuple):
 
     def __repr__(self) -> str:
         return outline(self)
+
+
+def at_rounding(
+    rounding: Rounding, function: Callable[P, R]
+) -> Callable[P, R]:
+    """A function at the precision that its rounding asks for."""
+    return at_precision(JUDGED, function) if rounding == "outward" else function
+
+
+def as_known(bounds: Bounds) -> Bounds:
+    """Infinite bounds in place of those that are no numbers."""
+    lower, upper = bounds
+    return Bounds(
+        jnp.where(jnp.isnan(lower), -jnp.inf, lower),
+        jnp.where(jnp.isnan(upper), jnp.inf, upper),
+    )
 
 
 def require_statistics(value: object) -> None:
@@ -126,13 +146,8 @@ def _pass(
             margins = least(functional, bounds, inputs)
             margins = jnp.where(jnp.arange(num_classes) == label, 0.0, margins)
         relus = tuple(bounds[number] for number in relu_arguments(program))
-        known = Bounds(
-            jnp.where(jnp.isnan(logits.lower), -jnp.inf, logits.lower),
-            jnp.where(jnp.isnan(logits.upper), jnp.inf, logits.upper),
-        )
-        return jax.tree.map(
-            lambda values: values[0], (known, inputs.box, relus)
-        ), margins
+        found = as_known(logits), inputs.box, relus
+        return jax.tree.map(lambda values: values[0], found), margins
 
     examples = jnp.arange(images.shape[0])
     (bounds, box, relus), margins = jax.vmap(one)(examples, images, labels)
@@ -208,7 +223,7 @@ def interval(
             logits_fn, threat, images, statistics=statistics, rounding=rounding
         ).bounds
 
-    return (at_precision(JUDGED, bounded) if rounding == "outward" else bounded)(images)
+    return at_rounding(rounding, bounded)(images)
 
 
 def interval_margins(
@@ -235,5 +250,4 @@ def interval_margins(
         assert found.margins is not None
         return found.margins
 
-    judged = at_precision(JUDGED, bounded) if rounding == "outward" else bounded
-    return judged(images, labels)
+    return at_rounding(rounding, bounded)(images, labels)

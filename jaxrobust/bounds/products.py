@@ -22,7 +22,6 @@ from jaxrobust.bounds.rules import (
     Line,
     Nonlinear,
     Relaxation,
-    Slope,
     filled,
     fixed,
 )
@@ -51,7 +50,7 @@ def _mul_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _mul_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     if not _is_square(step):
         return _bilinear_relax(step, inputs, slope, is_outward)
@@ -97,7 +96,7 @@ def _sum_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _bilinear_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     del slope
     (low, _), (least, most) = inputs
@@ -137,7 +136,7 @@ def _div_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _div_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     """As a product with the inverse, which lies between lines of its own."""
     del slope
@@ -145,7 +144,9 @@ def _div_relax(
     under, over, inverse = _inverse(step, below, is_outward)
     low = above.lower
     size = above.magnitude * inverse.magnitude
-    sizes = [jnp.abs(low) * line.size(below.magnitude) for line in (under, over)]
+    sizes = [
+        jnp.abs(low) * line.size(below.magnitude) for line in (under, over)
+    ]
     whole = 3 * size + jnp.maximum(*sizes)
     slack = jnp.zeros_like(whole)
     if is_outward:
