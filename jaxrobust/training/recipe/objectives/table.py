@@ -4,6 +4,8 @@ from typing import Any
 
 from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.awp import AWP
+from jaxrobust.training.recipe.objectives.crown_ibp import CrownIBP
+from jaxrobust.training.recipe.objectives.dual import Dual
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
@@ -28,6 +30,8 @@ OBJECTIVES: dict[str, Any] = {
     "gaussian": Gaussian,
     "grad_align": GradAlign,
     "ibp": IBP,
+    "crown_ibp": CrownIBP,
+    "dual": Dual,
     "mtl_ibp": MTLIBP,
     "sabr": SABR,
     "awp": AWP,
