@@ -7,7 +7,7 @@ products.
 
 import numpy as np
 
-__all__ = ["bucket_size"]
+__all__ = ["bucket_size", "fitting_size"]
 
 _SECONDS = 5.0
 """What a bucket shall take about."""
@@ -40,6 +40,9 @@ _LARGEST = {"cpu": 256, "gpu": 2048, "tpu": 512}
 of its compiler (`benchmarks/compiled`, v5e-buckets): of 128 or 2,048 images each takes
 more cycles."""
 
+_MEMORY = {"cpu": 1 << 30, "gpu": 4 << 30, "tpu": 2 << 30}
+"""Bytes that a bucket of bounds may take, by platform."""
+
 
 def _speed(platform: str, kind: str) -> float:
     for name, peak in _PEAKS.items():
@@ -62,3 +65,13 @@ def bucket_size(
     wanted = _speed(platform, kind) * _SECONDS / (max(num_passes, 1) * operations)
     wanted = min(max(wanted, 1.0), _LARGEST.get(platform, 256))
     return 1 << int(np.log2(wanted))
+
+
+def fitting_size(memory: int, platform: str) -> int:
+    """A power of two of items that fit into what a bucket may take, at least one.
+
+    Args:
+        memory: bytes of one item.
+        platform: "cpu", "gpu" or "tpu", as jax calls it.
+    """
+    return 1 << int(np.log2(max(_MEMORY.get(platform, 1 << 30) // max(memory, 1), 1)))
