@@ -64,7 +64,7 @@ def ramp(
         **objective: fields of the objective.
     """
     if milestones is None:
-        milestones = (3 * epochs // 4, 9 * epochs // 10)
+        milestones = sorted({3 * epochs // 4, 9 * epochs // 10} - {0})
     optimizer = OptimizerConfig(
         learning_rate=5e-4, milestones=tuple(milestones), decay=0.2, clip_norm=10.0
     )
