@@ -2,8 +2,8 @@ r"""Functionals of a program's values, put back step by step towards the image.
 
 A functional :math:`\sum_k A_k z_k + b` of some values is bounded from below by one of
 earlier values: at an affine step :math:`z = Wx + c` the coefficients become
-:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at any
-other step the positive coefficients go by the lower function of its relaxation, the
+:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at
+any other step the positive coefficients go by the lower function of its relaxation, the
 negative ones by the upper. All rows are mapped together.
 
 Rounded outwards, each substitution costs :math:`\gamma_n |A| S` (`rounding.py`), so the
@@ -247,9 +247,7 @@ def substitute(
     return Functional(sources | state.coefficients, state.constant, state.error)
 
 
-def least(
-    functional: Functional, bounds: dict[int, Bounds], inputs: InputSet
-) -> Array:
+def least(functional: Functional, bounds: dict[int, Bounds], inputs: InputSet) -> Array:
     """The least value of a functional on intervals and on the set of the image.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Bounds of all elements of a value by functionals, as many at a time as memory holds."""
+"""Bounds of all elements of a value, as many at a time as memory holds."""
 
 import math
 
@@ -78,9 +78,7 @@ def substituted(
     else:
         count = -(-size // block)
         places = jnp.arange(count * block).reshape(count, block)
-        lower, upper = (
-            each.reshape(-1)[:size] for each in lax.map(ends, places)
-        )
+        lower, upper = (each.reshape(-1)[:size] for each in lax.map(ends, places))
     return Bounds(
         lower.astype(form.dtype).reshape(form.shape),
         upper.astype(form.dtype).reshape(form.shape),

@@ -126,9 +126,7 @@ def _max_relax(
         return weights[0] * one + weights[1] * other + top
 
     sizes = first.magnitude, second.magnitude
-    return Relaxation(
-        lower, upper, lower(*sizes), jnp.abs(top) + upper(*sizes) - top
-    )
+    return Relaxation(lower, upper, lower(*sizes), jnp.abs(top) + upper(*sizes) - top)
 
 
 def _min_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
@@ -163,7 +161,8 @@ def _abs_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
     del step, is_outward
     low, high = inputs[0]
     return Bounds(
-        jnp.maximum(jnp.maximum(low, -high), 0.0), jnp.maximum(jnp.abs(low), jnp.abs(high))
+        jnp.maximum(jnp.maximum(low, -high), 0.0),
+        jnp.maximum(jnp.abs(low), jnp.abs(high)),
     )
 
 

@@ -71,7 +71,9 @@ def _choose(is_first: Array, first: Line, second: Line) -> Line:
     )
 
 
-def _convex(function: Function, derivative: Function, ends: Bounds) -> tuple[Line, Line]:
+def _convex(
+    function: Function, derivative: Function, ends: Bounds
+) -> tuple[Line, Line]:
     tangent = _tangent(function, derivative, ends.center)
     return tangent, _chord_above(function, derivative, ends)
 
@@ -237,7 +239,9 @@ def _even_rule(function: Callable[[Step], Function], slope: Callable) -> Nonline
     return Nonlinear(interval, relax)
 
 
-square_rule = _even_rule(lambda step: jnp.square, lambda step: lambda values: 2 * values)
+square_rule = _even_rule(
+    lambda step: jnp.square, lambda step: lambda values: 2 * values
+)
 """Also of a product with itself."""
 
 
@@ -250,7 +254,9 @@ def _reciprocal_interval(ends: Bounds, exponent: int) -> Bounds:
     )
 
 
-def reciprocal_lines(ends: Bounds, exponent: int = -1) -> tuple[tuple[Line, Line], Bounds]:
+def reciprocal_lines(
+    ends: Bounds, exponent: int = -1
+) -> tuple[tuple[Line, Line], Bounds]:
     """Lines and interval of a negative power, on intervals without 0.
 
     Where 0 is inside, nothing is known: the lines are infinite.

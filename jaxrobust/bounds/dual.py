@@ -1,8 +1,9 @@
 r"""The dual of Wong & Kolter, for networks that are affine maps and relus in turn.
 
-With :math:`z_1 = W_1 x + b_1` and :math:`z_{i+1} = W_{i+1} \mathrm{relu}(z_i) + b_{i+1}`,
-intervals :math:`[l, u]` of each hidden :math:`z_i`, and an objective :math:`c`: from
-:math:`\nu = -c` at the end on, :math:`\hat\nu_i = W_i^T \nu_i` and
+The network is :math:`z_1 = W_1 x + b_1`,
+:math:`z_{i+1} = W_{i+1} \mathrm{relu}(z_i) + b_{i+1}`, with intervals :math:`[l, u]` of
+each hidden :math:`z_i` and an objective :math:`c`. From :math:`\nu = -c` at the end on,
+:math:`\hat\nu_i = W_i^T \nu_i` and
 :math:`\nu_{i-1} = D_{i-1} \hat\nu_i`, where D is 0 for units with :math:`u \le 0`, 1
 with :math:`l \ge 0`, and :math:`u / (u - l)` between. Then :math:`c^T z` is at least
 
@@ -155,8 +156,8 @@ def dual_objective(
                 is_unstable = (low < 0) & (high > 0)
                 width = jnp.where(is_unstable, high - low, 1.0)
                 slope = jnp.where(is_unstable, high / width, low >= 0)
-                dual = dual * slope
-                gain = jnp.where(is_unstable, low, 0.0) * jnp.maximum(dual, 0.0)
+                dual = dual * slope[None]
+                gain = jnp.where(is_unstable, low, 0.0)[None] * jnp.maximum(dual, 0.0)
                 total = total + jnp.sum(gain, axis=1)
             rows = -dual.reshape(-1, *image[None].shape)
             return total + inputs.least(rows)

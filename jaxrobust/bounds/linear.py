@@ -1,11 +1,11 @@
 r"""Linear bounds: each step between two affine functions, put back to the image.
 
 The slopes of what lies below a relu are a choice. "dual" makes the bound that of the
-dual network of Wong & Kolter (2018), "zero" suits networks that were trained on interval
-bounds, "adaptive" is that of CROWN, and "optimized" ascends the bound of every margin in
-slopes of its own (alpha-CROWN), from one of the others on; the best bound on the way
-counts, so it is never below its start. Which one is tightest depends on the network: any
-of them holds, and so does the largest of several (`best_margins`).
+dual network of Wong & Kolter (2018), "zero" suits networks that were trained on
+interval bounds, "adaptive" is that of CROWN, and "optimized" ascends the bound of every
+margin in slopes of its own (alpha-CROWN), from one of the others on; the best bound on
+the way counts, so it is never below its start. Which one is tightest depends on the
+network: any of them holds, and so does the largest of several (`best_margins`).
 
 The intervals between which relaxations are taken come from interval bounds or from
 linear bounds of every value that goes into a nonlinear step; neither is always inside
@@ -53,8 +53,8 @@ Slopes = Literal["dual", "zero", "adaptive", "optimized"]
 """How what lies below a relu is chosen; see the module."""
 
 Intermediate = Literal["interval", "linear", "tightest"]
-"""Where the intervals of relaxations come from: interval bounds, linear bounds, or both,
-intersected."""
+"""Where the intervals of relaxations come from: interval bounds, linear bounds, or
+both, intersected."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,9 +162,7 @@ def _rows_bounded(
     first = lowest(rows, relaxations)
     if settings.slopes != "optimized":
         return first
-    free = {
-        step.outputs[0]: step for step in relaxed.steps if _nonlinear(step).slope
-    }
+    free = {step.outputs[0]: step for step in relaxed.steps if _nonlinear(step).slope}
 
     def with_slopes(row: Array, slopes: dict[int, Array]) -> Array:
         own = {

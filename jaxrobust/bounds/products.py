@@ -144,9 +144,7 @@ def _div_relax(
     under, over, inverse = _inverse(step, below, is_outward)
     low = above.lower
     size = above.magnitude * inverse.magnitude
-    sizes = [
-        jnp.abs(low) * line.size(below.magnitude) for line in (under, over)
-    ]
+    sizes = [jnp.abs(low) * line.size(below.magnitude) for line in (under, over)]
     whole = 3 * size + jnp.maximum(*sizes)
     slack = jnp.zeros_like(whole)
     if is_outward:

@@ -347,9 +347,7 @@ def clean_batch(logits_fn: LogitsFn, images: Images) -> CleanBatch:
     def read(operand: Operand) -> Any:
         return values[operand.index] if type(operand) is Dependent else operand.value
 
-    def visit(
-        equation: JaxprEqn, inputs: list[Operand], source: str
-    ) -> list[Operand]:
+    def visit(equation: JaxprEqn, inputs: list[Operand], source: str) -> list[Operand]:
         nonlocal count
         del source
         count += 1
@@ -407,9 +405,7 @@ def trace(
         remedy = "reduce over the batch axis, which comes first, by a sum or a mean"
         raise refused(equation.primitive.name, source, why, remedy)
 
-    def visit(
-        equation: JaxprEqn, inputs: list[Operand], source: str
-    ) -> list[Operand]:
+    def visit(equation: JaxprEqn, inputs: list[Operand], source: str) -> list[Operand]:
         nonlocal count
         count += 1
         name = equation.primitive.name

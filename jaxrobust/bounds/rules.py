@@ -30,8 +30,8 @@ __all__ = [
 SlopeName = Literal["dual", "zero", "adaptive"]
 """Which of the lower bounds of a convex step to take, or of the upper ones of a concave
 step. For a relu of an argument in [l, u] with l < 0 < u, that of slope u / (u - l), as
-above it (Wong & Kolter, 2018, arXiv:1711.00851), of slope 0, or of slope 1 if u > -l and
-0 else (Zhang et al., 2018, arXiv:1811.00866)."""
+above it (Wong & Kolter, 2018, arXiv:1711.00851), of slope 0, or of slope 1 if u > -l
+and 0 else (Zhang et al., 2018, arXiv:1811.00866)."""
 
 T = TypeVar("T")
 Values = Array | list[Array]
