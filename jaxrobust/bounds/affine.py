@@ -1,7 +1,7 @@
-"""Steps that are affine in what they depend on, each with the way it rounds.
+r"""Steps that are affine in what they depend on, each with the way it rounds.
 
 None of them says its transpose, which JAX knows. A product with a constant is bounded
-by center and radius, :math:`Wc \\pm |W| r`, sums and copies by both ends.
+by center and radius, :math:`Wc \pm |W| r`, sums and copies by both ends.
 """
 
 import math
@@ -189,4 +189,4 @@ AFFINE: dict[str, Affine] = {
     "sub": Affine(_subtract, _subtract_size, lambda step: (1, 1)),
     "transpose": MOVING,
 }
-"""By name; products, quotients and selections of constants that way only (`table.py`)."""
+"""By name. `table.py` says which products, quotients and selections are affine."""

@@ -2,8 +2,8 @@ r"""Functionals of a program's values, put back step by step towards the image.
 
 A functional :math:`\sum_k A_k z_k + b` of some values is bounded from below by one of
 earlier values: at an affine step :math:`z = Wx + c` the coefficients become
-:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at any
-other step the positive coefficients go by the lower function of its relaxation, the
+:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at
+any other step the positive coefficients go by the lower function of its relaxation, the
 negative ones by the upper. All rows are mapped together.
 
 Rounded outwards, each substitution costs :math:`\gamma_n |A| S` (`rounding.py`), so the
@@ -25,7 +25,7 @@ from jaxtyping import Array
 from jaxrobust.bounds.inputs import InputSet
 from jaxrobust.bounds.program import Program, Step
 from jaxrobust.bounds.rounding import Bounds, gamma, smallest, unit
-from jaxrobust.bounds.rules import Affine, Relaxation
+from jaxrobust.bounds.rules import Affine, Line, Relaxation
 from jaxrobust.bounds.table import rule_of
 
 __all__ = ["Functional", "least", "substitute"]
@@ -100,8 +100,16 @@ def _copies(step: Step) -> int:
 class _Substitution:
     """Coefficients on their way back."""
 
-    def __init__(self, target: int, rows: Array, is_outward: bool, num_steps: int):
+    def __init__(
+        self,
+        target: int,
+        rows: Array,
+        bounds: dict[int, Bounds],
+        is_outward: bool,
+        num_steps: int,
+    ):
         self.coefficients = {target: rows}
+        self.bounds = bounds
         self.dtype = jnp.promote_types(rows.dtype, jnp.float32)
         self.constant = jnp.zeros(rows.shape[:1], self.dtype)
         self.error = jnp.zeros_like(self.constant)
@@ -123,53 +131,84 @@ class _Substitution:
 
     def add(self, step: Step, parts: Sequence[Array | None]) -> None:
         for number, part in zip(step.inputs, parts, strict=True):
-            if part is not None:
-                known = self.coefficients.get(number)
-                self.coefficients[number] = part if known is None else known + part
+            if part is None:
+                continue
+            before = self.coefficients.get(number)
+            if before is None:
+                self.coefficients[number] = part
+                continue
+            self.coefficients[number] = both = before + part
+            if self.is_outward:
+                size = self.bounds[number].magnitude
+                self.lose(both, self.relative(2, part.dtype, size))
 
-    def add_constant(self, rows: Array, constant: Array) -> None:
-        self.constant = self.constant + _summed(rows, constant, self.dtype)
-        if self.is_outward:
-            count = rows[0].size + self.num_steps + 8
-            self.lose(count, rows, jnp.abs(constant), self.dtype)
+    def sizes(self, step: Step) -> list[Array]:
+        """Largest absolute values of what a step depends on."""
+        return [self.bounds[number].magnitude for number in step.inputs]
 
-    def lose(self, count: int, rows: Array, sizes: Array, dtype: Any) -> None:
-        """Note an error of so many roundings, relative to absolute terms."""
-        size = _summed(jnp.abs(rows), sizes, self.dtype)
-        lost = 1.01 * gamma(count, dtype) * size + count * smallest(dtype)
-        self.error = self.error + lost
+    def relative(self, count: int, dtype: Any, sizes: Array) -> Array:
+        """The largest error of so many roundings."""
+        share = 1.01 * gamma(count, dtype)
+        return share * sizes.astype(self.dtype) + count * smallest(dtype)
 
-    def affine(
-        self, step: Step, rule: Affine, rows: list[Array], bounds: dict[int, Bounds]
-    ) -> None:
+    def of_sum(self, rows: Array, values: Array) -> Array:
+        """The error of adding up a row times values to the constant."""
+        count = rows[0].size + self.num_steps + 8
+        return self.relative(count, self.dtype, jnp.abs(values))
+
+    def lose(self, rows: Array, errors: Array) -> None:
+        """Note errors of the values that the coefficients stand before."""
+        self.error = self.error + _summed(jnp.abs(rows), errors, self.dtype)
+
+    def affine(self, step: Step, rule: Affine, rows: list[Array]) -> None:
         constant, transpose = _transposed(step, step.forms)
         is_list = isinstance(constant, list)
         self.add(step, transpose(rows if is_list else rows[0]))
+        constants = constant if is_list else [constant]
+        errors: list[Any] = [0.0] * len(rows)
         if step.constants and rule.has_constant:
-            for row, each in zip(
-                rows, constant if is_list else [constant], strict=True
-            ):
-                self.add_constant(row, each)
-        if self.is_outward:
-            sizes = rule.size(
-                step, [bounds[number].magnitude for number in step.inputs]
-            )
-            count = sum(rule.terms(step)) + 16
-            for row, size in zip(rows, sizes if is_list else [sizes], strict=True):
-                self.lose(count, row, jnp.asarray(size), _coarsest(step))
+            for place, (row, each) in enumerate(zip(rows, constants, strict=True)):
+                self.constant = self.constant + _summed(row, each, self.dtype)
+                errors[place] = self.of_sum(row, each)
+        if not self.is_outward:
+            return
+        terms = rule.terms(step)
+        if terms[0] or terms[1] > 1:
+            sizes = rule.size(step, self.sizes(step))
+            count = sum(terms) + 8
+            for place, size in enumerate(sizes if is_list else [sizes]):
+                size = self.relative(count, _coarsest(step), jnp.asarray(size))
+                errors[place] = errors[place] + size
+        for row, error in zip(rows, errors, strict=True):
+            if not isinstance(error, float):
+                self.lose(row, error)
 
     def nonlinear(self, step: Step, found: Relaxation, rows: Array) -> None:
-        positive, negative = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
-        halves = (
-            (found.lower, positive, found.lower_size),
-            (found.upper, negative, found.upper_size),
+        halves = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
+        functions = found.lower, found.upper
+        is_lines = all(
+            isinstance(each, Line) and each.slope.shape == step.forms[0].shape
+            for each in functions
         )
-        for function, half, size in halves:
-            constant, transpose = _transposed(function, step.forms)
-            self.add(step, transpose(half))
-            self.add_constant(half, constant)
+        if is_lines and len(step.forms) == 1 and step.shape == step.forms[0].shape:
+            # What transposing gives, in fewer operations.
+            below, above = functions
+            parts = halves[0] * below.slope[None] + halves[1] * above.slope[None]
+            self.add(step, [parts])
+            constants = below.offset, above.offset
+        else:
+            pairs = [_transposed(each, step.forms) for each in functions]
+            for half, (_, transpose) in zip(halves, pairs, strict=True):
+                self.add(step, transpose(half))
+            constants = [constant for constant, _ in pairs]
+        sizes = found.lower_size, found.upper_size
+        for half, constant, size in zip(halves, constants, sizes, strict=True):
+            constant = jnp.broadcast_to(constant, step.shape)
+            self.constant = self.constant + _summed(half, constant, self.dtype)
             if self.is_outward:
-                self.lose(_copies(step) + 24, half, size, _coarsest(step))
+                size = jnp.broadcast_to(size, step.shape)
+                error = self.relative(_copies(step) + 16, _coarsest(step), size)
+                self.lose(half, error + self.of_sum(half, constant))
 
 
 def substitute(
@@ -191,7 +230,8 @@ def substitute(
             results of others are left as they are.
         is_outward: whether errors of rounding are noted.
     """
-    state = _Substitution(target, rows, is_outward, len(program.steps))
+    num_steps = len(program.steps)
+    state = _Substitution(target, rows, bounds, is_outward, num_steps)
     sources: dict[int, Array] = {}
     for step in reversed(program.steps):
         found = state.take(step)
@@ -199,7 +239,7 @@ def substitute(
             continue
         rule = rule_of(step)
         if isinstance(rule, Affine):
-            state.affine(step, rule, found, bounds)
+            state.affine(step, rule, found)
         elif step.outputs[0] in relaxations:
             state.nonlinear(step, relaxations[step.outputs[0]], found[0])
         else:

@@ -1,7 +1,7 @@
 """Maxima and minima, what is chosen by comparing, and absolute values.
 
 A maximum lies above each of its arguments and above all their means, so the lower bound
-is a choice (`Slope`): for a relu, the share of its argument. Its upper bound is the
+is a choice (`SlopeName`): for a relu, the share of its argument. Its upper bound is the
 chord for one argument beside a constant; of several arguments, the one that is surely
 largest, or else the largest of the upper ends.
 """
@@ -21,7 +21,7 @@ from jaxrobust.bounds.rules import (
     Line,
     Nonlinear,
     Relaxation,
-    Slope,
+    SlopeName,
     filled,
     fixed,
     lines,
@@ -46,43 +46,57 @@ def _mirrored(found: Relaxation) -> Relaxation:
     )
 
 
-def relu_slopes(slope: Slope, low: Array, high: Array) -> tuple[Array, Array]:
-    """Slopes of the lines below and above a relu, on intervals of its argument."""
-    is_unstable = (low < 0) & (high > 0)
-    chord = high / jnp.where(is_unstable, high - low, 1.0)
-    chord = jnp.where(
-        is_unstable, jnp.minimum(chord, 1.0), (low >= 0).astype(low.dtype)
-    )
-    if not isinstance(slope, str):
-        chosen = slope
-    elif slope == "dual":
-        chosen = chord
-    elif slope == "zero":
-        chosen = jnp.zeros_like(low)
-    else:
-        chosen = (high > -low).astype(low.dtype)
-    return jnp.where(is_unstable, chosen, chord), chord
+def _is_unstable(low: Array, high: Array) -> Array:
+    return (low < 0) & (high > 0)
+
+
+def _chord(low: Array, high: Array) -> Array:
+    """The slope of the line above a relu, on an interval of its argument."""
+    is_unstable = _is_unstable(low, high)
+    slope = jnp.minimum(high / jnp.where(is_unstable, high - low, 1.0), 1.0)
+    return jnp.where(is_unstable, slope, (low >= 0).astype(low.dtype))
+
+
+def _relu_slope(low: Array, high: Array, name: SlopeName) -> Array:
+    """The slope of the line below a relu, where there is a choice."""
+    if name == "dual":
+        return _chord(low, high)
+    if name == "zero":
+        return jnp.zeros_like(low)
+    return (high > -low).astype(low.dtype)
 
 
 def _beside_constant(
-    kink: Any, ends: Bounds, slope: Slope, is_outward: bool
+    kink: Any, ends: Bounds, slope: Array, is_outward: bool
 ) -> Relaxation:
     """Of `max(x, kink)`."""
     low, high = ends.lower - kink, ends.upper - kink
-    below, above = relu_slopes(slope, low, high)
+    is_unstable, above = _is_unstable(low, high), _chord(low, high)
+    below = jnp.where(is_unstable, slope, above)
     # kink + slope * (x - kink), and above it what the chord has at the lower end.
     lower = Line(below, kink - below * kink)
-    lift = jnp.where((low < 0) & (high > 0), -above * low, 0.0)
+    lift = jnp.where(is_unstable, -above * low, 0.0)
     upper = Line(above, kink - above * kink + lift)
     if is_outward:
         dtype = ends.lower.dtype
         size = ends.magnitude + jnp.abs(kink)
-        # Nothing is rounded where the relu is the identity or constant.
+        # Nothing is rounded where a relu is the identity or constant.
         slack = gamma(12, dtype) * size + 12 * smallest(dtype)
-        slack = jnp.where((low <= 0) & (high >= 0) | (kink != 0), slack, 0.0)
+        slack = jnp.where(is_unstable | (kink != 0), slack, 0.0)
         lower = Line(below, lower.offset - slack)
         upper = Line(above, upper.offset + slack)
     return lines(lower, upper, ends)
+
+
+def _max_slope(step: Step, inputs: list[Bounds], name: SlopeName) -> Array:
+    if len(inputs) == 1:
+        (kink,), (ends,) = step.constants, inputs
+        found = _relu_slope(ends.lower - kink, ends.upper - kink, name)
+    else:
+        # Of the argument that is surely largest, whatever the name.
+        first, second = inputs
+        found = (first.lower >= second.lower).astype(first.lower.dtype)
+    return jnp.broadcast_to(found, step.shape)
 
 
 def _max_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
@@ -94,17 +108,13 @@ def _max_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _max_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     if len(inputs) == 1:
         return _beside_constant(step.constants[0], inputs[0], slope, is_outward)
     first, second = inputs
-    if isinstance(slope, str):
-        share = (first.lower >= second.lower).astype(first.lower.dtype)
-    else:
-        share = slope
     is_first, is_second = first.lower >= second.upper, second.lower >= first.upper
-    share = jnp.where(is_first, 1.0, jnp.where(is_second, 0.0, share))
+    share = jnp.where(is_first, 1.0, jnp.where(is_second, 0.0, slope))
     is_known = is_first | is_second
     top = jnp.where(is_known, 0.0, jnp.maximum(first.upper, second.upper))
     weights = jnp.where(is_known, share, 0.0), jnp.where(is_known, 1 - share, 0.0)
@@ -127,8 +137,18 @@ def _min_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
     )
 
 
+def _min_slope(step: Step, inputs: list[Bounds], name: SlopeName) -> Array:
+    if len(inputs) == 1:
+        (kink,), (ends,) = step.constants, inputs
+        found = _relu_slope(kink - ends.upper, kink - ends.lower, name)
+    else:
+        first, second = inputs
+        found = (first.upper <= second.upper).astype(first.lower.dtype)
+    return jnp.broadcast_to(found, step.shape)
+
+
 def _min_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     turned = [_turned(each) for each in inputs]
     if len(inputs) == 1:
@@ -146,8 +166,16 @@ def _abs_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
     )
 
 
+def _abs_slope(step: Step, inputs: list[Bounds], name: SlopeName) -> Array:
+    del step
+    (ends,) = inputs
+    if name == "zero":
+        return jnp.full_like(ends.lower, 0.5)
+    return _relu_slope(ends.lower, ends.upper, name)
+
+
 def _abs_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     """As twice a relu less its argument."""
     del step
@@ -155,9 +183,6 @@ def _abs_relax(
     found = _beside_constant(jnp.zeros_like(ends.lower), ends, slope, is_outward)
     lower, upper = found.lower, found.upper
     assert isinstance(lower, Line) and isinstance(upper, Line)
-    if isinstance(slope, str) and slope == "zero":
-        is_unstable = (ends.lower < 0) & (ends.upper > 0)
-        lower = Line(jnp.where(is_unstable, 0.5, lower.slope), lower.offset)
     doubled = [Line(2 * each.slope - 1, 2 * each.offset) for each in (lower, upper)]
     return lines(*doubled, ends)
 
@@ -193,7 +218,7 @@ def _largest(
 
 
 def _reduce_max_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     del slope, is_outward
     axes = step.params["axes"]
@@ -231,7 +256,7 @@ def _windows(step: Step, values: Array, filler: float) -> Array:
 
 
 def _window_max_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     del slope, is_outward
     ends = Bounds(*(_windows(step, end, BELOW) for end in inputs[0]))
@@ -248,7 +273,7 @@ def _of_negative(relax: Callable[..., Relaxation]) -> Callable[..., Relaxation]:
     """Of a minimum, as that of a maximum of what is turned round."""
 
     def relaxed(
-        step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+        step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
     ) -> Relaxation:
         turned = [_turned(each) for each in inputs]
         return _mirrored(relax(step, turned, slope, is_outward))
@@ -265,10 +290,19 @@ def _clamp_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bound
     )
 
 
+def _clamp_slope(step: Step, inputs: list[Bounds], name: SlopeName) -> Array:
+    """The share of the steepest line below that may be taken."""
+    low, high = inputs[0]
+    if name == "adaptive":
+        floor = step.constants[0]
+        return (high - floor > floor - low).astype(low.dtype)
+    return jnp.full_like(low, name == "dual")
+
+
 def _clamp_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
-    """Between flat ends: the lines go through one corner, and reach the other end."""
+    """Between flat ends: a line goes through one corner, and reaches the other end."""
     if len(inputs) > 1 or type(step.operands[1]) is Known:
         why = "between ends that depend on the image"
         remedy = "write it as `jnp.minimum(jnp.maximum(...), ...)`"
@@ -277,7 +311,9 @@ def _clamp_relax(
     (ends,) = inputs
     values = _clamp_interval(step, inputs, is_outward)
 
-    def below(low: Array, high: Array, floor: Array, ceiling: Array) -> Line:
+    def below(
+        low: Array, high: Array, floor: Array, ceiling: Array, share: Array | float
+    ) -> Line:
         """Through the corner (floor, floor); a chord where there is none."""
         is_cut = low < floor
         start = jnp.where(is_cut, floor, low)
@@ -285,17 +321,11 @@ def _clamp_relax(
         width = jnp.where(high > start, high - start, 1.0)
         rise = (jnp.clip(high, floor, ceiling) - at_start) / width
         rise = jnp.where(high > start, jnp.clip(rise, 0.0, 1.0), 0.0)
-        if not isinstance(slope, str):
-            rise = jnp.where(is_cut, slope * rise, rise)
-        elif slope == "zero":
-            rise = jnp.where(is_cut, 0.0, rise)
-        elif slope == "adaptive":
-            is_mostly_cut = floor - low > high - floor
-            rise = jnp.where(is_cut & is_mostly_cut, 0.0, rise)
+        rise = jnp.where(is_cut, share * rise, rise)
         return Line(rise, at_start - rise * start)
 
-    lower = below(ends.lower, ends.upper, floor, ceiling)
-    turned = below(-ends.upper, -ends.lower, -ceiling, -floor)
+    lower = below(ends.lower, ends.upper, floor, ceiling, slope)
+    turned = below(-ends.upper, -ends.lower, -ceiling, -floor, 1.0)
     upper = Line(turned.slope, -turned.offset)
     if is_outward:
         dtype = ends.lower.dtype
@@ -334,7 +364,7 @@ def _select_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Boun
 
 
 def _select_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     del slope
     which, *_ = filled(step, inputs, fixed)
@@ -362,7 +392,7 @@ def _compared(compare: Callable[[Bounds, Bounds], Bounds]) -> Nonlinear:
 
 
 def _no_relaxation(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     del inputs, slope, is_outward
     why = "whose flags are used as numbers"
@@ -397,18 +427,18 @@ def _unequal_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bou
 
 
 CHOICES: dict[str, Nonlinear] = {
-    "abs": Nonlinear(_abs_interval, _abs_relax, lambda step: True),
+    "abs": Nonlinear(_abs_interval, _abs_relax, _abs_slope),
     "and": _compared(
         lambda one, two: Bounds(one.lower & two.lower, one.upper & two.upper)
     ),
-    "clamp": Nonlinear(_clamp_interval, _clamp_relax),
+    "clamp": Nonlinear(_clamp_interval, _clamp_relax, _clamp_slope),
     "eq": _compared(_equal),
     "ge": _compared(lambda one, two: _less_or_equal(two, one)),
     "gt": _compared(lambda one, two: _less(two, one)),
     "le": _compared(_less_or_equal),
     "lt": _compared(_less),
-    "max": Nonlinear(_max_interval, _max_relax, lambda step: True),
-    "min": Nonlinear(_min_interval, _min_relax, lambda step: True),
+    "max": Nonlinear(_max_interval, _max_relax, _max_slope),
+    "min": Nonlinear(_min_interval, _min_relax, _min_slope),
     "ne": Nonlinear(_unequal_interval, _no_relaxation),
     "not": _compared(_not),
     "or": _compared(

@@ -25,7 +25,6 @@ from jaxrobust.bounds.rules import (
     Line,
     Nonlinear,
     Relaxation,
-    Slope,
     constant,
     lines,
 )
@@ -182,7 +181,7 @@ class Curve:
         return widened(found, 2 * ULPS) if is_outward else found
 
     def relax(
-        self, step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+        self, step: Step, inputs: list[Bounds], slope: None, is_outward: bool
     ) -> Relaxation:
         """The lines."""
         del slope
@@ -227,7 +226,7 @@ def _even_rule(function: Callable[[Step], Function], slope: Callable) -> Nonline
         return _even_interval(function(step), inputs[0], is_outward)
 
     def relax(
-        step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+        step: Step, inputs: list[Bounds], choice: None, is_outward: bool
     ) -> Relaxation:
         del choice
         values = interval(step, inputs, is_outward)
@@ -298,7 +297,7 @@ def _power_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bound
 
 
 def _power_relax(
-    step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], choice: None, is_outward: bool
 ) -> Relaxation:
     exponent, (ends,) = step.params["y"], inputs
     values = _power_interval(step, inputs, is_outward)
@@ -331,7 +330,7 @@ def _staircase(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _flat(
-    step: Step, inputs: list[Bounds], choice: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], choice: None, is_outward: bool
 ) -> Relaxation:
     del choice
     return constant(step, _staircase(step, inputs, is_outward))

@@ -137,7 +137,9 @@ def propagate(
     for step in program.steps:
         rule = rule_of(step)
         if refine is not None and not isinstance(rule, Affine):
-            for number in {*step.inputs} - refined:
+            for number in sorted({*step.inputs} - refined):
+                if not jnp.issubdtype(program.forms[number].dtype, jnp.inexact):
+                    continue
                 bounds[number] = refine(number, bounds)
                 refined.add(number)
         ends = [bounds[number] for number in step.inputs]

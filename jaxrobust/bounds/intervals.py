@@ -1,13 +1,15 @@
 """Interval bounds of logits and of margins, for certificates and for training."""
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, ParamSpec, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 
 from jaxrobust.arguments import require_choice
 from jaxrobust.bounds.backward import least, substitute
-from jaxrobust.bounds.forward import propagate, relu_arguments
+from jaxrobust.bounds.blocks import MEMORY, block_size, substituted
+from jaxrobust.bounds.forward import intersection, propagate, relu_arguments
 from jaxrobust.bounds.inputs import input_set, require_bounded
 from jaxrobust.bounds.program import CleanBatch, clean_batch, trace
 from jaxrobust.bounds.rounding import Bounds, Rounding, require_rounding
@@ -25,6 +27,9 @@ __all__ = [
     "interval_pass",
     "is_certified",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 Statistics = Literal["none", "clean"]
 """What a function takes of its batch: "none" is allowed, or it is that of the "clean"
@@ -52,6 +57,20 @@ class IntervalPass(NamedTuple):
 
     def __repr__(self) -> str:
         return outline(self)
+
+
+def at_rounding(rounding: Rounding, function: Callable[P, R]) -> Callable[P, R]:
+    """A function at the precision that its rounding asks for."""
+    return at_precision(JUDGED, function) if rounding == "outward" else function
+
+
+def as_known(bounds: Bounds) -> Bounds:
+    """Infinite bounds in place of those that are no numbers."""
+    lower, upper = bounds
+    return Bounds(
+        jnp.where(jnp.isnan(lower), -jnp.inf, lower),
+        jnp.where(jnp.isnan(upper), jnp.inf, upper),
+    )
 
 
 def require_statistics(value: object) -> None:
@@ -107,6 +126,7 @@ def _pass(
     labels: Labels | None,
     clean: CleanBatch | None,
     rounding: Rounding,
+    joined: bool,
 ) -> tuple[Bounds, Logits | None, Bounds, tuple[Bounds, ...]]:
     """One example after the other, mapped: whatever is not its own is a constant."""
     is_outward = rounding == "outward"
@@ -114,7 +134,16 @@ def _pass(
     def one(example: jax.Array, image: jax.Array, label: jax.Array | None):
         program = trace(logits_fn, images, clean, example)
         inputs = input_set(threat, image[None], is_outward)
-        bounds = propagate(program, inputs)
+
+        def refine(number: int, bounds: dict[int, Bounds]) -> Bounds:
+            # Without relaxations, coefficients are those of no image: one for all.
+            block = block_size(program, number, 1, MEMORY)
+            found = substituted(program, number, bounds, {}, inputs, block)
+            return intersection(bounds[number], found)
+
+        bounds = propagate(program, inputs, refine if joined else None)
+        if joined:
+            bounds[program.output] = refine(program.output, bounds)
         logits = bounds[program.output]
         margins = None
         if label is not None:
@@ -126,13 +155,8 @@ def _pass(
             margins = least(functional, bounds, inputs)
             margins = jnp.where(jnp.arange(num_classes) == label, 0.0, margins)
         relus = tuple(bounds[number] for number in relu_arguments(program))
-        known = Bounds(
-            jnp.where(jnp.isnan(logits.lower), -jnp.inf, logits.lower),
-            jnp.where(jnp.isnan(logits.upper), jnp.inf, logits.upper),
-        )
-        return jax.tree.map(
-            lambda values: values[0], (known, inputs.box, relus)
-        ), margins
+        found = as_known(logits), inputs.box, relus
+        return jax.tree.map(lambda values: values[0], found), margins
 
     examples = jnp.arange(images.shape[0])
     (bounds, box, relus), margins = jax.vmap(one)(examples, images, labels)
@@ -147,6 +171,7 @@ def interval_pass(
     *,
     statistics: Statistics = "none",
     rounding: Rounding = "nearest",
+    joined: bool = False,
 ) -> IntervalPass:
     r"""Interval bounds with all that training needs of them.
 
@@ -163,6 +188,11 @@ def interval_pass(
         statistics: "clean" takes what the function takes of its batch, such as those of
             batch normalization in training, from the clean images, as constants.
         rounding: "outward" for bounds that hold in floating point (`rounding.py`).
+        joined: whether all that is affine between two nonlinear steps is bounded as a
+            whole, rather than one product after the other. That is tighter where there
+            are several, as in pooling by means, in residual blocks, or in convolutions
+            by transforms (formulation "winograd"); its cost is that of a backward pass
+            through the stretch for each value that goes into a nonlinear step.
 
     Raises:
         TypeError: for another threat model, or labels that are not integers.
@@ -182,7 +212,7 @@ def interval_pass(
         labels = checked_labels(labels, logits_fn, images)
     clean = clean_batch(logits_fn, images) if statistics == "clean" else None
     logits = logits_fn(images) if clean is None else clean.logits
-    found = _pass(logits_fn, threat, images, labels, clean, rounding)
+    found = _pass(logits_fn, threat, images, labels, clean, rounding, joined)
     return IntervalPass(logits, *found)
 
 
@@ -193,6 +223,7 @@ def interval(
     *,
     statistics: Statistics = "none",
     rounding: Rounding = "outward",
+    joined: bool = False,
 ) -> Bounds:
     """Bounds of the logits of all images that a threat model allows.
 
@@ -205,10 +236,15 @@ def interval(
 
     def bounded(images: Images) -> Bounds:
         return interval_pass(
-            logits_fn, threat, images, statistics=statistics, rounding=rounding
+            logits_fn,
+            threat,
+            images,
+            statistics=statistics,
+            rounding=rounding,
+            joined=joined,
         ).bounds
 
-    return (at_precision(JUDGED, bounded) if rounding == "outward" else bounded)(images)
+    return at_rounding(rounding, bounded)(images)
 
 
 def interval_margins(
@@ -219,6 +255,7 @@ def interval_margins(
     *,
     statistics: Statistics = "none",
     rounding: Rounding = "outward",
+    joined: bool = False,
 ) -> Logits:
     """Lower bounds of the logit at the label minus each logit, for a threat model.
 
@@ -230,10 +267,15 @@ def interval_margins(
 
     def bounded(images: Images, labels: Labels) -> Logits:
         found = interval_pass(
-            logits_fn, threat, images, labels, statistics=statistics, rounding=rounding
+            logits_fn,
+            threat,
+            images,
+            labels,
+            statistics=statistics,
+            rounding=rounding,
+            joined=joined,
         )
         assert found.margins is not None
         return found.margins
 
-    judged = at_precision(JUDGED, bounded) if rounding == "outward" else bounded
-    return judged(images, labels)
+    return at_rounding(rounding, bounded)(images, labels)

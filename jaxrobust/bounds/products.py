@@ -22,7 +22,6 @@ from jaxrobust.bounds.rules import (
     Line,
     Nonlinear,
     Relaxation,
-    Slope,
     filled,
     fixed,
 )
@@ -51,7 +50,7 @@ def _mul_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _mul_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     if not _is_square(step):
         return _bilinear_relax(step, inputs, slope, is_outward)
@@ -97,7 +96,7 @@ def _sum_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _bilinear_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     del slope
     (low, _), (least, most) = inputs
@@ -137,7 +136,7 @@ def _div_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 
 def _div_relax(
-    step: Step, inputs: list[Bounds], slope: Slope, is_outward: bool
+    step: Step, inputs: list[Bounds], slope: None, is_outward: bool
 ) -> Relaxation:
     """As a product with the inverse, which lies between lines of its own."""
     del slope

@@ -8,8 +8,9 @@ floating point that keeps to this model, whatever the order of its sums:
   is within :math:`\gamma_n \sum_i |a_i b_i|` of the exact one, with
   :math:`\gamma_n = nu / (1 - nu)` and :math:`u` the unit roundoff of the type, half its
   `eps` (Higham, "Accuracy and Stability of Numerical Algorithms", 2002, Section 3.1).
-  Fused multiply-adds and any splitting of the sum keep to it; TF32 and bfloat16 products
-  of float32 numbers do not, so bounds are computed at `JUDGED` (`precision.py`);
+  Fused multiply-adds and any splitting of the sum keep to it; products of float32
+  numbers in TF32 or bfloat16 do not, so bounds are computed at `JUDGED`
+  (`precision.py`);
 * a single operation, root or quotient is within 2 units, an elementary function (exp,
   log, tanh, logistic, erf) within `ULPS` units of its value;
 * what is smaller than the smallest normal number may become 0.
@@ -18,9 +19,9 @@ The errors are bounded a priori from the intervals of the values themselves: in 
 interval pass the radius of each operand is widened before it is multiplied, which needs
 no further product; in a backward pass each substitution costs the bound
 :math:`\gamma_n |A| S`, with :math:`A` the coefficients and :math:`S` the sums of
-:math:`|a_i| \max |b_i|`, which are computed once. Both count the error of the bound's own
-arithmetic and that of the network's. Rounding to nearest leaves all this out: bounds are
-then those of the formulas, for training.
+:math:`|a_i| \max |b_i|`, which are computed once. Both count the error of the bound's
+own arithmetic and that of the network's. Rounding to nearest leaves all this out:
+bounds are then those of the formulas, for training.
 
 A formulation of the network with other arithmetic, such as convolutions by transforms
 (`winograd.py`) where the program has them directly, is another evaluation, which the

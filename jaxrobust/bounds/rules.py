@@ -15,25 +15,23 @@ from jaxrobust.bounds.program import Dependent, Step
 from jaxrobust.bounds.rounding import Bounds
 
 __all__ = [
-    "SLOPES",
     "Affine",
     "Line",
     "Nonlinear",
     "Relaxation",
     "Rule",
-    "Slope",
+    "SlopeName",
     "constant",
     "filled",
     "fixed",
     "lines",
 ]
 
-SLOPES = ("dual", "zero", "adaptive")
-
-Slope = Literal["dual", "zero", "adaptive"] | Array
-"""Which of the lower bounds of a convex step to take, where there is a choice, or of
-the upper ones of a concave step: by a word, or by numbers in [0, 1] of the shape of
-the result."""
+SlopeName = Literal["dual", "zero", "adaptive"]
+"""Which of the lower bounds of a convex step to take, or of the upper ones of a concave
+step. For a relu of an argument in [l, u] with l < 0 < u, that of slope u / (u - l), as
+above it (Wong & Kolter, 2018, arXiv:1711.00851), of slope 0, or of slope 1 if u > -l
+and 0 else (Zhang et al., 2018, arXiv:1811.00866)."""
 
 T = TypeVar("T")
 Values = Array | list[Array]
@@ -99,13 +97,15 @@ class Nonlinear(NamedTuple):
 
     Attributes:
         interval: `(step, bounds, is_outward) -> bounds`.
-        relax: `(step, bounds, slope, is_outward) -> Relaxation`.
-        has_slope: `step -> bool`, whether `relax` looks at `slope`.
+        relax: `(step, bounds, slope, is_outward) -> Relaxation`; the slope is an array
+            of numbers in [0, 1], all of which hold, or None where there is no choice.
+        slope: `(step, bounds, name) -> array`, of the shape of the result; None where
+            there is no choice.
     """
 
     interval: Callable[[Step, list[Bounds], bool], Bounds]
-    relax: Callable[[Step, list[Bounds], Slope, bool], Relaxation]
-    has_slope: Callable[[Step], bool] = lambda step: False
+    relax: Callable[[Step, list[Bounds], Any, bool], Relaxation]
+    slope: Callable[[Step, list[Bounds], SlopeName], Array] | None = None
 
 
 Rule = Affine | Nonlinear

@@ -1,6 +1,7 @@
 """Interval bounds against hand-worked cases, brute force and finite differences."""
 
 import itertools
+import operator
 from functools import partial
 
 import chex
@@ -19,32 +20,9 @@ from jaxrobust.bounds import (
 )
 from jaxrobust.networks import LeNet, resnet18
 from jaxrobust.threat import L0Ball, L1Ball, L2Ball, LinfBall
+from tests.bounds.networks import Normed, dense, random_dense
 
 FREE = {"bounds": None}
-
-
-def dense(*layers):
-    """A network of relus by hand: weights and biases of each layer."""
-
-    def logits_fn(images):
-        values = images.reshape(images.shape[0], -1)
-        for index, (weights, bias) in enumerate(layers):
-            values = jax.nn.relu(values) if index else values
-            values = values @ jnp.asarray(weights) + jnp.asarray(bias)[None]
-        return values
-
-    return logits_fn
-
-
-def random_dense(seed, *widths):
-    rng = np.random.default_rng(seed)
-    return [
-        (
-            rng.normal(size=pair).astype(np.float32),
-            rng.normal(size=pair[1]).astype(np.float32),
-        )
-        for pair in itertools.pairwise(widths)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -215,23 +193,11 @@ def test_members_of_a_sweep_may_be_mapped():
     epsilons = jnp.array([0.1, 0.2])
     mapped = jax.jit(jax.vmap(margins))(stacked, epsilons)
     for index in range(2):
-        alone = jax.jit(margins)(
-            jax.tree.map(lambda each: each[index], stacked), epsilons[index]
-        )
+        member = jax.tree.map(operator.itemgetter(index), stacked)
+        alone = jax.jit(margins)(member, epsilons[index])
         chex.assert_trees_all_close(mapped[index], alone, rtol=1e-5)
         if not index:
             chex.clear_trace_counter()
-
-
-class Normed(nn.Module):
-    @nn.compact
-    def __call__(self, images, train):
-        maps = nn.Conv(4, (3, 3), name="conv")(images)
-        maps = nn.BatchNorm(use_running_average=not train, momentum=0.9)(maps)
-        maps = nn.relu(maps)
-        flat = maps.reshape(maps.shape[0], -1)
-        flat = nn.BatchNorm(use_running_average=not train)(nn.Dense(5)(flat))
-        return nn.Dense(3)(nn.relu(flat))
 
 
 def test_statistics_of_the_batch_are_those_of_the_clean_images(key):
@@ -270,7 +236,7 @@ def test_statistics_of_the_batch_are_those_of_the_clean_images(key):
     same = jax.jit(partial(interval_pass, evaluation))(threat, images, labels)
     chex.assert_trees_all_close(found, same, rtol=2e-3, atol=2e-3)
     with pytest.raises(
-        UnboundedError, match="reduce_sum .*whole batch; use evaluation"
+        UnboundedError, match=r"reduce_sum .*whole batch; use evaluation"
     ):
         interval(training, threat, images)
 
@@ -300,6 +266,41 @@ def test_formulations_of_a_network_have_the_same_bounds(padding, key):
         chex.assert_trees_all_close(
             found[formulation].margins, found["direct"].margins, rtol=1e-4
         )
+
+
+def test_joined_stretches_are_bounded_as_one_product(key):
+    # Means of a linear layer's outputs, and what is added and taken away again.
+    layers = random_dense(0, 4, 6)
+
+    def apart(images):
+        values = dense(*layers)(images)
+        return (values + values[:, ::-1])[:, :3] - values[:, 3:]
+
+    ones = np.eye(6, dtype=np.float32)
+    weights, bias = layers[0]
+    mixing = (ones + ones[::-1])[:, :3] - ones[:, 3:]
+    whole = dense((weights @ mixing, bias @ mixing))
+    images = np.random.default_rng(1).uniform(size=(2, 4)).astype(np.float32)
+
+    def bounded(function, joined):
+        compute = partial(interval, function, joined=joined, rounding="nearest")
+        return jax.jit(compute)(LinfBall(0.1), images)
+
+    chex.assert_trees_all_close(bounded(apart, True), bounded(whole, False), atol=1e-5)
+    assert (bounded(apart, False).lower < bounded(apart, True).lower - 0.1).any()
+
+
+@pytest.mark.slow
+def test_transforms_have_the_bounds_of_the_convolution_when_joined(key):
+    images, labels = jax.random.uniform(key, (2, 16, 16, 1)), jnp.array([3, 7])
+    module = LeNet(widen_factor=1 / 16, padding="SAME", formulation="direct")
+    variables = module.init(key, images)
+    found = []
+    for formulation, joined in (("direct", False), ("winograd", True)):
+        logits_fn = partial(module.clone(formulation=formulation).apply, variables)
+        compute = partial(interval_pass, logits_fn, joined=joined)
+        found.append(jax.jit(compute)(LinfBall(0.1), images, labels).margins)
+    chex.assert_trees_all_close(*found, rtol=1e-3)
 
 
 def test_a_margin_that_is_no_number_proves_nothing():

@@ -184,6 +184,13 @@ def test_answers_that_are_not_finite_are_votes_for_no_class(value):
     assert smoothed_prediction(logits_fn, images, SIGMA).votes.sum() < 600
 
 
+def test_results_say_their_forms_in_a_line(certified):
+    assert repr(certified).startswith(
+        "Smoothing(classes=int64[10], is_correct=bool[10]"
+    )
+    assert "\n" not in repr(certified)
+
+
 def test_certified_accuracy_counts_all_examples_strictly_beyond_the_radius():
     radius = np.array([0.5, 0.5, 1.0, 0.0])
     right = np.array([True, False, True, False])

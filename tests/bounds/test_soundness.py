@@ -7,7 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrobust.bounds import PRIMITIVES, interval, interval_margins
+from jaxrobust.bounds import (
+    PRIMITIVES,
+    interval_pass,
+    linear_margins,
+)
 from jaxrobust.bounds.program import trace
 from jaxrobust.threat import L1Ball, L2Ball, LinfBall
 from tests.bounds.functions import CLASSES, FUNCTIONS, PIXELS, network, weights
@@ -60,18 +64,20 @@ def outcomes(name, ball, images):
         model, threat = partial(logits_fn, values), ball(epsilon)
         logits = jax.vmap(lambda one: model(one[None])[0])(samples)
         label = jnp.full((1,), LABEL)
-        found = {"interval": interval(model, threat, image)}
-        margins = {"interval": interval_margins(model, threat, image, label)}
-        return logits, found, margins
+        found = interval_pass(model, threat, image, label, rounding="outward")
+        margins = {
+            "interval": found.margins,
+            "linear": linear_margins(model, threat, image, label),
+        }
+        return logits, found.bounds, margins
 
     return jax.device_get(compared(EPSILONS, weights(5, len(EPSILONS)), *images))
 
 
 def assert_sound(logits, found, margins):
     assert np.isfinite(logits).all()
-    for bounds in found.values():
-        assert bounds.lower.shape == (len(EPSILONS), 1, CLASSES)
-        assert (logits >= bounds.lower).all() and (logits <= bounds.upper).all()
+    assert found.lower.shape == (len(EPSILONS), 1, CLASSES)
+    assert (logits >= found.lower).all() and (logits <= found.upper).all()
     for lower in margins.values():
         exact = np.float64(logits[:, :, LABEL : LABEL + 1]) - np.float64(logits)
         assert (exact >= lower).all()

@@ -9,8 +9,8 @@ import pytest
 from flax import linen as nn
 
 from jaxrobust.attacks import PGD
-from jaxrobust.bounds import Bounds, IntervalPass
-from jaxrobust.networks import as_network
+from jaxrobust.bounds import Bounds, IntervalPass, interval_margins, linear_margins
+from jaxrobust.networks import Network, Variables, as_network
 from jaxrobust.threat import L2Ball, LinfBall
 from jaxrobust.training import Phase
 from jaxrobust.training.recipe.model import Model
@@ -19,6 +19,8 @@ from jaxrobust.training.recipe.objectives import (
     MTLIBP,
     SABR,
     Adversarial,
+    CrownIBP,
+    Dual,
     Standard,
 )
 from jaxrobust.training.recipe.objectives.certified import activity, tightness
@@ -150,7 +152,7 @@ class TestRegularizers:
         assert of(dead) == 0
         assert np.all(np.isfinite(jax.grad(of)(dead)))
 
-    @pytest.mark.parametrize("kind", [IBP, MTLIBP, SABR])
+    @pytest.mark.parametrize("kind", [IBP, CrownIBP, MTLIBP, SABR])
     def test_their_weight_falls_to_0_with_the_radius(self, kind):
         schedule = EpsilonSchedule(
             kind="linear", start=0, end=0.4, ramp_epochs=3, every="step"
@@ -161,6 +163,105 @@ class TestRegularizers:
         np.testing.assert_allclose(
             np.concatenate(found), [0.8, 0.6, 0.4, 0.2, 0, 0], atol=1e-6
         )
+
+
+class TestLinearBounds:
+    def test_a_linear_network_has_no_tighter_bounds_than_intervals(self):
+        images, labels = linear.batch()
+        expected, _ = value(IBP(), images, labels)
+        for objective in (CrownIBP(beta=0.0), CrownIBP(beta=0.5), Dual()):
+            loss, _ = value(objective, images, labels)
+            assert loss == pytest.approx(float(expected), rel=1e-5)
+
+    def test_crown_ibp_mixes_the_margins(self):
+        images, labels = linear.batch()
+        model = normalized(images)
+        threat = LinfBall(EPSILON)
+        ends = [
+            function(
+                lambda images: model.train(linear.KEY, images)[0],
+                *(threat, images, labels),
+                statistics="clean",
+                rounding="nearest",
+                **options,
+            )
+            for function, options in (
+                (interval_margins, {}),
+                (linear_margins, {"intermediate": "interval", "slopes": "zero"}),
+            )
+        ]
+        assert not np.allclose(*ends, rtol=1e-3)
+        for beta in (0.0, 0.3, 1.0):
+            objective = CrownIBP(beta=beta, slopes="zero", regularization=0.0)
+            loss, _ = value(objective, images, labels, threat, model)
+            margins = beta * ends[0] + (1 - beta) * ends[1]
+            losses = np.log(np.exp(-np.asarray(margins)).sum(axis=1))
+            assert loss == pytest.approx(losses.mean(), rel=1e-5)
+
+    def test_its_weight_of_intervals_rises_with_the_radius(self):
+        found = [CrownIBP(beta=0.8).at_radius(each, 0.4).beta for each in (0, 0.1, 0.4)]
+        assert found == pytest.approx([0, 0.2, 0.8])
+
+    def test_the_dual_loss_is_that_of_the_dual_network(self):
+        images, labels = linear.batch()
+        rng = np.random.default_rng(2)
+        layers = [
+            (rng.normal(size=(9, 7)), rng.normal(size=7)),
+            (rng.normal(size=(7, 6)), rng.normal(size=6)),
+            (rng.normal(size=(6, linear.CLASSES)), rng.normal(size=linear.CLASSES)),
+        ]
+        arrays = jax.tree.map(lambda each: jnp.asarray(each, jnp.float32), layers)
+
+        def apply(variables, images, *, train, key):
+            del train, key
+            units = images.reshape(images.shape[0], -1)
+            for index, (weights, bias) in enumerate(variables.params):
+                units = units @ weights + bias[None]
+                units = jax.nn.relu(units) if index < 2 else units
+            return units, variables
+
+        model = Model(Network(linear.init, apply), Variables(arrays, {}))
+        loss, _ = value(Dual(), images, labels, LinfBall(EPSILON, None), model)
+        expected = [
+            by_hand(layers, np.asarray(image, np.float64).reshape(-1), int(label))
+            for image, label in zip(images, labels, strict=True)
+        ]
+        assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+
+
+def by_hand(layers, image, label):
+    """The dual loss of one image: the recursion of Wong & Kolter, layer after layer."""
+
+    def least(depth, objective, known):
+        """Lower bound of the objective at a layer's results."""
+        nu, total = -objective, 0.0
+        for index in reversed(range(depth)):
+            weights, bias = layers[index]
+            total -= nu @ bias
+            nu = weights @ nu
+            if index == 0:
+                break
+            low, high = known[index - 1]
+            unstable = (low < 0) & (high > 0)
+            slope = np.where(
+                unstable, high / np.where(unstable, high - low, 1), high > 0
+            )
+            nu = slope * nu
+            total += np.sum(np.where(unstable, low * np.maximum(nu, 0), 0))
+        return total - image @ nu - EPSILON * np.abs(nu).sum()
+
+    known = []
+    for depth in (1, 2):
+        identity = np.eye(len(layers[depth - 1][1]))
+        low = np.array([least(depth, each, known) for each in identity])
+        high = -np.array([least(depth, -each, known) for each in identity])
+        known.append((low, high))
+    classes = np.eye(linear.CLASSES)
+    margins = [
+        0 if each == label else least(3, classes[label] - classes[each], known)
+        for each in range(linear.CLASSES)
+    ]
+    return np.log(np.exp(-np.array(margins)).sum())
 
 
 class TestWithAnAttack:
@@ -209,7 +310,10 @@ class TestWithAnAttack:
 
 @pytest.mark.parametrize(
     ("kind", "field"),
-    [(IBP, "kappa"), (IBP, "regularization"), (MTLIBP, "alpha"), (SABR, "ratio")],
+    [
+        *((IBP, "kappa"), (IBP, "regularization"), (CrownIBP, "beta")),
+        *((MTLIBP, "alpha"), (SABR, "ratio")),
+    ],
 )
 def test_numbers_out_of_range_are_refused(kind, field):
     with pytest.raises(ValueError, match=f"`{field}` must be"):

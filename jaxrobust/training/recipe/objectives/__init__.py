@@ -16,6 +16,8 @@ from jaxrobust.training.recipe.objectives.base import (
     unresolved,
     with_attack,
 )
+from jaxrobust.training.recipe.objectives.crown_ibp import CrownIBP
+from jaxrobust.training.recipe.objectives.dual import Dual
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
@@ -43,6 +45,8 @@ __all__ = [
     "SABR",
     "Adversarial",
     "Attacking",
+    "CrownIBP",
+    "Dual",
     "Fast",
     "Gaussian",
     "GradAlign",

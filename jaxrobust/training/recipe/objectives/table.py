@@ -4,6 +4,8 @@ from typing import Any
 
 from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.awp import AWP
+from jaxrobust.training.recipe.objectives.crown_ibp import CrownIBP
+from jaxrobust.training.recipe.objectives.dual import Dual
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
@@ -20,14 +22,16 @@ __all__ = ["OBJECTIVES"]
 
 OBJECTIVES: dict[str, Any] = {
     "standard": Standard,
-    "gaussian": Gaussian,
     "adversarial": Adversarial,
     "trades": Trades,
     "mart": Mart,
     "fast": Fast,
     "n_fgsm": NFGSM,
+    "gaussian": Gaussian,
     "grad_align": GradAlign,
     "ibp": IBP,
+    "crown_ibp": CrownIBP,
+    "dual": Dual,
     "mtl_ibp": MTLIBP,
     "sabr": SABR,
     "awp": AWP,
