@@ -42,9 +42,10 @@ class CertificationSettings(ImageChoice):
     norm: str | None = None
     """Norm of the ball: linf, l2 or l1; by default that of the training."""
     methods: Annotated[tuple[str, ...], tyro.conf.arg(name="method")] = DEFAULT
-    """What proves, the cheapest first, each on what those before it left: interval; or
-    one of your own, path.py:NAME, a function (logits_fn, threat, images, labels) ->
-    margins."""
+    """What proves, the cheapest first, each on what those before it left: interval,
+    crown-ibp (linear bounds between intervals), crown, alpha-crown (with slopes
+    optimized; hundreds of times the price of the first); or one of your own,
+    path.py:NAME, a function (logits_fn, threat, images, labels) -> margins."""
     batch_size: int | None = None
     """Images bounded at once; by default what fits and takes some seconds."""
 

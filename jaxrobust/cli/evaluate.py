@@ -74,8 +74,9 @@ class EvaluationSettings(ImageChoice, AttackChoice):
     """Of everything random in the attacks."""
     certify: tuple[str, ...] = ()
     """Also say what is proven at these radii, by one method or more, each on what those
-    before it left: interval; or one of your own, path.py:NAME. The truth lies between
-    what is certified and what attacks leave; certify --help tells more."""
+    before it left: interval, crown-ibp, crown, alpha-crown; or one of your own,
+    path.py:NAME. The truth lies between what is certified and what attacks leave;
+    certify --help tells more."""
 
     def record(self) -> dict[str, Any]:
         """As JSON; the inverse of `of_record`."""

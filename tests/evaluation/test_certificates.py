@@ -19,6 +19,7 @@ from jaxrobust.attacks import PGD
 from jaxrobust.bounds import interval_margins, interval_pass, is_certified
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
 from jaxrobust.evaluation import (
+    METHODS,
     Certification,
     JournalError,
     broken_certificates,
@@ -28,7 +29,7 @@ from jaxrobust.evaluation import (
     evaluate_models,
     wilson_interval,
 )
-from jaxrobust.evaluation.certificates.programs import peak_bytes
+from jaxrobust.evaluation.certificates.programs import operations_in, peak_bytes
 from jaxrobust.threat import LinfBall, threat_of
 
 RNG = np.random.default_rng(0)
@@ -233,6 +234,23 @@ def test_no_attack_breaks_what_is_certified(trained, norm, epsilons):
     assert proofs[1].certified_accuracy[1] > proofs[0].certified_accuracy[1] + 0.3
 
 
+@pytest.mark.slow
+def test_no_attack_breaks_what_any_method_certifies(trained):
+    weights, data = trained
+    few, radii = subset(data, 30), (0.03, 0.08)
+    attack = PGD(num_steps=20, step_size=0.02)
+    attacks = evaluate_models(apply, weights, few, attack, radii)
+    interval, *others = METHODS
+    (first,) = certify_models(apply, weights[:1], few, radii, methods=interval)
+    for name in others:
+        proofs = certify_models(apply, weights, few, radii, methods=[interval, name])
+        for proof, attacked in zip(proofs, attacks, strict=True):
+            assert not broken_certificates(proof, attacked).any()
+        gained = proofs[0].is_certified & ~first.is_certified
+        np.testing.assert_array_equal(gained, proofs[0].certified_by == 1)
+        assert gained.any() and not (first.is_certified & ~proofs[0].is_certified).any()
+
+
 def test_a_lie_is_found_out():
     def lie(logits_fn, threat, images, labels):
         return jnp.ones_like(logits_fn(images))
@@ -300,7 +318,7 @@ def narrow(logits_fn, threat, images, labels):
         ({"methods": failing}, "got 'failing', which says: this method is not fin"),
         (
             {"methods": narrow},
-            r"return margins \(images, classes\), \[1, 2\] for an image, got 'narrow, "
+            r"return margins \(images, classes\), \[1, 2\] here, got 'narrow, "
             r"which returns float32\[1, 1\]'",
         ),
         (
@@ -473,3 +491,22 @@ def test_memory_is_that_of_the_arrays_that_are_there_at_once():
     assert 2 * 400 * 4 <= found <= 2 * 400 * 4 + 200
     inner = jax.make_jaxpr(jax.jit(program))(jnp.ones(5000), jnp.ones(4))
     assert peak_bytes(inner.jaxpr, [False, True]) >= found
+
+
+def test_work_is_that_of_the_products_in_every_turn_of_a_loop():
+    kernel = jnp.ones((3, 3, 2, 5))
+
+    def program(images, weights):
+        def turn(total, row):
+            return total + jnp.sum(row @ weights), None
+
+        total, _ = jax.lax.scan(turn, 0.0, jnp.ones((7, 20, 30)))
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        moved = jax.lax.conv_general_dilated(
+            images, kernel, (1, 1), "VALID", dimension_numbers=dimensions
+        )
+        return total + jnp.sum(moved)
+
+    traced = jax.make_jaxpr(program)(jnp.ones((4, 8, 8, 2)), jnp.ones((30, 40)))
+    products = 7 * (2 * 20 * 30 * 40) + 2 * (4 * 6 * 6 * 5) * (3 * 3 * 2)
+    assert products < operations_in(traced.jaxpr) < 1.05 * products

@@ -10,7 +10,7 @@ from typing import Any
 
 from jaxrobust.arguments import require
 from jaxrobust.attacks.builders import described
-from jaxrobust.bounds import interval_margins
+from jaxrobust.bounds import interval_margins, linear_margins
 from jaxrobust.references import is_reference, name_of, resolve
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Images, Labels, Logits, LogitsFn
@@ -25,6 +25,9 @@ with a traced radius, and its bounds must hold as they are rounded."""
 
 METHODS: dict[str, Method] = {
     "interval": interval_margins,
+    "crown-ibp": partial(linear_margins, intermediate="interval"),
+    "crown": linear_margins,
+    "alpha-crown": partial(linear_margins, slopes="optimized"),
 }
 """Those of the library, the cheapest first."""
 

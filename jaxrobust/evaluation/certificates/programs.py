@@ -1,12 +1,13 @@
 """The compiled function of a method, and how much memory and work it takes."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, Literal, Var
+from jax.extend.core import Jaxpr, Var
 
 from jaxrobust.arguments import require
 from jaxrobust.bounds import is_certified
@@ -18,7 +19,13 @@ from jaxrobust.precision import JUDGED, at_precision
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, Params, PerExampleFlag
 
-__all__ = ["Cost", "bounding_program", "costing_program", "peak_bytes"]
+__all__ = [
+    "Cost",
+    "bounding_program",
+    "costing_program",
+    "operations_in",
+    "peak_bytes",
+]
 
 
 def bounding_program(
@@ -48,12 +55,12 @@ def bounding_program(
 
 
 class Cost(NamedTuple):
-    """What bounding one image at one radius takes.
+    """What bounding a batch at one radius takes, without what is the same for all.
 
     Attributes:
-        operations: as XLA counts them, a loop once.
-        memory: bytes of the largest set of arrays that are there at once, before the
-            compiler merges any, without what is the same for all images.
+        operations: of products and of everything else, about.
+        memory: bytes of the arrays that are there at once, before the compiler merges
+            any.
     """
 
     operations: float
@@ -62,8 +69,8 @@ class Cost(NamedTuple):
 
 def costing_program(
     apply: Reference, method: Reference, *, threat: type[ThreatModel]
-) -> Callable[[str, Params, np.ndarray, np.ndarray], Cost]:
-    """`(name, weights, images, labels) -> cost`; refuses a method that cannot run.
+) -> Callable[[str, Params, np.ndarray, int], Cost]:
+    """`(name, weights, images, batch) -> cost`; refuses a method that cannot run.
 
     Nothing is compiled, and what was traced once is remembered.
     """
@@ -77,42 +84,42 @@ def costing_program(
 
     known: dict[Any, Cost] = {}
 
-    def cost(
-        name: str, weights: Params, images: np.ndarray, labels: np.ndarray
-    ) -> Cost:
-        first = jnp.asarray(images[:1]), jnp.asarray(labels[:1])
-        leaves, structure = jax.tree.flatten((weights, first))
+    def cost(name: str, weights: Params, images: np.ndarray, batch: int) -> Cost:
+        shown = jax.ShapeDtypeStruct((batch, *images.shape[1:]), images.dtype)
+        labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+        leaves, structure = jax.tree.flatten((weights, shown))
         key = structure, *((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if key not in known:
+            epsilon = jax.ShapeDtypeStruct((), jnp.float32)
             try:
-                traced = jax.jit(bounded).trace(weights, jnp.float32(0.1), *first)
+                traced = jax.make_jaxpr(bounded, return_shape=True)
+                closed, found = traced(weights, epsilon, shown, labels)
             except Exception as error:
                 raise ValueError(
                     f"`methods` must be able to bound this model in {threat.name}, "
                     f"got {name!r}, which says: {str(error).rstrip('.')}."
                 ) from error
-            _require_margins(name, traced.out_info, apply, weights, first[0])
-            analysis = traced.lower().cost_analysis() or {}
-            jaxpr = traced.jaxpr.jaxpr
+            logits = jax.eval_shape(
+                lambda each: apply()(weights)(as_float(each)), shown
+            )
+            _require_margins(name, found, logits.shape)
             num_weights = len(jax.tree.leaves(weights))
-            is_image = [place >= num_weights for place in range(len(jaxpr.invars))]
-            # Not every backend counts; a bound of ordinary size is then assumed.
-            operations = float(analysis.get("flops", 0.0)) or 4e7
-            known[key] = Cost(operations, peak_bytes(jaxpr, is_image))
+            arguments = range(len(closed.jaxpr.invars))
+            is_image = [place >= num_weights for place in arguments]
+            known[key] = Cost(
+                operations_in(closed.jaxpr), peak_bytes(closed.jaxpr, is_image)
+            )
         return known[key]
 
     return cost
 
 
-def _require_margins(
-    name: str, found: Any, apply: Reference, weights: Params, images: jax.Array
-) -> None:
+def _require_margins(name: str, found: Any, wanted: tuple[int, ...]) -> None:
     """Refuse what is not one number for each class.
 
     Raises:
         ValueError: naming what was returned instead.
     """
-    wanted = jax.eval_shape(apply()(weights), as_float(images)).shape
     leaves = jax.tree.leaves(found)
     is_margins = len(leaves) == 1 and leaves[0].shape == wanted
     is_margins = is_margins and jnp.issubdtype(leaves[0].dtype, jnp.floating)
@@ -120,10 +127,30 @@ def _require_margins(
     require(
         is_margins,
         "methods",
-        f"functions that return margins (images, classes), {list(wanted)} for an image",
+        f"functions that return margins (images, classes), {list(wanted)} here",
         f"{name}, which returns {shown}",
         "return lower bounds of the logit at the label minus each logit",
     )
+
+
+def operations_in(jaxpr: Jaxpr) -> float:
+    """Operations of a program, about: of a loop of unknown length one turn."""
+    count = 0.0
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        size = sum(map(_length, equation.outvars))
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            size *= 2 * math.prod(shape[axis] for axis in contracted)
+        elif name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            features = kernel[params["dimension_numbers"].rhs_spec[0]]
+            size *= 2 * math.prod(kernel) / features
+        inner = [operations_in(each) for each in _programs_in(params)]
+        turns = params["length"] if name == "scan" else 1
+        count += turns * sum(inner) if inner else size
+    return count
 
 
 def peak_bytes(jaxpr: Jaxpr, is_counted: list[bool]) -> int:
@@ -134,43 +161,45 @@ def peak_bytes(jaxpr: Jaxpr, is_counted: list[bool]) -> int:
         is_counted: of its arguments; arrays that depend on none of those that are
             counted do not count.
     """
-    last: dict[Var, int] = {}
+    last: dict[Any, int] = {}
     for place, equation in enumerate(jaxpr.eqns):
-        last |= {each: place for each in equation.invars if not _is_literal(each)}
-    end = len(jaxpr.eqns)
-    last |= {each: end for each in jaxpr.outvars if not _is_literal(each)}
+        last |= {each: place for each in equation.invars if isinstance(each, Var)}
     counted = {
         each for each, flag in zip(jaxpr.invars, is_counted, strict=True) if flag
     }
+    last |= {each: len(jaxpr.eqns) for each in jaxpr.outvars if isinstance(each, Var)}
     present, most = dict.fromkeys(counted, 0), 0
     for place, equation in enumerate(jaxpr.eqns):
-        flags = [each in counted for each in equation.invars if not _is_literal(each)]
-        if not any(flags):
+        if not any(
+            isinstance(each, Var) and each in counted for each in equation.invars
+        ):
             continue
         counted.update(equation.outvars)
-        present |= {each: _size(each) for each in equation.outvars}
-        inner = max((_inside(each) for each in equation.params.values()), default=0)
-        most = max(most, sum(present.values()) + inner)
+        present |= {
+            each: _length(each) * getattr(each.aval.dtype, "itemsize", 8)
+            for each in equation.outvars
+        }
+        inside = [
+            peak_bytes(each, [True] * len(each.invars))
+            for each in _programs_in(equation.params)
+        ]
+        most = max(most, sum(present.values()) + max(inside, default=0))
         present = {
             each: size for each, size in present.items() if last.get(each, -1) > place
         }
     return most
 
 
-def _is_literal(atom: Any) -> bool:
-    return isinstance(atom, Literal)
+def _length(variable: Any) -> int:
+    return math.prod(variable.aval.shape)
 
 
-def _size(variable: Var) -> int:
-    aval: Any = variable.aval
-    return int(np.prod(aval.shape)) * getattr(aval.dtype, "itemsize", 8)
-
-
-def _inside(value: Any) -> int:
-    """Of the programs in a parameter of an equation, all of whose arguments count."""
+def _programs_in(value: Any) -> Iterator[Jaxpr]:
+    """The programs in the parameters of an equation."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
     if isinstance(value, list | tuple):
-        return max(map(_inside, value), default=0)
-    jaxpr = getattr(value, "jaxpr", value)
-    if not isinstance(jaxpr, Jaxpr):
-        return 0
-    return peak_bytes(jaxpr, [True] * len(jaxpr.invars))
+        for each in value:
+            yield from _programs_in(each)
+    elif isinstance(jaxpr := getattr(value, "jaxpr", value), Jaxpr):
+        yield jaxpr

@@ -32,12 +32,17 @@ from jaxrobust.evaluation.engine.programs import (
     placement,
 )
 from jaxrobust.evaluation.engine.sharing import shared_program
-from jaxrobust.evaluation.engine.sizes import bucket_size, fitting_size
+from jaxrobust.evaluation.engine.sizes import bucket_size, most_memory
 from jaxrobust.evaluation.robustness import check_same_shapes, is_function_of_weights
 from jaxrobust.threat import ThreatModel, norm_name, require_images, threat_of
 from jaxrobust.types import LogitsFn, Params
 
 __all__ = ["CertificationProgress", "certify", "certify_models"]
+
+
+PADDING = 16
+"""By how much a bucket is smaller than one of attacks: what is left for an expensive
+method after cheaper ones is often less than a bucket, and the rest would be padding."""
 
 
 class CertificationProgress(NamedTuple):
@@ -86,11 +91,17 @@ def _programs(
     bounds, sizes = [], []
     for name, method in methods.items():
         costing = shared(costing_program, apply, method, threat=threat)
-        cost = costing(name, weights[0], dataset.images, dataset.labels)
+        cost = partial(costing, name, weights[0], dataset.images)
+        operations = cost(1).operations
         size = batch_size
         if size is None:
-            size = bucket_size(1, cost.operations, where.platform, where.kind)
-            size = min(size, fitting_size(cost.memory, where.platform))
+            size = bucket_size(PADDING, operations, where.platform, where.kind)
+            # A method may take less memory for an image where there are more of them.
+            while (memory := cost(size).memory) > most_memory(where.platform):
+                if size == 1:
+                    break
+                size //= 1 << max(int(np.log2(memory / most_memory(where.platform))), 1)
+                size = max(size, 1)
             size *= where.num_devices
         sizes.append(whole(size))
         bounds.append(

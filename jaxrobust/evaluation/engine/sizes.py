@@ -7,7 +7,7 @@ products.
 
 import numpy as np
 
-__all__ = ["bucket_size", "fitting_size"]
+__all__ = ["bucket_size", "most_memory"]
 
 _SECONDS = 5.0
 """What a bucket shall take about."""
@@ -40,7 +40,7 @@ _LARGEST = {"cpu": 256, "gpu": 2048, "tpu": 512}
 of its compiler (`benchmarks/compiled`, v5e-buckets): of 128 or 2,048 images each takes
 more cycles."""
 
-_MEMORY = {"cpu": 1 << 30, "gpu": 4 << 30, "tpu": 2 << 30}
+_MEMORY = {"cpu": 3 << 30, "gpu": 8 << 30, "tpu": 4 << 30}
 """Bytes that a bucket of bounds may take, by platform."""
 
 
@@ -67,11 +67,10 @@ def bucket_size(
     return 1 << int(np.log2(wanted))
 
 
-def fitting_size(memory: int, platform: str) -> int:
-    """A power of two of items that fit into what a bucket may take, at least one.
+def most_memory(platform: str) -> int:
+    """Bytes that a bucket may take whose size is chosen by its memory.
 
     Args:
-        memory: bytes of one item.
         platform: "cpu", "gpu" or "tpu", as jax calls it.
     """
-    return 1 << int(np.log2(max(_MEMORY.get(platform, 1 << 30) // max(memory, 1), 1)))
+    return _MEMORY.get(platform, 3 << 30)
