@@ -1,5 +1,6 @@
 """What is certified is what bounds prove, and no attack breaks it."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -18,21 +19,23 @@ from hypothesis import strategies as st
 from jaxrobust.attacks import PGD
 from jaxrobust.bounds import interval_margins, interval_pass, is_certified
 from jaxrobust.data import Dataset, as_float, load_arrays, subset
+from jaxrobust.data.parts import subset_rows
 from jaxrobust.evaluation import (
     METHODS,
     Certification,
+    ChecklistConfig,
     JournalError,
     broken_certificates,
     certify,
     certify_models,
+    checklist,
     evaluate,
     evaluate_models,
     wilson_interval,
 )
 from jaxrobust.evaluation.certificates.programs import operations_in, peak_bytes
+from jaxrobust.evaluation.checklist import QUESTIONS
 from jaxrobust.threat import LinfBall, threat_of
-
-RNG = np.random.default_rng(0)
 
 
 def data_of(images, labels=None, num_classes=2):
@@ -46,7 +49,7 @@ def data_of(images, labels=None, num_classes=2):
     )
 
 
-LINEAR = RNG.normal(size=(9, 3)).astype(np.float32)
+LINEAR = np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)
 
 
 def linear(images):
@@ -54,7 +57,8 @@ def linear(images):
 
 
 def linear_data(count=40):
-    images = RNG.uniform(size=(count, 3, 3, 1)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    images = rng.uniform(size=(count, 3, 3, 1)).astype(np.float32)
     labels = np.argmax(np.asarray(linear(images)), axis=1)
     labels[::7] = (labels[::7] + 1) % 3
     return data_of(images, labels, 3)
@@ -267,6 +271,56 @@ def test_a_lie_is_found_out():
         broken_certificates(proof, elsewhere)
     with pytest.raises(ValueError, match=r"must be one of 0\.05, 0\.2, got 0\.3"):
         proof.at(0.3)
+
+
+CHECK = ChecklistConfig(
+    epsilon=0.05,
+    attack=PGD(step_size=0.05, num_steps=1, random_start=False),
+    num_images=20,
+    batch_size=20,
+)
+
+
+def test_the_checklist_asks_whether_a_certified_image_is_broken():
+    def lie(logits_fn, threat, images, labels):
+        return jnp.ones_like(logits_fn(images))
+
+    data = linear_data()
+    proof = certify(linear, data, (0.06, 0.2))
+    asked = {"only": ["certified", "single_step"]}
+    found = checklist(linear, data, CHECK, certification=proof, **asked)
+    check = found["certified"]
+    assert (check.verdict, found.verdict) == ("pass", "pass")
+    # The largest radius counts: what is proven at .06 is proven at .05.
+    rows = subset_rows(data, 20)
+    share = proof.at(0.06)[rows].mean()
+    assert check.measured["accuracy, certified"] == share > 0
+    assert share <= check.measured["accuracy, all attacks here"] < 1
+    assert check.measured["attacks"] == 2
+    lying = certify(linear, data, (0.05,), methods=lie)
+    found = checklist(linear, data, CHECK, certification=lying, **asked)
+    check = found["certificates"]
+    assert (check.verdict, found.verdict) == ("fail", "fail")
+    right = lying.is_clean_correct[rows].mean()
+    broken = right - check.measured["accuracy, all attacks here"]
+    assert check.measured["certified and broken"] == round(20 * broken) > 0
+    # A larger ball may well break what is certified in the smaller one.
+    wide = dataclasses.replace(CHECK, epsilon=0.2)
+    found = checklist(linear, data, wide, certification=lying, only=["certified"])
+    assert found["certified"].measured["accuracy, certified"] == 0.0
+    assert found.verdict == "pass"
+
+
+def test_without_certificates_it_is_not_asked():
+    found = checklist(linear, linear_data(), CHECK, only=["certified", "logits"])
+    assert found["certified"].verdict == "inconclusive" and found.verdict == "pass"
+    assert {each.name for each in QUESTIONS}.isdisjoint({"certified"})
+    proof = certify(linear, linear_data(), (0.05,), norm="l2")
+    with pytest.raises(ValueError, match="`norm` must be l2, as certified, got 'linf'"):
+        checklist(linear, linear_data(), CHECK, certification=proof)
+    proof = certify(linear, linear_data(9), (0.05,))
+    with pytest.raises(ValueError, match="`certification` must be of the 40 examples"):
+        checklist(linear, linear_data(), CHECK, certification=proof)
 
 
 def test_what_is_no_number_proves_nothing():

@@ -155,6 +155,20 @@ class Certification:
         """
         return self.is_certified[self.place(epsilon)]
 
+    def proves(self, epsilon: float, norm: str) -> np.ndarray:
+        """Which examples are certified at any radius, `(examples,)`.
+
+        Args:
+            epsilon: what is certified at a larger radius is certified here.
+            norm: of the ball.
+
+        Raises:
+            ValueError: for another norm.
+        """
+        remedy = "certify in that norm"
+        require(norm == self.norm, "norm", f"{self.norm}, as certified", norm, remedy)
+        return self.is_clean_correct & (self.proven_epsilon.max(axis=0) >= epsilon)
+
     def row(self) -> CertifiedRow:
         """The accuracies and counts, of plain types."""
         printed = [f"{radius:g}" for radius in self.epsilons]
