@@ -247,6 +247,7 @@ def test_a_flag_has_one_spelling_and_one_meaning(capsys, monkeypatch):
 NAMED = [
     (AttackChoice, ATTACKS),
     *((kind, METHODS) for kind in (CertificationSettings, EvaluationSettings)),
+    (ReportConfig, METHODS),
     (Common, MODELS),
     (Common, OBJECTIVES),
     (Common, AVERAGES),

@@ -127,11 +127,11 @@ def method_table(row: Mapping[str, Any], *, has_seconds: bool = True) -> Cells:
     """
     radii = list(row["certified_accuracy"])
     header = ["first proven by", *(f"ε = {radius}" for radius in radii), "bounds"]
-    cells = [header + ["seconds"] * has_seconds]
+    cells = [header + (["seconds"] if has_seconds else [])]
     for method in row["methods"]:
         counts = [str(method["num_certified"][radius]) for radius in radii]
         line = [method["name"], *counts, str(method["num_bounds"])]
-        cells.append(line + [f"{method['seconds']:.1f}"] * has_seconds)
+        cells.append(line + ([f"{method['seconds']:.1f}"] if has_seconds else []))
     return cells
 
 
