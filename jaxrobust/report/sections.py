@@ -222,7 +222,7 @@ def sections(
 
 
 def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"model": each.subject.name, **(each.accuracy or {})}
         | ({"certified": each.certified} if each.certified else {})
         for each in assessments

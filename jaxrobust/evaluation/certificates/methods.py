@@ -52,9 +52,10 @@ def named_methods(methods: Methods) -> dict[str, Method]:
     if isinstance(methods, Mapping):
         named = dict(methods)
     else:
-        is_one = isinstance(methods, str) or callable(methods)
+        if isinstance(methods, str) or callable(methods):
+            methods = [methods]
         named = {}
-        for method in [methods] if is_one else list(methods):
+        for method in methods:
             name, function = _found(method)
             once = "name each method once; the first one that proves counts"
             require(name not in named, "methods", "different methods", name, once)

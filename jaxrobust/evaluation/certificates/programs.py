@@ -141,10 +141,10 @@ def operations_in(jaxpr: Jaxpr) -> float:
         size = sum(map(_length, equation.outvars))
         if name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
+            shape = _form(equation.invars[0]).shape
             size *= 2 * math.prod(shape[axis] for axis in contracted)
         elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = _form(equation.invars[1]).shape
             features = kernel[params["dimension_numbers"].rhs_spec[0]]
             size *= 2 * math.prod(kernel) / features
         inner = [operations_in(each) for each in _programs_in(params)]
@@ -176,7 +176,7 @@ def peak_bytes(jaxpr: Jaxpr, is_counted: list[bool]) -> int:
             continue
         counted.update(equation.outvars)
         present |= {
-            each: _length(each) * getattr(each.aval.dtype, "itemsize", 8)
+            each: _length(each) * getattr(_form(each).dtype, "itemsize", 8)
             for each in equation.outvars
         }
         inside = [
@@ -190,8 +190,13 @@ def peak_bytes(jaxpr: Jaxpr, is_counted: list[bool]) -> int:
     return most
 
 
-def _length(variable: Any) -> int:
-    return math.prod(variable.aval.shape)
+def _form(atom: Any) -> Any:
+    """Shape and type of a variable or a literal."""
+    return atom.aval
+
+
+def _length(atom: Any) -> int:
+    return math.prod(_form(atom).shape)
 
 
 def _programs_in(value: Any) -> Iterator[Jaxpr]:
