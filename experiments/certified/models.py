@@ -7,9 +7,16 @@ from typing import Any, Literal
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Setting, Workspace
 from jaxrobust.data import Dataset, load_arrays, subset
-from jaxrobust.evaluation import certify, evaluate
+from jaxrobust.evaluation import certify_models, evaluate_models
 from jaxrobust.report import percent
-from jaxrobust.training import EpsilonSchedule, OptimizerConfig, Phase, Run, TrainConfig
+from jaxrobust.training import (
+    EpsilonSchedule,
+    OptimizerConfig,
+    Phase,
+    Run,
+    TrainConfig,
+    applied,
+)
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import IBP
 
@@ -88,30 +95,29 @@ def _judged(
     """Shares of test images: right, left by PGD and by the ensemble, and certified."""
     seed, pgd = workspace.seed, config.evaluation
     size = min(config.ensemble_size, len(test))
-    proof = certify(run.logits_fn, test, (epsilon,))
-    weak = evaluate(
-        run.logits_fn,
-        test,
-        pgd.attacks,
-        (epsilon,),
-        batch_size=pgd.batch_size,
-        seed=seed,
+    part = subset(test, size)
+    # The same function for all models, so that they share programs.
+    model = (applied(run.network), [run.weights])
+    (proof,) = certify_models(*model, test, (epsilon,))
+    (proof_of_part,) = certify_models(*model, part, (epsilon,))
+    attacked = (pgd.attacks, (epsilon,))
+    (weak,) = evaluate_models(
+        *model, test, *attacked, batch_size=pgd.batch_size, seed=seed
     )
-    strong = evaluate(
-        run.logits_fn,
-        subset(test, size),
+    (strong,) = evaluate_models(
+        *model,
+        part,
         config.ensemble.attacks,
         (epsilon,),
         seed=seed,
         journal=workspace.models / f"{run.directory.name}-ensemble.npz",
     )
-    part = certify(run.logits_fn, subset(test, size), (epsilon,))
     return {
         "clean_accuracy": weak.clean_accuracy,
         "robust_accuracy": float(weak.robust_accuracy[0]),
         "certified_accuracy": float(proof.certified_accuracy[0]),
         "ensemble_accuracy": float(strong.robust_accuracy[0]),
-        "certified_on_the_same": float(part.certified_accuracy[0]),
+        "certified_on_the_same": float(proof_of_part.certified_accuracy[0]),
         "num_test": len(test),
         "num_ensemble": size,
     }
