@@ -2,18 +2,31 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Setting, Workspace
-from jaxrobust.data import Dataset, load_arrays, subset
-from jaxrobust.evaluation import certify, evaluate
+from jaxrobust.bounds import linear_margins
+from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
+from jaxrobust.evaluation import certify_models, evaluate_models
 from jaxrobust.report import percent
-from jaxrobust.training import EpsilonSchedule, OptimizerConfig, Phase, Run, TrainConfig
+from jaxrobust.training import (
+    EpsilonSchedule,
+    OptimizerConfig,
+    Phase,
+    Run,
+    TrainConfig,
+    applied,
+)
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import IBP
 
 __all__ = ["Config", "Trained", "accuracy_table", "note", "ramp", "rows_of"]
+
+
+DUAL = partial(linear_margins, slopes="dual", intermediate="linear")
+"""The bounds of Wong & Kolter, 2018, cut by the pixel range."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,6 +38,9 @@ class Trained:
     epsilon: float
     """Radius at the end of training, in units of [0, 1] pixels, in l_inf."""
     phases: tuple[Phase, ...]
+    dataset: str | None = None
+    """Another one than that of the experiment."""
+    variant: str = "original"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +54,22 @@ class Config(Setting):
     """Test images that the ensemble attacks."""
     test_size: int | None = None
     """Test images; None for all."""
+    num_dual: int = 0
+    """Test images that the dual network of Wong & Kolter bounds, too."""
+
+    def recipe_of(self, model: Trained, workspace: Workspace) -> TrainConfig:
+        """What to do for a model."""
+        recipe = self.recipe(workspace, *model.phases)
+        dataset = model.dataset or self.dataset
+        return dataclasses.replace(recipe, dataset=dataset, variant=model.variant)
+
+    def test_images(self, model: Trained, workspace: Workspace) -> Dataset:
+        """What a model is judged on."""
+        dataset = model.dataset or self.dataset
+        test = load_arrays(dataset, "test", data_dir=workspace.data_dir)
+        size = self.test_size
+        test = test if size is None or size >= len(test) else subset(test, size)
+        return apply_variant(test, model.variant)
 
 
 def ramp(
@@ -88,46 +120,57 @@ def _judged(
     """Shares of test images: right, left by PGD and by the ensemble, and certified."""
     seed, pgd = workspace.seed, config.evaluation
     size = min(config.ensemble_size, len(test))
-    proof = certify(run.logits_fn, test, (epsilon,))
-    weak = evaluate(
-        run.logits_fn,
-        test,
-        pgd.attacks,
-        (epsilon,),
-        batch_size=pgd.batch_size,
-        seed=seed,
+    part = subset(test, size)
+    # The same function for all models, so that they share programs.
+    model = (applied(run.network), [run.weights])
+    (proof,) = certify_models(*model, test, (epsilon,))
+    (proof_of_part,) = certify_models(*model, part, (epsilon,))
+    attacked = (pgd.attacks, (epsilon,))
+    (weak,) = evaluate_models(
+        *model, test, *attacked, batch_size=pgd.batch_size, seed=seed
     )
-    strong = evaluate(
-        run.logits_fn,
-        subset(test, size),
+    (strong,) = evaluate_models(
+        *model,
+        part,
         config.ensemble.attacks,
         (epsilon,),
         seed=seed,
         journal=workspace.models / f"{run.directory.name}-ensemble.npz",
     )
-    part = certify(run.logits_fn, subset(test, size), (epsilon,))
-    return {
+    found = {
         "clean_accuracy": weak.clean_accuracy,
         "robust_accuracy": float(weak.robust_accuracy[0]),
         "certified_accuracy": float(proof.certified_accuracy[0]),
         "ensemble_accuracy": float(strong.robust_accuracy[0]),
-        "certified_on_the_same": float(part.certified_accuracy[0]),
+        "certified_on_the_same": float(proof_of_part.certified_accuracy[0]),
         "num_test": len(test),
         "num_ensemble": size,
+    }
+    if not config.num_dual:
+        return found
+    few = subset(test, min(config.num_dual, len(test)))
+    (by_intervals,) = certify_models(*model, few, (epsilon,))
+    (by_dual,) = certify_models(*model, few, (epsilon,), methods={"dual": DUAL})
+    return found | {
+        "certified_by_dual": float(by_dual.certified_accuracy[0]),
+        "certified_by_intervals_of_these": float(by_intervals.certified_accuracy[0]),
+        "num_dual": len(few),
     }
 
 
 def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
     """Train every model, attack it and certify it: a row of each that is known."""
-    test = load_arrays(config.dataset, "test", data_dir=workspace.data_dir)
-    test = test if config.test_size is None else subset(test, config.test_size)
     rows = []
+    # Data and settings are checked before any training.
     for each in config.models:
-        recipe = config.recipe(workspace, *each.phases)
+        config.recipe_of(each, workspace)
+        config.test_images(each, workspace)
+    for each in config.models:
+        recipe = config.recipe_of(each, workspace)
         judged = [config_to_json(config.evaluation), config_to_json(config.ensemble)]
         key = [
             config_to_json(recipe, has_defaults=False),
-            [*judged, config.ensemble_size, config.test_size],
+            [*judged, config.ensemble_size, config.test_size, config.num_dual],
         ]
 
         def compute(each: Trained = each, recipe: TrainConfig = recipe) -> Any:
@@ -135,6 +178,7 @@ def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
                 "certified", recipe, checkpoint_every=config.checkpoint_every
             )
             workspace.say(f"--- judging {each.title}")
+            test = config.test_images(each, workspace)
             return {
                 "epochs": len(run.records),
                 **_judged(run, each.epsilon, config, workspace, test),
