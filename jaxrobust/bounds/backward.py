@@ -1,10 +1,10 @@
 r"""Functionals of a program's values, put back step by step towards the image.
 
 A functional :math:`\sum_k A_k z_k + b` of some values is bounded from below by one of
-earlier values: at an affine step :math:`z = Wx + c` the coefficients become
-:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at
-any other step the positive coefficients go by the lower function of its relaxation, the
-negative ones by the upper. All rows are mapped together.
+earlier values. At an affine step :math:`z = Wx + c` the coefficients become
+:math:`W^T A`, by JAX's transposition (but for `strided.py`), and :math:`A \cdot c` goes
+to the constant; at any other step the positive coefficients go by the lower function of
+its relaxation, the negative ones by the upper. All rows are mapped together.
 
 Rounded outwards, each substitution costs :math:`\gamma_n |A| S` (`rounding.py`), so the
 computed coefficients need not be exact: what they miss of the exact product is small
@@ -26,6 +26,7 @@ from jaxrobust.bounds.inputs import InputSet
 from jaxrobust.bounds.program import Program, Step
 from jaxrobust.bounds.rounding import Bounds, gamma, smallest, unit
 from jaxrobust.bounds.rules import Affine, Line, Relaxation
+from jaxrobust.bounds.strided import strided_transpose
 from jaxrobust.bounds.table import rule_of
 
 __all__ = ["Functional", "least", "substitute"]
@@ -161,7 +162,11 @@ class _Substitution:
         self.error = self.error + _summed(jnp.abs(rows), errors, self.dtype)
 
     def affine(self, step: Step, rule: Affine, rows: list[Array]) -> None:
-        constant, transpose = _transposed(step, step.forms)
+        strided = strided_transpose(step)
+        if strided is not None:
+            constant, transpose = None, lambda each: [jax.vmap(strided)(each)]
+        else:
+            constant, transpose = _transposed(step, step.forms)
         is_list = isinstance(constant, list)
         self.add(step, transpose(rows if is_list else rows[0]))
         constants = constant if is_list else [constant]
