@@ -59,7 +59,7 @@ both, intersected."""
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    slopes: Slopes
+    slopes: Any
     intermediate: Intermediate
     start: SlopeName
     num_steps: int
@@ -189,7 +189,8 @@ def _ascended(
     settings: _Settings,
 ) -> Array:
     """The best values seen while slopes ascend, kept in [0, 1]."""
-    optimizer = optax.adam(settings.step_size)
+    step_size: Any = settings.step_size
+    optimizer = optax.adam(step_size)
 
     def objective(slopes: dict[int, Array]) -> tuple[Array, Array]:
         found = value(slopes)
@@ -214,7 +215,7 @@ def _mapped(
     threat: ThreatModel,
     images: Images,
     settings: _Settings,
-    rows_of: Callable[[Array, int, Any], Array],
+    rows_of: Callable[[Any, int, Any], Array],
     labels: Labels | None = None,
 ) -> Array:
     """Bounds of functionals of each image's logits, `(batch, rows)`."""

@@ -34,7 +34,7 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
     is_plain = (
         len(strides) == 2
         and max(strides) > 1
-        and type(step.operands[1]) is Known
+        and isinstance(step.operands[1], Known)
         and {*params["lhs_dilation"], *params["rhs_dilation"]} == {1}
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and min(before for before, _ in pads) >= 0
