@@ -59,7 +59,7 @@ both, intersected."""
 
 @dataclasses.dataclass(frozen=True)
 class _Settings:
-    slopes: Any
+    slopes: Slopes
     intermediate: Intermediate
     start: SlopeName
     num_steps: int
@@ -81,7 +81,8 @@ class _Settings:
     @property
     def first(self) -> SlopeName:
         """The slopes of all that is not optimized."""
-        return self.start if self.slopes == "optimized" else self.slopes
+        name: Any = self.start if self.slopes == "optimized" else self.slopes
+        return name
 
 
 class _Relaxed:

@@ -59,11 +59,15 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
 
     def transpose(rows: Array) -> Array:
         rows = lax.transpose(rows, (out[0], *out[2:], out[1]))
+        # Zeros are put round them first: in the gradient of the kernel, XLA would swap
+        # operands of which the second is larger, and then turn it, slowly on a CPU.
+        around = [(tap - 1, tap - 1, 0) for tap in taps]
+        rows = lax.pad(rows, zero, [(0, 0, 0), *around, (0, 0, 0)])
         found: Any = lax.conv_general_dilated(
             rows,
             phases,
             (1, 1),
-            [(tap - 1, tap - 1) for tap in taps],
+            "VALID",
             dimension_numbers=_NUMBERS,
             precision=params["precision"],
         )
