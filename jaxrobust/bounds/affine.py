@@ -107,8 +107,8 @@ def is_product_with_constant(step: Step) -> bool:
     """Whether one of two factors is constant; of a quotient, the divisor."""
     place = {"div": 1}.get(step.primitive)
     if place is not None:
-        return type(step.operands[place]) is Known
-    return any(type(each) is Known for each in step.operands)
+        return isinstance(step.operands[place], Known)
+    return any(isinstance(each, Known) for each in step.operands)
 
 
 def _scaled(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
@@ -138,7 +138,7 @@ def _multiplied(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
 
 def _product_terms(step: Step) -> tuple[int, int]:
     """Products in one element of the result, and of the transpose."""
-    place = 0 if type(step.operands[0]) is Known else 1
+    place = 0 if isinstance(step.operands[0], Known) else 1
     constant = jnp.shape(step.operands[place].value)  # type: ignore[union-attr]
     if step.primitive in ("mul", "div"):
         count = max(math.prod(step.shape) // math.prod(step.forms[0].shape), 1)

@@ -1,10 +1,10 @@
 r"""Functionals of a program's values, put back step by step towards the image.
 
 A functional :math:`\sum_k A_k z_k + b` of some values is bounded from below by one of
-earlier values: at an affine step :math:`z = Wx + c` the coefficients become
-:math:`W^T A`, by JAX's transposition, and :math:`A \cdot c` goes to the constant; at
-any other step the positive coefficients go by the lower function of its relaxation, the
-negative ones by the upper. All rows are mapped together.
+earlier values. At an affine step :math:`z = Wx + c` the coefficients become
+:math:`W^T A`, by JAX's transposition (but for `strided.py`), and :math:`A \cdot c` goes
+to the constant; at any other step the positive coefficients go by the lower function of
+its relaxation, the negative ones by the upper. All rows are mapped together.
 
 Rounded outwards, each substitution costs :math:`\gamma_n |A| S` (`rounding.py`), so the
 computed coefficients need not be exact: what they miss of the exact product is small
@@ -26,6 +26,7 @@ from jaxrobust.bounds.inputs import InputSet
 from jaxrobust.bounds.program import Program, Step
 from jaxrobust.bounds.rounding import Bounds, gamma, smallest, unit
 from jaxrobust.bounds.rules import Affine, Line, Relaxation
+from jaxrobust.bounds.strided import strided_transpose
 from jaxrobust.bounds.table import rule_of
 
 __all__ = ["Functional", "least", "substitute"]
@@ -82,8 +83,8 @@ def _summed(rows: Array, values: Array, dtype: Any) -> Array:
 
 def _coarsest(step: Step) -> Any:
     """The type with the fewest bits that a step takes or gives."""
-    forms = [*step.forms, *(variable.aval for variable in step.equation.outvars)]
-    dtypes = [form.dtype for form in forms if jnp.issubdtype(form.dtype, jnp.inexact)]
+    dtypes = [form.dtype for form in (*step.forms, *step.results)]
+    dtypes = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.inexact)]
     return max(dtypes, key=unit)
 
 
@@ -123,10 +124,8 @@ class _Substitution:
             return None
         num_rows = self.constant.shape[0]
         return [
-            jnp.zeros((num_rows, *variable.aval.shape), variable.aval.dtype)
-            if each is None
-            else each
-            for each, variable in zip(found, step.equation.outvars, strict=True)
+            jnp.zeros((num_rows, *form.shape), form.dtype) if each is None else each
+            for each, form in zip(found, step.results, strict=True)
         ]
 
     def add(self, step: Step, parts: Sequence[Array | None]) -> None:
@@ -161,9 +160,14 @@ class _Substitution:
         self.error = self.error + _summed(jnp.abs(rows), errors, self.dtype)
 
     def affine(self, step: Step, rule: Affine, rows: list[Array]) -> None:
-        constant, transpose = _transposed(step, step.forms)
+        strided = strided_transpose(step)
+        constant: Any = None
+        if strided is not None:
+            self.add(step, [jax.vmap(strided)(rows[0])])
+        else:
+            constant, transpose = _transposed(step, step.forms)
+            self.add(step, transpose(rows if isinstance(constant, list) else rows[0]))
         is_list = isinstance(constant, list)
-        self.add(step, transpose(rows if is_list else rows[0]))
         constants = constant if is_list else [constant]
         errors: list[Any] = [0.0] * len(rows)
         if step.constants and rule.has_constant:
@@ -184,31 +188,58 @@ class _Substitution:
                 self.lose(row, error)
 
     def nonlinear(self, step: Step, found: Relaxation, rows: Array) -> None:
-        halves = jnp.maximum(rows, 0), jnp.minimum(rows, 0)
-        functions = found.lower, found.upper
-        is_lines = all(
-            isinstance(each, Line) and each.slope.shape == step.forms[0].shape
-            for each in functions
+        is_line = isinstance(found.lower, Line) and isinstance(found.upper, Line)
+        if is_line and [step.shape] == [form.shape for form in step.forms]:
+            self.line(step, found, rows)
+            return
+        halves = (
+            (jnp.maximum(rows, 0), found.lower, found.lower_size),
+            (jnp.minimum(rows, 0), found.upper, found.upper_size),
         )
-        if is_lines and len(step.forms) == 1 and step.shape == step.forms[0].shape:
-            # What transposing gives, in fewer operations.
-            below, above = functions
-            parts = halves[0] * below.slope[None] + halves[1] * above.slope[None]
-            self.add(step, [parts])
-            constants = below.offset, above.offset
-        else:
-            pairs = [_transposed(each, step.forms) for each in functions]
-            for half, (_, transpose) in zip(halves, pairs, strict=True):
-                self.add(step, transpose(half))
-            constants = [constant for constant, _ in pairs]
-        sizes = found.lower_size, found.upper_size
-        for half, constant, size in zip(halves, constants, sizes, strict=True):
-            constant = jnp.broadcast_to(constant, step.shape)
-            self.constant = self.constant + _summed(half, constant, self.dtype)
-            if self.is_outward:
-                size = jnp.broadcast_to(size, step.shape)
-                error = self.relative(_copies(step) + 16, _coarsest(step), size)
-                self.lose(half, error + self.of_sum(half, constant))
+        for half, function, size in halves:
+            constant, transpose = _transposed(function, step.forms)
+            self.add(step, transpose(half))
+            self.relaxed(step, half, constant, size)
+
+    def line(self, step: Step, found: Relaxation, rows: Array) -> None:
+        r"""A function of one variable: what transposing gives, in fewer passes.
+
+        With lines l and u, :math:`\max(A, 0) l + \min(A, 0) u` is
+        :math:`A (l + u) / 2 + |A| (l - u) / 2`.
+        """
+        lower: Any = found.lower
+        upper: Any = found.upper
+        sizes = jnp.abs(rows)
+        pairs = [
+            jnp.broadcast_arrays(*ends, jnp.zeros(step.shape, rows.dtype))[:2]
+            for ends in zip(lower, upper, strict=True)
+        ]
+        (slope, off), (constant, apart) = (
+            ((below + above) / 2, (below - above) / 2) for below, above in pairs
+        )
+        self.add(step, [rows * slope[None] + sizes * off[None]])
+        self.constant = self.constant + _summed(rows, constant, self.dtype)
+        largest = jnp.abs(constant) + jnp.abs(apart)
+        size = found.lower_size + found.upper_size
+        self.relaxed(step, sizes, apart, size, largest)
+
+    def relaxed(
+        self,
+        step: Step,
+        rows: Array,
+        constant: Array,
+        size: Array,
+        largest: Array | None = None,
+    ) -> None:
+        """Add the constant part of a relaxation, and note the errors of all of it."""
+        constant, size = (
+            jnp.broadcast_to(each, step.shape) for each in (constant, size)
+        )
+        self.constant = self.constant + _summed(rows, constant, self.dtype)
+        if self.is_outward:
+            error = self.relative(_copies(step) + 16, _coarsest(step), size)
+            terms = constant if largest is None else largest
+            self.lose(rows, error + self.of_sum(rows, terms))
 
 
 def substitute(

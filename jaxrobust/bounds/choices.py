@@ -125,8 +125,9 @@ def _max_relax(
     def upper(one: Array, other: Array) -> Array:
         return weights[0] * one + weights[1] * other + top
 
-    sizes = first.magnitude, second.magnitude
-    return Relaxation(lower, upper, lower(*sizes), jnp.abs(top) + upper(*sizes) - top)
+    size = lower(first.magnitude, second.magnitude)
+    whole = upper(first.magnitude, second.magnitude) - top + jnp.abs(top)
+    return Relaxation(lower, upper, size, whole)
 
 
 def _min_interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:
@@ -183,8 +184,10 @@ def _abs_relax(
     found = _beside_constant(jnp.zeros_like(ends.lower), ends, slope, is_outward)
     lower, upper = found.lower, found.upper
     assert isinstance(lower, Line) and isinstance(upper, Line)
-    doubled = [Line(2 * each.slope - 1, 2 * each.offset) for each in (lower, upper)]
-    return lines(*doubled, ends)
+    lower, upper = (
+        Line(2 * each.slope - 1, 2 * each.offset) for each in (lower, upper)
+    )
+    return lines(lower, upper, ends)
 
 
 def _largest(
@@ -303,7 +306,7 @@ def _clamp_relax(
     step: Step, inputs: list[Bounds], slope: Any, is_outward: bool
 ) -> Relaxation:
     """Between flat ends: a line goes through one corner, and reaches the other end."""
-    if len(inputs) > 1 or type(step.operands[1]) is Known:
+    if len(inputs) > 1 or isinstance(step.operands[1], Known):
         why = "between ends that depend on the image"
         remedy = "write it as `jnp.minimum(jnp.maximum(...), ...)`"
         raise refused(step.primitive, step.source, why, remedy)
@@ -338,7 +341,7 @@ def _clamp_relax(
 
 def is_choice_of_constants(step: Step) -> bool:
     """Whether a selection goes by a predicate that is constant."""
-    return type(step.operands[0]) is Known
+    return isinstance(step.operands[0], Known)
 
 
 def _selected(which: Bounds, cases: list[Any], unsure: Any) -> Any:
@@ -381,7 +384,7 @@ def _select_relax(
     return Relaxation(chosen(values.lower), chosen(values.upper), size, size)
 
 
-def _compared(compare: Callable[[Bounds, Bounds], Bounds]) -> Nonlinear:
+def _compared(compare: Callable[..., Bounds]) -> Nonlinear:
     """Of flags: whether something surely holds, and whether it may."""
 
     def interval(step: Step, inputs: list[Bounds], is_outward: bool) -> Bounds:

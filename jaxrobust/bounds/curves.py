@@ -31,7 +31,7 @@ from jaxrobust.bounds.rules import (
 
 __all__ = ["CURVES", "finite", "reciprocal_lines", "rounded", "square_rule"]
 
-Function = Callable[[Array], Array]
+Function = Callable[..., Array]
 
 HALVINGS = 20
 """Of the interval in which a tangent point is sought."""
@@ -209,7 +209,9 @@ def _logistic_slope(values: Array) -> Array:
     return share * (1 - share)
 
 
-def _even_interval(values: Function, inputs: Bounds, is_outward: bool) -> Bounds:
+def _even_interval(
+    values: Callable[..., Array], inputs: Bounds, is_outward: bool
+) -> Bounds:
     """Of a function that is least at 0, and grows from there to both sides."""
     low, high = inputs
     ends = (values(low), values(high))

@@ -71,7 +71,7 @@ def _dual_norms(step: Step, scale: Array, norm: str) -> Array | None:
     """Of the rows of a product, or more; None where that is not cheap."""
     if norm == "l2":
         return jnp.sqrt(step(jnp.square(scale), of_constant=jnp.square))
-    place = 0 if type(step.operands[0]) is Known else 1
+    place = 0 if isinstance(step.operands[0], Known) else 1
     weights = jnp.abs(step.constants[0])
     if place == 0:
         return None

@@ -81,7 +81,8 @@ class _Settings:
     @property
     def first(self) -> SlopeName:
         """The slopes of all that is not optimized."""
-        return self.start if self.slopes == "optimized" else self.slopes
+        name: Any = self.start if self.slopes == "optimized" else self.slopes
+        return name
 
 
 class _Relaxed:
@@ -189,7 +190,8 @@ def _ascended(
     settings: _Settings,
 ) -> Array:
     """The best values seen while slopes ascend, kept in [0, 1]."""
-    optimizer = optax.adam(settings.step_size)
+    step_size: Any = settings.step_size
+    optimizer = optax.adam(step_size)
 
     def objective(slopes: dict[int, Array]) -> tuple[Array, Array]:
         found = value(slopes)
@@ -214,7 +216,7 @@ def _mapped(
     threat: ThreatModel,
     images: Images,
     settings: _Settings,
-    rows_of: Callable[[Array, int, Any], Array],
+    rows_of: Callable[[Any, int, Any], Array],
     labels: Labels | None = None,
 ) -> Array:
     """Bounds of functionals of each image's logits, `(batch, rows)`."""

@@ -154,7 +154,7 @@ def _div_relax(
         """`low` times one line where it is positive, times the other elsewhere."""
         return low * jnp.where(low >= 0, line(values), other(values))
 
-    if type(step.operands[0]) is Known:
+    if isinstance(step.operands[0], Known):
         return Relaxation(
             lambda values: at(under, over, values) - slack,
             lambda values: at(over, under, values) + slack,

@@ -34,19 +34,22 @@ class UnboundedError(NotImplementedError):
     """A function computes something that nobody has written a bound for."""
 
 
-class Known(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Known:
     """A value that does not depend on the image."""
 
     value: Any
 
 
-class Dependent(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Dependent:
     """A value that does, by its number in the program."""
 
-    index: int
+    number: int
 
 
-class Statistic(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistic:
     """A value taken of the batch, known once the clean batch was seen."""
 
     value: Any = None
@@ -122,28 +125,37 @@ class Step:
     @property
     def inputs(self) -> tuple[int, ...]:
         """Numbers of the values that it depends on, one for each place."""
-        return tuple(each.index for each in self.operands if type(each) is Dependent)
+        return tuple(
+            each.number for each in self.operands if isinstance(each, Dependent)
+        )
 
     @property
     def constants(self) -> tuple[Any, ...]:
         """The operands that do not depend on the image."""
-        return tuple(each.value for each in self.operands if type(each) is Known)
+        return tuple(each.value for each in self.operands if isinstance(each, Known))
 
     @property
     def forms(self) -> list[jax.ShapeDtypeStruct]:
         """Shapes and types of what it depends on, one for each place."""
         return [
-            jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+            _form(atom)
             for atom, each in zip(self.equation.invars, self.operands, strict=True)
-            if type(each) is Dependent
+            if isinstance(each, Dependent)
         ]
+
+    @property
+    def results(self) -> list[jax.ShapeDtypeStruct]:
+        """Shapes and types of what it gives."""
+        return [_form(variable) for variable in self.equation.outvars]
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Of its first result."""
-        return self.equation.outvars[0].aval.shape
+        return self.results[0].shape
 
-    def __call__(self, *values: Any, of_constant: Callable[[Any], Any] | None = None):
+    def __call__(
+        self, *values: Any, of_constant: Callable[[Any], Any] | None = None
+    ) -> Any:
         """What the equation makes of other values in place of those it depends on.
 
         Args:
@@ -156,7 +168,7 @@ class Step:
         given = iter(values)
         operands = [
             next(given)
-            if type(each) is Dependent
+            if isinstance(each, Dependent)
             else (each.value if of_constant is None else of_constant(each.value))
             for each in self.operands
         ]
@@ -192,10 +204,15 @@ class CleanBatch(NamedTuple):
     statistics: dict[tuple[int, int], Any]
 
 
+def _form(atom: Any) -> jax.ShapeDtypeStruct:
+    """Shape and type of a variable of JAX."""
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
 def _evaluate(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
     """The results of one equation: those of a program that has no other."""
     # Each place gets a variable of its own, since `x - x` may be asked for `y - z`.
-    invars = [Var(atom.aval) for atom in equation.invars]
+    invars: list[Any] = [Var(atom.aval) for atom in equation.invars]
     program = Jaxpr(
         constvars=(),
         invars=invars,
@@ -242,7 +259,9 @@ def refused(name: str, source: str, why: str, remedy: str) -> UnboundedError:
     )
 
 
-def _inner(equation: JaxprEqn, operands: list[Operand], source: str) -> Any:
+def _inner(
+    equation: JaxprEqn, operands: list[Operand], source: str
+) -> tuple[ClosedJaxpr, list[Operand]] | None:
     """The program of a call, and its operands; None for what is no call."""
     name = equation.primitive.name
     if name in _INLINED:
@@ -259,9 +278,9 @@ def _inner(equation: JaxprEqn, operands: list[Operand], source: str) -> Any:
                 remedy = "give `platform_dependent` a default"
                 raise refused(name, source, why, remedy)
             return branches[-1], rest
-        if type(index) is Known and not isinstance(index.value, Tracer):
+        if isinstance(index, Known) and not isinstance(index.value, Tracer):
             return branches[min(max(int(index.value), 0), len(branches) - 1)], rest
-        if any(type(each) is not Known for each in operands):
+        if any(not isinstance(each, Known) for each in operands):
             why = "whose branch is not known while tracing"
             remedy = "choose it by a number of Python, or by `jnp.where`"
             raise refused(name, source, why, remedy)
@@ -289,11 +308,11 @@ def _walk(
         source = _source(equation, outer)
         if name == "platform_index":
             outputs: Sequence[Operand] = [_Platform()]
-        elif all(type(each) is Known for each in inputs):
-            values = [each.value for each in inputs if type(each) is Known]
+        elif all(isinstance(each, Known) for each in inputs):
+            values = [each.value for each in inputs if isinstance(each, Known)]
             outputs = [Known(value) for value in _evaluate(equation, values)]
-        elif inner := _inner(equation, inputs, source):
-            outputs = _walk(*inner, visit, source)
+        elif (inner := _inner(equation, inputs, source)) is not None:
+            outputs = _walk(inner[0], inner[1], visit, source)
         elif any(isinstance(each, _Platform) for each in inputs):
             outputs = [_Platform() for _ in equation.outvars]
         elif name in _SAME:
@@ -308,9 +327,9 @@ def _is_of_batch(equation: JaxprEqn, inputs: Sequence[Operand], batch: int) -> b
     """Whether an equation takes something of a whole batch."""
     if equation.primitive.name not in _REDUCTIONS:
         return False
-    shape = equation.invars[0].aval.shape
+    shape = _form(equation.invars[0]).shape
     axes = equation.params["axes"]
-    return type(inputs[0]) is Dependent and 0 in axes and shape[0] == batch
+    return isinstance(inputs[0], Dependent) and 0 in axes and shape[0] == batch
 
 
 def _traced(logits_fn: LogitsFn, images: Any, batch: int) -> ClosedJaxpr:
@@ -344,19 +363,21 @@ def clean_batch(logits_fn: LogitsFn, images: Images) -> CleanBatch:
     statistics: dict[tuple[int, int], Any] = {}
     count = 0
 
-    def read(operand: Operand) -> Any:
-        return values[operand.index] if type(operand) is Dependent else operand.value
+    def read(operand: Any) -> Any:
+        return (
+            values[operand.number] if isinstance(operand, Dependent) else operand.value
+        )
 
     def visit(equation: JaxprEqn, inputs: list[Operand], source: str) -> list[Operand]:
         nonlocal count
         del source
         count += 1
         results = _evaluate(equation, [read(each) for each in inputs])
-        is_dependent = any(type(each) is Dependent for each in inputs)
+        is_dependent = any(isinstance(each, Dependent) for each in inputs)
         if not is_dependent or _is_of_batch(equation, inputs, batch):
             return [Statistic(result) for result in results]
         for place, each in enumerate(inputs):
-            if type(each) is Statistic:
+            if isinstance(each, Statistic):
                 statistics[count, place] = each.value
         values.extend(results)
         first = len(values) - len(results)
@@ -395,7 +416,7 @@ def trace(
     def statistic(equation: JaxprEqn, place: int, source: str) -> Known:
         assert clean is not None
         found = clean.statistics.get((count, place))
-        wanted = equation.invars[place].aval.shape
+        wanted = _form(equation.invars[place]).shape
         shape = None if found is None else jnp.shape(found)
         if shape == wanted:
             return Known(found)
@@ -409,33 +430,29 @@ def trace(
         nonlocal count
         count += 1
         name = equation.primitive.name
-        is_dependent = any(type(each) is Dependent for each in inputs)
+        is_dependent = any(isinstance(each, Dependent) for each in inputs)
         if not is_dependent or _is_of_batch(equation, inputs, 1):
             if clean is None:
                 why = "which takes something of the whole batch"
                 remedy = 'use evaluation mode, or give statistics="clean"'
                 raise refused(name, source, why, remedy)
             return [Statistic() for _ in equation.outvars]
-        operands = tuple(
-            statistic(equation, place, source) if type(each) is Statistic else each
+        operands: Any = tuple(
+            statistic(equation, place, source) if isinstance(each, Statistic) else each
             for place, each in enumerate(inputs)
         )
         outputs = tuple(range(len(forms), len(forms) + len(equation.outvars)))
         for number, variable in zip(outputs, equation.outvars, strict=True):
-            aval = variable.aval
-            forms[number] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+            forms[number] = _form(variable)
         steps.append(Step(name, operands, outputs, equation, source))
         return [Dependent(number) for number in outputs]
 
     (logits,) = _walk(closed, [Dependent(0)], visit)
-    require(
-        type(logits) is Dependent,
-        "logits_fn",
-        "a function whose logits depend on the images",
-        logits_fn,
-        "give the function of a model",
-    )
-    return _needed(steps, forms, logits.index)
+    is_dependent = isinstance(logits, Dependent)
+    rule = "a function whose logits depend on the images"
+    require(is_dependent, "logits_fn", rule, logits_fn, "give that of a model")
+    assert isinstance(logits, Dependent)
+    return _needed(steps, forms, logits.number)
 
 
 def _needed(steps: list[Step], forms: dict[int, Any], output: int) -> Program:

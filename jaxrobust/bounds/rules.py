@@ -136,7 +136,7 @@ def filled(step: Step, inputs: Sequence[T], of_constant: Callable[[Any], T]) -> 
     """One for each operand: of the inputs, and of what is made of the constants."""
     given = iter(inputs)
     return [
-        next(given) if type(each) is Dependent else of_constant(each.value)
+        next(given) if isinstance(each, Dependent) else of_constant(each.value)
         for each in step.operands
     ]
 

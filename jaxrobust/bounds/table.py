@@ -45,7 +45,7 @@ def rule_of(step: Step) -> Rule:
         places = step.operands[_FIXED_OPERANDS.get(name, len(step.operands)) :]
         if name == "scatter":
             places = step.operands[1:2]
-        if any(type(each) is not Known for each in places):
+        if any(not isinstance(each, Known) for each in places):
             why = "at places that depend on the image"
             raise refused(name, step.source, why, "use places that are constant")
         return affine
