@@ -86,6 +86,16 @@ cifar_levels_slurm = dataclasses.replace(
     workdir="runs/cifar-levels",
 )
 
+# Batches of 256 divided among the GPUs of a machine; the radius rises in every step.
+certified_mnist_slurm = dataclasses.replace(
+    mnist_sweep_slurm,
+    name="certified-mnist",
+    command=experiment("certified/mnist", preset="paper"),
+    hosts=1,
+    mesh=MeshConfig(data=4),
+    workdir="runs/certified-mnist",
+)
+
 # Two processes with two simulated devices each: shows in a minute that a cluster works.
 digits_smoke = Definition(
     name="digits-smoke",

@@ -546,7 +546,8 @@ def test_unknown_flags_are_refused_with_2():
 
 
 @pytest.mark.parametrize(
-    "command", ["train", "sweep", "extend", "evaluate", "report", "launch", "data"]
+    "command",
+    ["train", "sweep", "extend", "evaluate", "certify", "report", "launch", "data"],
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit_info:
@@ -554,5 +555,5 @@ def test_every_command_has_help(command, capsys):
     assert exit_info.value.code == 0
     shown = capsys.readouterr().out
     assert "usage: jaxrobust" in shown
-    if command in ("train", "extend", "evaluate"):
+    if command in ("train", "extend", "evaluate", "certify"):
         assert "units of [0, 1] pixels" in " ".join(shown.replace("│", " ").split())

@@ -12,9 +12,11 @@ import jaxrobust
 from jaxrobust.attacks import ATTACKS
 from jaxrobust.cli import chosen, main
 from jaxrobust.cli.attacking import AttackChoice
+from jaxrobust.cli.certify import CertificationSettings
 from jaxrobust.cli.commands import COMMANDS, Group
 from jaxrobust.cli.common import Common
 from jaxrobust.cli.evaluate import EvaluationSettings
+from jaxrobust.evaluation import METHODS
 from jaxrobust.networks.catalogue import MODELS
 from jaxrobust.report.subjects import ReportConfig
 from jaxrobust.threat import THREATS
@@ -122,6 +124,7 @@ FLAGS = {
     "averaging": "an average of the weights",
     "batch-size": "images at once",
     "carry": "what is taken over from the weights that are started from",
+    "certify": "what proves, beside attacks",
     "checkpoint": "which weights of a run",
     "checkpoint-every": "epochs between checkpoints",
     "classes": "labels that are told apart",
@@ -145,6 +148,7 @@ FLAGS = {
     "matmul-precision": "of matrix products, in JAX's words",
     "max-centers": "centers of balls that are drawn",
     "memory-limit": "GiB of a device",
+    "method": "what proves",
     "micro-batches": "parts of a batch, one after another",
     "mode": "grid or list",
     "model": "network",
@@ -152,7 +156,7 @@ FLAGS = {
     "num-checklist-images": "images of a checklist",
     "num-classes": "of the data",
     "num-features": "number of coordinates that are features",
-    "num-images": "test images that are attacked",
+    "num-images": "test images that are attacked, or certified",
     "num-kmeans-restarts": "starts of k-means",
     "num-minimal-images": "images whose smallest perturbation is sought",
     "num-neighbors": "by whose distance density is measured",
@@ -235,12 +239,15 @@ def test_a_flag_has_one_spelling_and_one_meaning(capsys, monkeypatch):
     # Singular, however many values a flag takes.
     assert {name for name in FLAGS if f"{name}s" in FLAGS} == {"distance", "part"}
     assert {words for words, names in flags.items() if "epsilon" in names} > {
-        *[(name,) for name in ("train", "sweep", "extend", "evaluate", "report")]
+        *[(name,) for name in ("train", "sweep", "extend", "evaluate", "report")],
+        ("certify",),
     }
 
 
 NAMED = [
     (AttackChoice, ATTACKS),
+    *((kind, METHODS) for kind in (CertificationSettings, EvaluationSettings)),
+    (ReportConfig, METHODS),
     (Common, MODELS),
     (Common, OBJECTIVES),
     (Common, AVERAGES),

@@ -69,6 +69,7 @@ COMMANDS = Group(
         "sweep": Entry("sweep:Sweep"),
         "extend": Entry("extend:Extend"),
         "evaluate": Entry("evaluate:Evaluate"),
+        "certify": Entry("certify:Certify"),
         "report": Entry("report:Report"),
         "export": Entry("export:Export"),
         "launch": Entry("launch:Launch"),

@@ -130,8 +130,9 @@ class Common(Command):
     """Multiplies all widths of the network."""
     objective: str = "adversarial"
     """What is minimized: standard, adversarial, trades, mart, fast, n_fgsm; gaussian
-    (noise of --set objective.sigma, beside --epsilon 0); with a penalty or transform as
-    in grad_align(fast), awp(trades), label_smoothing(trades); or your own, path.py:NAME
+    (noise of --set objective.sigma, beside --epsilon 0); ibp, crown_ibp, dual,
+    mtl_ibp, sabr, which minimize a proven loss; with a penalty or transform as in
+    grad_align(fast), awp(trades), label_smoothing(trades); or your own, path.py:NAME
     or package.module:NAME."""
     attack: PGD = PGD()
     """PGD inside the objective."""

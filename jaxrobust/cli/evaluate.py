@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,54 +17,45 @@ from jaxrobust.arguments import require
 from jaxrobust.attacks import AttackBuilder
 from jaxrobust.attacks.builders import described
 from jaxrobust.cli.attacking import AttackChoice, table_of
-from jaxrobust.cli.command import Command
 from jaxrobust.cli.common import require_runs
-from jaxrobust.cli.loading import NetworkChoice
+from jaxrobust.cli.ending import FAILED
+from jaxrobust.cli.judging import ImageChoice, Judging, ProgressLine
 from jaxrobust.cli.settings_file import beside, read_settings
 from jaxrobust.cli.streams import require_printed
-from jaxrobust.evaluation import Evaluation, Progress, evaluate_models
+from jaxrobust.evaluation import (
+    Certification,
+    Evaluation,
+    Progress,
+    broken_certificates,
+    certify_models,
+    evaluate_models,
+)
+from jaxrobust.evaluation.certificates import broken_note, named_methods
 from jaxrobust.evaluation.choosing import require_attacks
-from jaxrobust.keeping import plain, require_writable, versions, write_whole
+from jaxrobust.keeping import plain, versions, write_whole
 from jaxrobust.precision import (
     JUDGED,
     MatmulPrecision,
-    precision_note,
     unconfirmed_note,
 )
 from jaxrobust.report import (
     attack_table,
     interval_table,
     markdown_table,
+    method_table,
     percent,
 )
 from jaxrobust.threat import threat_of
-from jaxrobust.training import (
-    Checkpoint,
-    Interrupted,
-    Run,
-    applied,
-    check_data,
-    data_of,
-    load_run_data,
-    read_run,
-    trained_norm,
-)
+from jaxrobust.training import Run, applied
 from jaxrobust.training.recipe.config_json import config_to_json
 
 __all__ = ["Evaluate", "EvaluationLine", "EvaluationSettings"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationSettings(AttackChoice):
+class EvaluationSettings(ImageChoice, AttackChoice):
     """What decides the numbers of an evaluation; what a file of `--config` has."""
 
-    checkpoint: Checkpoint = "newest"
-    """Weights of runs: newest; average, where one is kept (train --averaging); or best,
-    those that were best on what was held out (train --validation)."""
-    split: data.Split = "test"
-    """Split of the data set that the run was trained on."""
-    num_images: int | None = None
-    """Take the first images of each class, in proportion; by default all."""
     epsilons: Annotated[tuple[float, ...], tyro.conf.arg(name="epsilon")] = (0.3,)
     """Radii, in units of [0, 1] pixels, such as 0.3 or 8/255."""
     norm: str | None = None
@@ -82,6 +72,11 @@ class EvaluationSettings(AttackChoice):
     """Images attacked at once; by default what takes some seconds."""
     seed: int = 0
     """Of everything random in the attacks."""
+    certify: tuple[str, ...] = ()
+    """Also say what is proven at these radii, by one method or more, each on what those
+    before it left: interval, crown-ibp, crown, alpha-crown; or one of your own,
+    path.py:NAME. The truth lies between what is certified and what attacks leave;
+    certify --help tells more."""
 
     def record(self) -> dict[str, Any]:
         """As JSON; the inverse of `of_record`."""
@@ -89,15 +84,15 @@ class EvaluationSettings(AttackChoice):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(Judging):
     """Clean and robust accuracy of runs, with 95 % intervals, by any attacks.
+
+    With --certify it says beside it what is proven, so that the truth lies between.
 
     An evaluation that was interrupted, or killed, goes on when the same command is
     given again, if it has a place for its state: --output or --journal.
     """
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run directories."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
     """Settings from this file: what --output wrote, or JSON or TOML of the same form.
     Flags that are given beside it win."""
@@ -106,23 +101,12 @@ class Evaluate(Command):
     settings: Annotated[EvaluationSettings, tyro.conf.arg(name="")] = (
         EvaluationSettings()
     )
-    dataset: str | None = None
-    """Name or directory of the data that the runs were trained on; by default those of
-    their configurations. For data that have moved, or were arrays of the caller."""
-    data_dir: Path | None = None
-    """Where prepared data sets lie."""
-    output: Path | None = None
-    """Also write the numbers and the settings as JSON to this new file."""
     save_images: Path | None = None
     """Also write the images that broke each example to this new .npz file: `images`
     (examples, height, width, channels), float32, and the clean one where none did;
     `labels`, int32; `epsilon`, float64, the smallest radius that broke it, 0 where the
     clean image is lost, inf where none did; `attack`, int32, its place in `attacks`, -1
     where none did, -2 where the clean image is lost. Of one run only."""
-    journal: Path | None = None
-    """Directory in which progress is kept; by default beside --output, until that is
-    written."""
-    networks: Annotated[NetworkChoice, tyro.conf.arg(name="")] = NetworkChoice()
 
     def configured(self) -> "Evaluate":
         """With the settings of --config, where there is one, and the flags beside it.
@@ -144,38 +128,6 @@ class Evaluate(Command):
         settings = dataclasses.replace(settings, set=changes)
         return dataclasses.replace(self, config_file=None, settings=settings)
 
-    def groups(self) -> list[list[Run]]:
-        """The runs, those together that one program can evaluate."""
-        groups: dict[Any, list[Run]] = {}
-        for directory in dict.fromkeys(self.runs):
-            run = self.networks.load_at(directory, self.settings.checkpoint)
-            if not run.is_complete:
-                self.say(f"note: {directory} is not finished; this is its state by now")
-            config = run.config
-            kind = (repr(config.model), run.problem, data_of(run), config.variant)
-            groups.setdefault((run.network, repr(kind)), []).append(run)
-        return list(groups.values())
-
-    def load(self, alike: Sequence[Run]) -> data.Dataset:
-        """The images that runs on the same data are evaluated on."""
-        where: dict[str, Any] = {
-            "name": self.dataset,
-            "data_dir": self.data_dir,
-            "trust_code": self.networks.trust_code,
-        }
-        dataset = load_run_data(alike[0], self.settings.split, **where)
-        for run in alike[1:]:
-            check_data(run, dataset, **where)
-        num_images = self.settings.num_images
-        if num_images is None:
-            return dataset
-        if not 1 <= num_images <= len(dataset):
-            raise ValueError(
-                f"`--num-images` must be in [1, {len(dataset)}] for "
-                f"{dataset.title}, got {num_images}; leave it out for all."
-            )
-        return data.subset(dataset, num_images)
-
     def run(self) -> int:
         """Evaluate each run and print a table."""
         require_runs(self.runs)
@@ -185,48 +137,46 @@ class Evaluate(Command):
         """The work, once all settings are here."""
         settings = self.settings
         attacks = settings.builders()
-        norm = settings.norm
-        if norm is None:
-            trained = [read_run(directory)[0] for directory in self.runs]
-            norm = trained_norm(trained, trust_code=self.networks.trust_code)
+        methods = named_methods(settings.certify) if settings.certify else {}
+        norm = self.norm_or_trained(settings.norm)
         for epsilon in settings.epsilons:
             threat_of(norm).require_epsilon(epsilon)
         self.require_new_files()
-        journals = self.journal
-        if journals is None and self.output is not None:
-            journals = self.output.with_name(self.output.name + ".journal")
         found: dict[Path, Evaluation] = {}
+        proven: dict[Path, Certification] = {}
         labels = np.zeros(0, np.int32)
         shown = EvaluationLine(is_wanted=not self.quiet)
         try:
-            groups = self.groups()
-            if hosts.is_primary():
-                for path in (self.output, self.save_images, journals):
-                    if path is not None and not path.is_dir():
-                        require_writable(path)
-            self.warn_of_precisions([run for alike in groups for run in alike])
-            for index, alike in enumerate(groups):
-                journal = None if journals is None else journals / f"{index}.npz"
-                dataset = self.load(alike)
-                results = self.evaluate(alike, dataset, attacks, norm, journal, shown)
-                labels = np.asarray(dataset.labels, np.int32)
-                directories = [run.directory for run in alike]
-                found |= dict(zip(directories, results, strict=True))
-        except KeyboardInterrupt as error:
-            if journals is None:
-                print(
-                    "jaxrobust: nothing is kept; with --output or --journal the same "
-                    "command would go on",
-                    file=sys.stderr,
-                )
-                raise
-            raise Interrupted(
-                f"interrupted; the same command goes on from what is kept in {journals}"
-            ) from error
+            with self.going_on():
+                groups = self.groups(settings.checkpoint)
+                self.require_places(self.save_images)
+                self.warn_of_precisions([run for alike in groups for run in alike])
+                for index, alike in enumerate(groups):
+                    journal = self.journal_of(str(index))
+                    dataset = self.load(alike, settings)
+                    directories = [run.directory for run in alike]
+                    if methods:
+                        # First: it takes less, and is refused sooner.
+                        certified = certify_models(
+                            applied(alike[0].network),
+                            [run.weights for run in alike],
+                            dataset,
+                            settings.epsilons,
+                            norm=norm,
+                            methods=methods,
+                            journal=self.journal_of(f"{index}-certified"),
+                        )
+                        proven |= dict(zip(directories, certified, strict=True))
+                    evaluated = self.evaluate(
+                        alike, dataset, attacks, norm, journal, shown
+                    )
+                    labels = np.asarray(dataset.labels, np.int32)
+                    found |= dict(zip(directories, evaluated, strict=True))
         finally:
             shown.clear()
         rows = [
             {"model": directory.name, **dataclasses.asdict(found[directory].row())}
+            | bracket(proven.get(directory), found[directory])
             for directory in self.runs
         ]
         if hosts.is_primary():
@@ -236,24 +186,24 @@ class Evaluate(Command):
                 self.write_images(*found.values(), labels=labels)
             finally:
                 self.show(found, rows, norm)
-            if self.output is not None and self.journal is None and journals:
-                # Its work is done; a journal that was asked for stays.
-                shutil.rmtree(journals, ignore_errors=True)
-        return 0
+            self.forget_journals()
+        return self.told_of_contradictions(rows)
 
-    def warn_of_precisions(self, runs: Sequence[Run]) -> None:
-        """Say it if the runs, which a table compares, were trained differently."""
-        trained = [(run.directory.name, run.config.matmul_precision) for run in runs]
-        note = precision_note("the runs were trained", trained)
-        if note is not None and hosts.is_primary():
-            print(f"warning: {note}", file=sys.stderr)
+    def told_of_contradictions(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """The exit code: 1, and a message, if an attack broke what is certified."""
+        lines = [
+            f"jaxrobust: {row['model']}: {broken_note(count, radius)}"
+            for row in rows
+            for radius, count in row.get("certified", {}).get("num_broken", {}).items()
+            if count
+        ]
+        if lines and hosts.is_primary():
+            print("\n".join(lines), file=sys.stderr)
+        return FAILED if lines else 0
 
     def require_new_files(self) -> None:
         """Refuse what would be written over, and images of several runs."""
-        for name in ("output", "save_images"):
-            path = getattr(self, name)
-            is_new = path is None or not path.exists()
-            require(is_new, name, "a new file", str(path), "choose another name")
+        self.require_new("output", "save_images")
         if self.save_images is not None:
             remedy = "evaluate the runs one by one"
             path = str(self.save_images)
@@ -322,10 +272,17 @@ class Evaluate(Command):
                 print(f"warning: {directory}: {unconfirmed_note(count)}")
         print(f"Robust accuracy in {norm}, pixels in [0, 1]:\n")
         print(markdown_table(interval_table(rows)), end="")
+        if self.settings.certify:
+            print("\nThe truth lies between what is certified and what attacks left.")
         for row in rows:
             if len(row["attacks"]) > 1:
                 print(f"\n{row['model']}, what each attack left:\n")
                 print(markdown_table(attack_table(row)), end="")
+            if "certified" in row:
+                print(
+                    f"\n{row['model']}, images by the first method that proves them:\n"
+                )
+                print(markdown_table(method_table(row["certified"])), end="")
         if self.output is None:
             require_printed()
 
@@ -364,31 +321,33 @@ class Evaluate(Command):
         )
 
 
-class EvaluationLine:
-    """A line on a terminal that says how far an evaluation is."""
+def bracket(proven: Certification | None, found: Evaluation) -> dict[str, Any]:
+    """What a row says of certificates: nothing if there are none.
 
-    def __init__(self, *, is_wanted: bool = True) -> None:
-        is_told = is_wanted and hosts.is_primary()
-        self.is_shown = is_told and sys.stderr.isatty()
+    `num_broken` counts the certified images that attacks broke, which there are none of
+    unless something is wrong.
+    """
+    if proven is None:
+        return {}
+    broken = np.sum(broken_certificates(proven, found), axis=1)
+    counts = zip(proven.epsilons, broken, strict=True)
+    record = dataclasses.asdict(proven.row())
+    num_broken = {f"{radius:g}": int(count) for radius, count in counts}
+    return {"certified": record | {"num_broken": num_broken}}
+
+
+class EvaluationLine(ProgressLine):
+    """A line on a terminal that says how far an evaluation is."""
 
     def show(self, names: Sequence[str], progress: Progress) -> None:
         """Write over the line."""
-        if not self.is_shown:
-            return
         shares = ", ".join(
             f"ε {radius:g}: {percent(share)}"
             for radius, share in zip(
                 progress.epsilons, progress.robust_accuracy, strict=True
             )
         )
-        text = (
+        self.write(
             f"{names[progress.model]}, {progress.attack}: {progress.num_done} attacks, "
             f"at most {progress.num_left} left; {shares}"
         )
-        width = shutil.get_terminal_size().columns - 1
-        print(f"\r\x1b[K{text[:width]}", end="", file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        """Take the line away."""
-        if self.is_shown:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -8,7 +8,14 @@ import numpy as np
 from jaxrobust.arguments import require, require_count
 from jaxrobust.data.arrays import DataError, Dataset
 
-__all__ = ["hold_out", "of_classes", "part_of", "part_of_range", "subset"]
+__all__ = [
+    "hold_out",
+    "of_classes",
+    "part_of",
+    "part_of_range",
+    "subset",
+    "subset_rows",
+]
 
 
 def part_of_range(size: int, share: tuple[int, int]) -> slice:
@@ -50,9 +57,14 @@ def subset(dataset: Dataset, size: int) -> Dataset:
     Raises:
         ValueError: if there are not so many examples.
     """
+    return _taken(dataset, subset_rows(dataset, size))
+
+
+def subset_rows(dataset: Dataset, size: int) -> np.ndarray:
+    """Which examples `subset` takes: their numbers, ascending."""
     remedy = f"ask for no more examples than {dataset.title} has"
     require_count("size", size, remedy, most=len(dataset))
-    return _taken(dataset, np.sort(_by_depth(dataset)[:size]))
+    return np.sort(_by_depth(dataset)[:size])
 
 
 def hold_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:

@@ -1,6 +1,17 @@
-"""What an attack found, over every example of a data set."""
+"""What attacks found and bounds proved, over every example of a data set."""
 
 from jaxrobust.evaluation import input_space, weight_space
+from jaxrobust.evaluation.certificates import (
+    METHODS,
+    Certification,
+    CertificationProgress,
+    CertifiedRow,
+    Method,
+    MethodRow,
+    broken_certificates,
+    certify,
+    certify_models,
+)
 from jaxrobust.evaluation.checklist import (
     Check,
     Checklist,
@@ -28,9 +39,13 @@ from jaxrobust.evaluation.preflight import Flag, check_model
 from jaxrobust.evaluation.robustness import Attacks, evaluate, evaluate_models
 
 __all__ = [
+    "METHODS",
     "AdversarialImagesWarning",
     "AttackRow",
     "Attacks",
+    "Certification",
+    "CertificationProgress",
+    "CertifiedRow",
     "Check",
     "Checklist",
     "ChecklistConfig",
@@ -38,12 +53,17 @@ __all__ = [
     "Evaluation",
     "Flag",
     "JournalError",
+    "Method",
+    "MethodRow",
     "MinimalEpsilons",
     "Progress",
     "Row",
     "accuracy_curve",
     "accuracy_under_attack",
     "area_under_accuracy",
+    "broken_certificates",
+    "certify",
+    "certify_models",
     "check_model",
     "checklist",
     "evaluate",

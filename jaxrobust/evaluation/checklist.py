@@ -22,13 +22,21 @@ from jaxrobust.arguments import require
 from jaxrobust.attacks import PGD, brute_force, over_targets, zoo
 from jaxrobust.attacks.builders import settings_of, takes_targets, with_setting
 from jaxrobust.data import Dataset
+from jaxrobust.evaluation.certificates import Certification
 from jaxrobust.evaluation.checklist_config import ChecklistConfig
 from jaxrobust.evaluation.evidence import BASE, CHECKED, Evidence
 from jaxrobust.evaluation.indicators import FAILURES, WARNINGS, alone
 from jaxrobust.evaluation.questions import Check, Judgement, Question, Verdict
 from jaxrobust.types import LogitsFn
 
-__all__ = ["QUESTIONS", "Check", "Checklist", "ChecklistConfig", "checklist"]
+__all__ = [
+    "CERTIFICATES",
+    "QUESTIONS",
+    "Check",
+    "Checklist",
+    "ChecklistConfig",
+    "checklist",
+]
 
 MANY = 20
 """How many times its own steps an attack that is no PGD takes at most in item 5; the
@@ -322,7 +330,41 @@ QUESTIONS = (
     *WARNINGS,
     *FAILURES,
 )
-"""All that can be asked, in order."""
+"""All that can be asked of any model, in order."""
+
+
+def _no_certified(evidence: Evidence) -> Judgement:
+    if evidence.is_certified is None:
+        reason = "No certificates given: pass `certification` to ask."
+        return Judgement("inconclusive", {}, "none", reason, is_needed=False)
+    evidence.is_broken()
+    broken, count = evidence.is_broken_by_any()
+    contradicted = int(np.sum(evidence.is_certified & broken))
+    measured = {
+        "accuracy, certified": float(np.mean(evidence.is_certified)),
+        "accuracy, all attacks here": evidence.accuracy(broken),
+        "attacks": float(count),
+        "certified and broken": float(contradicted),
+    }
+    return Judgement(
+        "fail" if contradicted else "pass",
+        measured,
+        "any certified image that an attack breaks within the radius",
+        "What is proven cannot be broken: either bounds that prove are wrong, or an "
+        "attack left the ball, and neither number is to be believed before that is "
+        "found. The truth lies between the two accuracies.",
+    )
+
+
+CERTIFICATES = (
+    Question(
+        "certified",
+        "certificates",
+        "Is no certified image broken?",
+        _no_certified,
+    ),
+)
+"""What is asked besides, after all attacks, where certificates are at hand."""
 
 
 def checklist(
@@ -332,6 +374,7 @@ def checklist(
     *,
     base_fn: LogitsFn | None = None,
     source_fns: Mapping[str, LogitsFn] | None = None,
+    certification: Certification | None = None,
     report: Callable[[str], None] | None = None,
     only: Collection[str] | None = None,
 ) -> Checklist:
@@ -361,6 +404,9 @@ def checklist(
             from: items 9, 12, and 11 if there are no `source_fns`; left open without.
         source_fns: models trained independently, by name, for item 11; in the paper
             one trained at epsilon .3.
+        certification: of the model on all examples of the data set, in the norm of the
+            configuration; then it is asked, too, whether no certified image is broken
+            by any attack that was run.
         report: told each attack as it is run.
         only: names or sources of the questions to ask; None for all.
 
@@ -369,7 +415,8 @@ def checklist(
 
     Raises:
         ValueError: if `only` has a name that no question has; for a model whose
-            answers depend on the other images of the batch.
+            answers depend on the other images of the batch; if `certification` is in
+            another norm or of other examples.
 
     References:
         Shaeiri et al., 2020, arXiv:2003.13370, the checklist; Croce & Hein, 2020,
@@ -380,9 +427,10 @@ def checklist(
     not tell apart further; here C11 uses one image for each source, and C12 lets the
     checked model choose among many restarts made on its base.
     """
-    known = {each for question in QUESTIONS for each in question[:2]}
+    questions = (*QUESTIONS, *CERTIFICATES)
+    known = {each for question in questions for each in question[:2]}
     unknown = sorted(set(only or ()) - known)
-    remedy = f"choose from {', '.join(question.name for question in QUESTIONS)}"
+    remedy = f"choose from {', '.join(question.name for question in questions)}"
     require(not unknown, "only", "names or sources of questions", unknown, remedy)
     evidence = Evidence(
         logits_fn,
@@ -390,13 +438,13 @@ def checklist(
         config,
         base_fn=base_fn,
         source_fns=source_fns,
+        certification=certification,
         report=report,
     )
-    asked = [
-        question
-        for question in QUESTIONS
-        if only is None or {question.name, question.source} & set(only)
-    ]
+    if only is None:
+        asked = QUESTIONS if certification is None else questions
+    else:
+        asked = [each for each in questions if {each.name, each.source} & set(only)]
     evidence.require_independent()
     num_right = int(np.sum(evidence.is_right))
     if num_right <= 2 * evidence.little:

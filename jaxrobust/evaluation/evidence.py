@@ -17,18 +17,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxrobust.arguments import require
 from jaxrobust.attacks import PGD, AttackBuilder, judge
 from jaxrobust.attacks.builders import settled
 from jaxrobust.attacks.combinators import restarts_of
 from jaxrobust.attacks.settings import in_proportion
 from jaxrobust.data import Dataset, as_float, subset
+from jaxrobust.data.parts import subset_rows
+from jaxrobust.evaluation.certificates import Certification
 from jaxrobust.evaluation.checklist_config import ChecklistConfig
 from jaxrobust.evaluation.engine.builders import put_together, taken_apart
 from jaxrobust.evaluation.preflight import among_strangers, require_independent
 from jaxrobust.keys import seeded
 from jaxrobust.losses import LOSSES, LossName
 from jaxrobust.precision import JUDGED, MatmulPrecision, at_precision
-from jaxrobust.threat import ThreatModel, threat_of
+from jaxrobust.threat import ThreatModel, norm_name, threat_of
 from jaxrobust.types import Images, Labels, LogitsFn, PRNGKey
 
 __all__ = ["BASE", "CHECKED", "Evidence", "Outcome"]
@@ -48,12 +51,16 @@ class Outcome(NamedTuple):
         is_broken: the model is right on the clean image and wrong on this one.
         is_claimed: what the attack said of itself.
         loss: that the reference climbs, at the true label.
+        model: that judged them.
+        epsilon: radius of the ball that they were sought in.
     """
 
     images: np.ndarray
     is_broken: np.ndarray
     is_claimed: np.ndarray
     loss: np.ndarray
+    model: str
+    epsilon: float
 
 
 class _Programs(NamedTuple):
@@ -108,12 +115,15 @@ class Evidence:
         config: the attack to be judged, and budgets.
         base_fn: the model of a smaller radius that its weights started from.
         source_fns: other models to make transferred images on, by name.
+        certification: of the checked model, on all examples of the data set.
         report: told what is being computed.
 
     Attributes:
         attack: builds the attack that is judged, for one run of it.
         num_restarts: how often it is run.
         reference: the PGD that other questions use.
+        is_certified: which images are certified at the configured radius; None if that
+            was not given.
     """
 
     def __init__(
@@ -124,6 +134,7 @@ class Evidence:
         *,
         base_fn: LogitsFn | None = None,
         source_fns: Mapping[str, LogitsFn] | None = None,
+        certification: Certification | None = None,
         report: Callable[[str], None] | None = None,
     ):
         self.config = config
@@ -132,7 +143,16 @@ class Evidence:
             self.attack = self.attack.at(config.epsilon)
         self.reference = _reference(self.attack, config)
         self.num_classes = dataset.num_classes
-        chosen = subset(dataset, min(config.num_images, len(dataset)))
+        size = min(config.num_images, len(dataset))
+        chosen = subset(dataset, size)
+        self.is_certified: np.ndarray | None = None
+        if certification is not None:
+            proven = certification.proves(config.epsilon, norm_name(config.norm))
+            remedy = "certify the examples that are checked"
+            rule = f"of the {len(dataset)} examples"
+            count = len(proven)
+            require(count == len(dataset), "certification", rule, count, remedy)
+            self.is_certified = proven[subset_rows(dataset, size)]
         self.images = np.asarray(as_float(chosen.images))
         self.labels = np.asarray(chosen.labels)
         self.models: dict[str, LogitsFn] = {CHECKED: logits_fn}
@@ -266,13 +286,17 @@ class Evidence:
     # Attacks.
 
     def _judged(
-        self, images: np.ndarray, claimed: np.ndarray | None, model: str
+        self,
+        images: np.ndarray,
+        claimed: np.ndarray | None,
+        model: str,
+        epsilon: float,
     ) -> Outcome:
         # Judged by the checked model unless the attack was on the base for itself.
         is_wrong = self.is_wrong(images, model)
         claimed = is_wrong if claimed is None else claimed
         is_broken = is_wrong & self.is_right_of(model)
-        return Outcome(images, is_broken, claimed, self.loss(images))
+        return Outcome(images, is_broken, claimed, self.loss(images), model, epsilon)
 
     def _remember(
         self, name: tuple, compute: Callable[[], Outcome], *, of: Hashable = None
@@ -322,13 +346,13 @@ class Evidence:
         made = ("PGD", model, epsilon, start, restart)
         made += (attack.num_steps, attack.step_size)
         made_on = self._remember(
-            made, lambda: self._judged(images(), None, model), of=attack
+            made, lambda: self._judged(images(), None, model, epsilon), of=attack
         )
         if judge_by in (None, model):
             return made_on
         return self._remember(
             (*made, "judged by", judge_by),
-            lambda: self._judged(made_on.images, None, judge_by),
+            lambda: self._judged(made_on.images, None, judge_by, epsilon),
             of=attack,
         )
 
@@ -390,7 +414,7 @@ class Evidence:
                 ),
                 *(self.images, self.labels),
             )
-            return self._judged(images, claimed, model)
+            return self._judged(images, claimed, model, epsilon)
 
         return self._remember((name, model, epsilon, restart), compute)
 
@@ -423,6 +447,16 @@ class Evidence:
             for index in range(count)
         ]
         return np.any(runs, axis=0)
+
+    def is_broken_by_any(self) -> tuple[np.ndarray, int]:
+        """What any attack broke that was run within the radius, and how many were."""
+        within = [
+            each.is_broken
+            for each in self._memory.values()
+            if each.model == CHECKED and each.epsilon <= self.config.epsilon
+        ]
+        nothing = np.zeros(self.num_images, bool)
+        return np.any([nothing, *within], axis=0), len(within)
 
     def fgsm(self, fraction: float = 1.0) -> Outcome:
         """The single step from the clean image, or a fraction of it."""

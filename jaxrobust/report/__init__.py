@@ -18,8 +18,10 @@ from jaxrobust.report.subjects import ReportConfig
 from jaxrobust.report.tables import (
     accuracy_table,
     attack_table,
+    certified_table,
     interval_table,
     markdown_table,
+    method_table,
     percent,
 )
 
@@ -29,6 +31,7 @@ __all__ = [
     "accuracy_table",
     "attack_table",
     "badge",
+    "certified_table",
     "code",
     "details",
     "figure",
@@ -37,6 +40,7 @@ __all__ = [
     "interval_table",
     "listing",
     "markdown_table",
+    "method_table",
     "page",
     "paragraph",
     "percent",

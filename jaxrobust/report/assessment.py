@@ -20,8 +20,10 @@ from jaxrobust.attacks.builders import builder_name, described, settings_of, set
 from jaxrobust.attacks.combinators import restarts_of
 from jaxrobust.data import Dataset, as_float, subset
 from jaxrobust.evaluation import (
+    Certification,
     ChecklistConfig,
     accuracy_under_attack,
+    certify_models,
     checklist,
     evaluate_models,
     labelled_by_model,
@@ -38,7 +40,7 @@ from jaxrobust.evaluation.input_space import (
     saliency,
     steepest_directions,
 )
-from jaxrobust.keeping import fingerprint
+from jaxrobust.keeping import fingerprint, plain
 from jaxrobust.keys import seeded
 from jaxrobust.precision import JUDGED, at_precision
 from jaxrobust.report.storage import Storage
@@ -76,6 +78,7 @@ class Assessment(NamedTuple):
         curve: accuracy against epsilon.
         smallest: perturbations that FAB found.
         checklist: verdict and checks.
+        certified: what is proven, and how many of these images attacks broke.
         pictures: arrays of the images, gradients, perturbations and surfaces.
     """
 
@@ -86,6 +89,7 @@ class Assessment(NamedTuple):
     smallest: dict[str, Any] | None
     checklist: dict[str, Any] | None
     pictures: dict[str, np.ndarray] | None
+    certified: dict[str, Any] | None
 
 
 def _pgd(subject: Subject, config: ReportConfig) -> PGD:
@@ -175,6 +179,51 @@ def _accuracy(
     }
 
 
+def _certification(
+    subject: Subject, config: ReportConfig, journal: Path
+) -> dict[str, Any]:
+    """What is proven, as arrays; without the seconds, which differ each time."""
+    (found,) = certify_models(
+        applied(subject.run.network),
+        [subject.run.weights],
+        subject.dataset,
+        subject.epsilons,
+        norm=subject.norm,
+        methods=config.certify,
+        journal=journal,
+    )
+    names = ("is_clean_correct", "proven_epsilon", "num_bounds", "methods")
+    return {name: np.asarray(getattr(found, name)) for name in names}
+
+
+def _restored(subject: Subject, arrays: dict[str, np.ndarray]) -> Certification:
+    """The inverse of `_certification`."""
+    return Certification(
+        epsilons=subject.epsilons,
+        norm=subject.norm,
+        is_clean_correct=arrays["is_clean_correct"],
+        methods=tuple(map(str, arrays["methods"])),
+        proven_epsilon=arrays["proven_epsilon"],
+        num_bounds=tuple(map(int, arrays["num_bounds"])),
+        seconds=(0.0,) * len(arrays["methods"]),
+    )
+
+
+def _certified(found: Certification, accuracy: dict[str, Any]) -> dict[str, Any]:
+    """What a report says of certificates beside what attacks did."""
+    row = dataclasses.asdict(found.row())
+    for method in row["methods"]:
+        del method["seconds"]
+    printed = [f"{radius:g}" for radius in found.epsilons]
+    broken = [np.array(accuracy["images"]["broken_by"][each]) >= 0 for each in printed]
+    counts = np.sum(found.is_certified & np.array(broken), axis=1)
+    by = dict(zip(printed, found.certified_by, strict=True))
+    return row | {
+        "num_broken": dict(zip(printed, counts, strict=True)),
+        "images": {"certified_by": by},
+    }
+
+
 def _predictions(
     subject: Subject, config: ReportConfig, journal: Path
 ) -> dict[str, Any]:
@@ -260,7 +309,10 @@ def _smallest(subject: Subject, config: ReportConfig) -> dict[str, Any]:
 
 
 def _checklist(
-    subject: Subject, config: ReportConfig, report: Callable[[str], None]
+    subject: Subject,
+    config: ReportConfig,
+    certification: Certification | None,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
     attack, name, pgd, long_steps = _judged(subject, config)
     asked = ChecklistConfig(
@@ -289,6 +341,7 @@ def _checklist(
         asked,
         base_fn=None if base is None else base.logits_fn,
         source_fns={name: each.logits_fn for name, each in subject.sources.items()},
+        certification=certification,
         report=hear,
     )
     return {
@@ -418,7 +471,18 @@ def assess(
         return told(what, storage.numbers, name, compute)
 
     accuracy = curve = smallest = found = pictures = compared = None
+    certification = certified = None
     attacks = ", ".join(shortened(list(config.builders)))
+    if config.certify:
+        certification = _restored(
+            subject,
+            told(
+                f"certificates ({', '.join(config.certify)})",
+                storage.arrays,
+                "certified",
+                lambda: _certification(subject, config, journal("certified")),
+            ),
+        )
     if config.has("accuracy"):
         accuracy = numbers(
             "accuracy",
@@ -430,6 +494,8 @@ def assess(
             "robustness with respect to predictions",
             lambda: _predictions(subject, config, journal("predictions")),
         )
+        if certification is not None:
+            certified = plain(_certified(certification, accuracy))
         if config.num_strength_images:
             compared = numbers(
                 "strength",
@@ -459,6 +525,8 @@ def assess(
         found = numbers(
             "checklist",
             f"checklist at epsilon {subject.epsilon:g}",
-            lambda: _checklist(subject, config, report),
+            lambda: _checklist(subject, config, certification, report),
         )
-    return Assessment(subject, accuracy, compared, curve, smallest, found, pictures)
+    return Assessment(
+        *(subject, accuracy, compared, curve, smallest, found, pictures, certified)
+    )

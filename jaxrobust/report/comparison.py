@@ -185,6 +185,7 @@ def _record(
                 "is_complete": run.is_complete,
                 "flags": [flag._asdict() for flag in each.subject.flags],
                 "accuracy": each.accuracy,
+                "certified": each.certified,
                 "strength": each.strength,
                 "curve": each.curve,
                 "smallest": each.smallest,

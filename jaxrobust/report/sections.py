@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jaxrobust.evaluation.certificates import broken_note
 from jaxrobust.evaluation.flags import shortened
 from jaxrobust.precision import JUDGED, precision_note, unconfirmed_note
 from jaxrobust.report.assessment import CURVE_ATTACK, QUANTILES, Assessment
@@ -24,6 +25,7 @@ from jaxrobust.report.subjects import Part, ReportConfig
 from jaxrobust.report.tables import (
     attack_table,
     interval_table,
+    method_table,
     percent,
     share_with_interval,
 )
@@ -43,7 +45,9 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
     several = len({each.subject.data for each in assessments}) > 1
     header = ["run"]
     header += ["checklist"] * config.has("checklist")
-    header += ["robust", "clean"] * config.has("accuracy")
+    header += ["robust"] * config.has("accuracy")
+    header += ["certified"] * bool(config.certify)
+    header += ["clean"] * config.has("accuracy")
     header += ["at"] + ["data"] * several
     header += ["training"] * config.has("training")
     cells, notes = [header], []
@@ -54,13 +58,18 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
         if each.checklist is not None:
             line.append(each.checklist["verdict"])
         if each.accuracy is not None:
-            found = each.accuracy
+            kinds = [("robust", each.accuracy)]
+            kinds += [("certified", each.certified)] if each.certified else []
             line += [
                 share_with_interval(
-                    found["robust_accuracy"][radius], found["robust_interval"][radius]
-                ),
-                share_with_interval(found["clean_accuracy"], found["clean_interval"]),
+                    found[f"{kind}_accuracy"][radius], found[f"{kind}_interval"][radius]
+                )
+                for kind, found in kinds
             ]
+            found = each.accuracy
+            line.append(
+                share_with_interval(found["clean_accuracy"], found["clean_interval"])
+            )
         symbol = threat_of(subject.norm).symbol
         line += [f"ε = {radius} ({symbol})"] + [subject.data] * several
         if config.has("training"):
@@ -79,6 +88,8 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
                 "units of [0, 1] pixels."
             )
         )
+    if config.certify:
+        pieces.append(paragraph(_bracket(config)))
     if config.has("checklist"):
         text = (
             f"The checklist asks whether the accuracy under {_judged(assessments)} can "
@@ -97,6 +108,13 @@ def lead(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
     if notes:
         pieces.append(listing(notes))
     return pieces
+
+
+def _bracket(config: ReportConfig) -> str:
+    return (
+        f"Certified: proven by {', '.join(config.certify)} to be classified rightly "
+        "whatever the attack. The truth lies between certified and robust."
+    )
 
 
 def _judged(assessments: Sequence[Assessment]) -> str:
@@ -126,6 +144,12 @@ def _doubts(assessment: Assessment) -> list[str]:
     attacks = assessment.accuracy["attacks"] if assessment.accuracy else ()
     if count := sum(attack["num_unconfirmed"] for attack in attacks):
         notes.append(f"{name}: {unconfirmed_note(count)}")
+    broken = assessment.certified["num_broken"] if assessment.certified else {}
+    notes += [
+        f"{name}: {broken_note(count, radius)}"
+        for radius, count in broken.items()
+        if count
+    ]
     found = assessment.strength
     if found:
         asked = [row for row in found["attacks"] if row["name"] != CURVE_ATTACK]
@@ -198,8 +222,10 @@ def sections(
 
 
 def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[str]:
-    rows = [
-        {"model": each.subject.name, **(each.accuracy or {})} for each in assessments
+    rows: list[dict[str, Any]] = [
+        {"model": each.subject.name, **(each.accuracy or {})}
+        | ({"certified": each.certified} if each.certified else {})
+        for each in assessments
     ]
     pieces = [table(interval_table(rows), f"Accuracy under {_short(config)}")]
     for row in rows:
@@ -218,6 +244,10 @@ def _accuracy(assessments: Sequence[Assessment], config: ReportConfig) -> list[s
             "two more."
         )
     )
+    for each in assessments:
+        if each.certified is not None:
+            above = f"{each.subject.name}: images by the first method that proves them"
+            pieces.append(table(method_table(each.certified, has_seconds=False), above))
     pieces += _strengths(assessments)
     pieces.append(table(_definitions(assessments), "Three ways to count"))
     pieces.append(

@@ -13,6 +13,7 @@ from jaxrobust.attacks import AttackBuilder, fab
 from jaxrobust.attacks.builders import described
 from jaxrobust.data import Dataset, Split, subset
 from jaxrobust.evaluation import Attacks, Flag, check_model, standard_ensemble
+from jaxrobust.evaluation.certificates import named_methods
 from jaxrobust.evaluation.checklist_config import NORMS
 from jaxrobust.evaluation.choosing import require_attacks
 from jaxrobust.evaluation.flags import attack_flags
@@ -90,6 +91,10 @@ class ReportConfig:
     num_steps: int = 100
     """Steps of what the report runs beside the attacks: PGD, in the curve, the
     pictures and the checklist, and FAB."""
+    certify: tuple[str, ...] = ()
+    """Methods that prove, each on what those before it left, so that the accuracies
+    say what is certified beside what attacks leave: interval, crown-ibp, crown,
+    alpha-crown; or one of your own, path.py:NAME. By default none."""
     split: Split = "test"
     """Split of the data set that each run was trained on."""
     seed: int = 0
@@ -108,6 +113,11 @@ class ReportConfig:
         rule = f"some of {', '.join(PARTS)}"
         require(are_known, "parts", rule, self.parts, remedy)
         object.__setattr__(self, "attacks", named_attacks(self.attacks))
+        if self.certify:
+            named_methods(self.certify)
+            rule = "left out without the part accuracy, where it is shown"
+            is_shown = "accuracy" in self.parts
+            require(is_shown, "certify", rule, self.certify, "add it to `parts`")
         if self.norm is not None:
             norm_name(self.norm)
         if self.num_images is not None:

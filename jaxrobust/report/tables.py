@@ -10,8 +10,10 @@ __all__ = [
     "Cells",
     "accuracy_table",
     "attack_table",
+    "certified_table",
     "interval_table",
     "markdown_table",
+    "method_table",
     "percent",
     "share_with_interval",
 ]
@@ -74,6 +76,9 @@ def accuracy_table(
 def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The accuracy table, each share with its 95 % Wilson interval.
 
+    A row with `certified`, the fields of a `CertifiedRow`, has two lines: what attacks
+    left, and what is proven.
+
     Warns:
         PrecisionWarning: if attacks ran at different precisions of matrix products.
     """
@@ -81,12 +86,52 @@ def interval_table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     radii = list(dict.fromkeys(key for row in rows for key in row["robust_accuracy"]))
     cells = [["model", "clean", *(f"ε = {radius}" for radius in radii)]]
     for row in rows:
-        found = [(row["clean_accuracy"], row["clean_interval"])]
-        found += [
-            (row["robust_accuracy"].get(radius), row["robust_interval"].get(radius))
-            for radius in radii
-        ]
-        cells.append([row["model"], *(share_with_interval(*each) for each in found)])
+        for name, shares, intervals in _lines(row):
+            found = [(row["clean_accuracy"], row["clean_interval"])]
+            found += [(shares.get(radius), intervals.get(radius)) for radius in radii]
+            cells.append([name, *(share_with_interval(*each) for each in found)])
+    return cells
+
+
+def _lines(row: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, shares and intervals of a row: attacked, and what is certified."""
+    name, proven = row["model"], row.get("certified")
+    attacked = row["robust_accuracy"], row["robust_interval"]
+    if proven is None:
+        return [(name, *attacked)]
+    below = proven["certified_accuracy"], proven["certified_interval"]
+    return [(f"{name}, attacked", *attacked), (f"{name}, certified", *below)]
+
+
+def certified_table(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """The table of certified accuracies, each with its 95 % Wilson interval.
+
+    Args:
+        rows: each with `model` and the fields of a `CertifiedRow`.
+    """
+    attacked = {
+        "robust_accuracy": "certified_accuracy",
+        "robust_interval": "certified_interval",
+    }
+    return interval_table(
+        [row | {name: row[ours] for name, ours in attacked.items()} for row in rows]
+    )
+
+
+def method_table(row: Mapping[str, Any], *, has_seconds: bool = True) -> Cells:
+    """How many images each method of a certified row was the first to prove.
+
+    Args:
+        row: with the fields of a `CertifiedRow`.
+        has_seconds: whether to say what it took.
+    """
+    radii = list(row["certified_accuracy"])
+    header = ["first proven by", *(f"ε = {radius}" for radius in radii), "bounds"]
+    cells = [header + (["seconds"] if has_seconds else [])]
+    for method in row["methods"]:
+        counts = [str(method["num_certified"][radius]) for radius in radii]
+        line = [method["name"], *counts, str(method["num_bounds"])]
+        cells.append(line + ([f"{method['seconds']:.1f}"] if has_seconds else []))
     return cells
 
 

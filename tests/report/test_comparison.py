@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ import pytest
 
 from jaxrobust.cli import main
 from jaxrobust.data import as_float, load_arrays, subset
-from jaxrobust.evaluation import wilson_interval
+from jaxrobust.evaluation import checklist, wilson_interval
 from jaxrobust.keeping import InUseError
 from jaxrobust.report import ReportConfig, assessment, write_report
 
@@ -287,3 +288,37 @@ def test_runs_on_different_data_stand_side_by_side(runs, tmp_path, monkeypatch):
     }
     page = (tmp_path / "report/report.html").read_text()
     assert "<td>-</td>" in page and "<td>digits (8x8) (binarized)</td>" in page
+
+
+def test_what_is_certified_stands_beside_what_attacks_left(
+    run_dirs, runs, images_and_labels, tmp_path, monkeypatch
+):
+    few = {"single_step", "certified"}
+    monkeypatch.setattr(assessment, "checklist", partial(checklist, only=few))
+    command = ["report", *map(str, run_dirs), *QUICK, "--certify", "interval"]
+    command += ["--parts", "accuracy", "checklist", "--num-images", "40"]
+    command += ["--num-checklist-images", "12", "--output"]
+    assert main([*command, str(tmp_path / "once")]) == 0
+    record = json.loads((tmp_path / "once" / "report.json").read_text())
+    images, labels = images_and_labels
+    for run, row in zip(runs, record["runs"], strict=True):
+        proven, attacked = row["certified"], row["accuracy"]["robust_accuracy"]
+        for radius, share in proven["certified_accuracy"].items():
+            # Of a linear model all that is true can be proven.
+            truth = exact_flags(run, images, labels, float(radius))
+            found = np.array(proven["images"]["certified_by"][radius]) == 0
+            np.testing.assert_array_equal(found, truth)
+            assert share == truth.mean() <= attacked[radius]
+        assert set(proven["num_broken"].values()) == {0}
+        asked = row["checklist"]["checks"][-1]
+        assert (asked["name"], asked["verdict"]) == ("certified", "pass")
+        assert asked["measured"]["attacks"] >= 2
+    page = html.unescape((tmp_path / "once" / "report.html").read_text())
+    assert "base, attacked" in page and "base, certified" in page
+    assert "The truth lies between certified and robust." in page
+    assert "images by the first method that proves them" in page
+    # The same bytes again, from what is kept and from nothing.
+    before = contents(tmp_path / "once")
+    assert main([*command, str(tmp_path / "once")]) == 0
+    assert main([*command, str(tmp_path / "twice")]) == 0
+    assert before == contents(tmp_path / "once") == contents(tmp_path / "twice")

@@ -99,6 +99,11 @@ def test_wrong_requests_are_refused_before_anything_is_written(
         ({"parts": ("all",)}, "`parts` must be some of accuracy, curve"),
         ({"num_points": 10}, "`num_points` must be odd, got 10"),
         ({"num_steps": 0}, "`num_steps` must be at least 1, got 0"),
+        ({"certify": ("intervall",)}, "did you mean 'interval'"),
+        (
+            {"certify": ("interval",), "parts": ("curve",)},
+            "`certify` must be left out without the part accuracy",
+        ),
     ],
 )
 def test_wrong_settings_are_refused(fields, message):

@@ -2,5 +2,6 @@
 
 `plan` says what is to be done, `tally` how far it is, `programs` what is compiled, and
 `run` brings them together; `builders` takes attacks apart for the programs, `sharing`
-keeps these, `journal` keeps tallies on disk, `telling` says what is known by now.
+keeps these, `clean` is what models say of clean images, `journal` keeps tallies on
+disk, `telling` says what is known by now.
 """

@@ -21,8 +21,9 @@ import numpy as np
 
 from jaxrobust.arguments import require
 from jaxrobust.attacks.builders import described
-from jaxrobust.data import Dataset, as_float
+from jaxrobust.data import Dataset
 from jaxrobust.evaluation.engine.builders import numbers_by_radius, taken_apart
+from jaxrobust.evaluation.engine.clean import clean_flags, weights_or_answers
 from jaxrobust.evaluation.engine.journal import Journal
 from jaxrobust.evaluation.engine.plan import Plan
 from jaxrobust.evaluation.engine.programs import (
@@ -47,13 +48,7 @@ from jaxrobust.evaluation.engine.tally import (
     next_items,
 )
 from jaxrobust.evaluation.engine.telling import Progress, Teller, progress_of
-from jaxrobust.evaluation.preflight import (
-    require_finite,
-    require_independent,
-)
-from jaxrobust.keeping import fingerprint
 from jaxrobust.keys import seeded
-from jaxrobust.precision import JUDGED, at_precision
 from jaxrobust.threat import norm_name, require_images
 from jaxrobust.types import LogitsFn, Params
 
@@ -140,21 +135,8 @@ def _first_tally(
     programs: _Programs, weights: Params, data: Data, plan: Plan, model: str
 ) -> Tally:
     """The clean images, all of them."""
-    count, size = len(data[1]), programs.clean_size
-    is_correct, is_finite = np.zeros(count, bool), np.zeros(count, bool)
-    nobody = np.zeros(size, bool)
-    for start in range(0, count, size):
-        group = np.arange(start, min(start + size, count))
-        answers = programs.clean(weights, data, np.resize(group, size), nobody)
-        for flags, part in zip((is_correct, is_finite), answers, strict=False):
-            flags[group] = np.asarray(part)[: len(group)]
-    require_finite(is_finite, model)
-    first = np.resize(np.arange(min(size, count)), size)
-    require_independent(
-        lambda is_stranger: programs.clean(weights, data, first, is_stranger)[2],
-        size,
-        model,
-    )
+    size = programs.clean_size
+    is_correct = clean_flags(programs.clean, size, weights, data, model)
     return Tally.begun(is_correct, plan, data[0].shape[1:])
 
 
@@ -252,18 +234,6 @@ def _require_inside(
     )
 
 
-def _weights_or_answers(
-    apply: Callable[[Any], LogitsFn], weights: Params, dataset: Dataset
-) -> str:
-    """What tells a model from another one: its weights, or what it answers."""
-    if jax.tree.leaves(weights):
-        return fingerprint(weights)
-    logits = jax.jit(
-        at_precision(JUDGED, lambda images: apply(weights)(as_float(images)))
-    )
-    return fingerprint(np.asarray(logits(dataset.images[:32])))
-
-
 def run_plan(
     apply: Callable[[Any], LogitsFn],
     weights: Sequence[Params],
@@ -323,7 +293,7 @@ def run_plan(
                 for number, stage in enumerate(plan.stages)
             ],
             "data": dataset.fingerprint,
-            "models": [_weights_or_answers(apply, tree, dataset) for tree in weights],
+            "models": [weights_or_answers(apply, tree, dataset) for tree in weights],
         }
         book = Journal(journal, header)
     with book or nullcontext():

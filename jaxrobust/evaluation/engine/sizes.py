@@ -7,7 +7,7 @@ products.
 
 import numpy as np
 
-__all__ = ["bucket_size"]
+__all__ = ["bucket_size", "most_memory"]
 
 _SECONDS = 5.0
 """What a bucket shall take about."""
@@ -40,6 +40,9 @@ _LARGEST = {"cpu": 256, "gpu": 2048, "tpu": 512}
 of its compiler (`benchmarks/compiled`, v5e-buckets): of 128 or 2,048 images each takes
 more cycles."""
 
+_MEMORY = {"cpu": 3 << 30, "gpu": 8 << 30, "tpu": 4 << 30}
+"""Bytes that a bucket of bounds may take, by platform."""
+
 
 def _speed(platform: str, kind: str) -> float:
     for name, peak in _PEAKS.items():
@@ -62,3 +65,12 @@ def bucket_size(
     wanted = _speed(platform, kind) * _SECONDS / (max(num_passes, 1) * operations)
     wanted = min(max(wanted, 1.0), _LARGEST.get(platform, 256))
     return 1 << int(np.log2(wanted))
+
+
+def most_memory(platform: str) -> int:
+    """Bytes that a bucket may take whose size is chosen by its memory.
+
+    Args:
+        platform: "cpu", "gpu" or "tpu", as jax calls it.
+    """
+    return _MEMORY.get(platform, 3 << 30)

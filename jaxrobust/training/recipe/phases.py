@@ -173,10 +173,10 @@ class Phase:
         """
         radii = self.epsilon.radii(epoch, num_batches)
         bounds = (0.0, 1.0) if self.is_bounded else None
-        objective = as_pytree(self.objective)
+        objective, end = as_pytree(self.objective), self.epsilon.end
         settings = (
             threat_of(self.norm)(cast(Any, radii), bounds),
-            settled(objective, float(radii[0])),
+            settled(objective, float(radii[0]), end),
             self.optimizer.at(epoch, self.epochs, num_batches),
         )
         taken = Settings(*(as_arrays(setting, num_batches) for setting in settings))
@@ -186,7 +186,7 @@ class Phase:
         if np.all(radii == radii[0]):
             return taken
         objectives = [
-            as_arrays(settled(objective, float(radius)), 1) for radius in radii
+            as_arrays(settled(objective, float(radius), end), 1) for radius in radii
         ]
         return taken._replace(
             objective=jax.tree.map(lambda *leaves: np.concatenate(leaves), *objectives)

@@ -65,7 +65,7 @@ SMOOTH_PART, SMOOTH_POWER = 0.25, 4
 def _smooth(share: float) -> float:
     """From 0 to 1: a power, and then a line with its value and slope where they meet.
 
-    Shi et al., 2021, arXiv:2103.17001.
+    Shi et al., 2021, arXiv:2103.17268.
     """
     part, power = SMOOTH_PART, SMOOTH_POWER
     slope = power * part ** (power - 1)

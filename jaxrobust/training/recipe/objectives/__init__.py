@@ -16,27 +16,37 @@ from jaxrobust.training.recipe.objectives.base import (
     unresolved,
     with_attack,
 )
+from jaxrobust.training.recipe.objectives.crown_ibp import CrownIBP
+from jaxrobust.training.recipe.objectives.dual import Dual
 from jaxrobust.training.recipe.objectives.fast import Fast
 from jaxrobust.training.recipe.objectives.gaussian import Gaussian
 from jaxrobust.training.recipe.objectives.grad_align import GradAlign
+from jaxrobust.training.recipe.objectives.ibp import IBP
 from jaxrobust.training.recipe.objectives.label_smoothing import LabelSmoothing
 from jaxrobust.training.recipe.objectives.mart import Mart
+from jaxrobust.training.recipe.objectives.mtl_ibp import MTLIBP
 from jaxrobust.training.recipe.objectives.n_fgsm import NFGSM
 from jaxrobust.training.recipe.objectives.naming import (
     named_objective,
     objective_name,
     takes_attack,
 )
+from jaxrobust.training.recipe.objectives.sabr import SABR
 from jaxrobust.training.recipe.objectives.standard import Standard
 from jaxrobust.training.recipe.objectives.table import OBJECTIVES
 from jaxrobust.training.recipe.objectives.trades import Trades
 
 __all__ = [
     "AWP",
+    "IBP",
+    "MTLIBP",
     "NFGSM",
     "OBJECTIVES",
+    "SABR",
     "Adversarial",
     "Attacking",
+    "CrownIBP",
+    "Dual",
     "Fast",
     "Gaussian",
     "GradAlign",

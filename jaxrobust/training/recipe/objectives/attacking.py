@@ -55,12 +55,13 @@ class Attacking(Pytree):
         self,
         key: PRNGKey,
         model: Model,
+        threat: ThreatModel,
         found: AttackResult,
         images: Images,
         labels: Labels,
     ) -> tuple[Array, Seen]:
         """Loss, in nats, and what was seen, given what `search` found."""
-        del images
+        del threat, images
         logits, model = model.train(jax.random.fold_in(key, 2), found.images)
         loss = jnp.mean(cross_entropy(logits, labels))
         return loss, seen(model, logits, labels, found.is_gradient_finite)
@@ -75,4 +76,4 @@ class Attacking(Pytree):
     ) -> tuple[Array, Seen]:
         """Loss and what was seen; see `Objective`."""
         found = self.search(key, model, threat, images, labels)
-        return self.loss(key, model, found, images, labels)
+        return self.loss(key, model, threat, found, images, labels)

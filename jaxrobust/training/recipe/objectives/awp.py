@@ -60,7 +60,7 @@ class AWP(Pytree):
         def loss_at(params: Any) -> tuple[Array, Seen]:
             there = model.with_params(params)
             if isinstance(inner, Attacking):
-                return inner.loss(key, there, found, images, labels)
+                return inner.loss(key, there, threat, found, images, labels)
             return inner(key, there, threat, images, labels)
 
         def move(weights: Array, gradient: Array) -> Array:

@@ -35,7 +35,8 @@ It sees the whole batch, however many devices share it: images
 `(batch, height, width, channels)` of pixels in [0, 1], labels `(batch,)`. The loss is a
 mean over the batch, in nats, and is differentiated in the parameters of the model. The
 threat model is the ball at the radius of the step. Everything random comes from the
-key. Frozen dataclasses that are a `Pytree` have numbers that can be swept.
+key. Frozen dataclasses that are a `Pytree` have numbers that can be swept; with a
+method `at_radius(epsilon, end)` these follow the radius to the last one of a phase.
 """
 
 
@@ -173,22 +174,30 @@ def require_objective(objective: Objective, arguments: Sequence[Any]) -> None:
         )
 
 
-def settled(objective: Any, epsilon: float) -> Any:
+def settled(objective: Any, epsilon: float, end: float | None = None) -> Any:
     """The objective at a radius that is known to Python.
 
-    Attacks in its fields, and in theirs, settle their number of steps.
+    Attacks in its fields, and in theirs, settle their number of steps; an objective
+    with a method `at_radius(epsilon, end)` says itself what it is at a radius.
+
+    Args:
+        objective: the one.
+        epsilon: radius of a step.
+        end: the radius that the phase comes to; by default it has come there.
     """
     if isinstance(objective, PGD):
         return objective.at(epsilon)
     if not isinstance(objective, Pytree):
         return objective
+    if hasattr(objective, "at_radius"):
+        objective = objective.at_radius(epsilon, epsilon if end is None else end)
     fields = {
         field.name: getattr(objective, field.name)
         for field in dataclasses.fields(objective)  # type: ignore
     }
     if "objective" in fields:  # a transform, perhaps of a function
         fields["objective"] = as_pytree(fields["objective"])
-    changes = {name: settled(value, epsilon) for name, value in fields.items()}
+    changes = {name: settled(value, epsilon, end) for name, value in fields.items()}
     return dataclasses.replace(objective, **changes)  # type: ignore
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from jaxrobust.arguments import require_in
 from jaxrobust.attacks import AttackResult
 from jaxrobust.losses import cross_entropy
+from jaxrobust.threat import ThreatModel
 from jaxrobust.training.recipe.model import Model
 from jaxrobust.training.recipe.objectives.adversarial import Adversarial
 from jaxrobust.training.recipe.objectives.base import Seen, seen
@@ -59,11 +60,13 @@ class Mart(Adversarial):
         self,
         key: PRNGKey,
         model: Model,
+        threat: ThreatModel,
         found: AttackResult,
         images: Images,
         labels: Labels,
     ) -> tuple[Array, Seen]:
         """Loss and what was seen, under attack."""
+        del threat
         clean, model = model.train(jax.random.fold_in(key, 2), images)
         logits, model = model.train(jax.random.fold_in(key, 3), found.images)
         boosted = cross_entropy(logits, labels) + _of_rival(logits, labels)

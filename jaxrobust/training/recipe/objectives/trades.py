@@ -105,11 +105,13 @@ class Trades(Attacking):
         self,
         key: PRNGKey,
         model: Model,
+        threat: ThreatModel,
         found: AttackResult,
         images: Images,
         labels: Labels,
     ) -> tuple[Array, Seen]:
         """Loss and what was seen, under attack."""
+        del threat
         clean, model = model.train(jax.random.fold_in(key, 2), images)
         logits, model = model.train(jax.random.fold_in(key, 3), found.images)
         losses = cross_entropy(clean, labels) + self.beta * divergence(clean, logits)

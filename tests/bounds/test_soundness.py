@@ -1,0 +1,118 @@
+"""No image that a threat model allows gives logits outside their bounds."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrobust.bounds import (
+    PRIMITIVES,
+    interval_pass,
+    linear_margins,
+)
+from jaxrobust.bounds.program import trace
+from jaxrobust.threat import L1Ball, L2Ball, LinfBall
+from tests.bounds.functions import CLASSES, FUNCTIONS, PIXELS, network, weights
+
+NUM_SAMPLES = 200
+LABEL = 1
+EPSILONS = np.array([0.0, 0.01, 0.1, 0.3, 0.5], np.float32)
+
+
+def allowed(key, threat, image):
+    """Images inside: random ones, the farthest ones, and the clean one."""
+    keys = jax.random.split(key, 3)
+    many = jnp.broadcast_to(image, (NUM_SAMPLES, PIXELS))
+    signs = jax.random.rademacher(keys[1], many.shape, many.dtype)
+    far = threat.project(many + signs * threat.epsilon, many)
+    steep = jax.vmap(lambda one: threat.steepest(one[None])[0])
+    noise = steep(jax.random.normal(keys[2], many.shape))
+    steepest = threat.project(many + noise * threat.epsilon, many)
+    return jnp.concatenate([threat.sample(keys[0], many), far, steepest, image])
+
+
+def cases(ball, **options):
+    """Images, and what a threat model allows in their place, for each radius."""
+
+    @jax.jit
+    @jax.vmap
+    def made(key, epsilon):
+        image_key, sample_key = jax.random.split(key)
+        image = jax.random.uniform(image_key, (1, PIXELS))
+        return image, allowed(sample_key, ball(epsilon, **options), image)
+
+    return made(jax.random.split(jax.random.key(4), len(EPSILONS)), EPSILONS)
+
+
+@pytest.fixture(scope="module")
+def linf_cases():
+    return cases(LinfBall)
+
+
+def outcomes(name, ball, images):
+    """Logits, bounds and margins of every image at its radius, and of what is allowed.
+
+    Each image is a batch of its own, since some functions look at the first one.
+    """
+    logits_fn = network(name)
+
+    @jax.jit
+    @jax.vmap
+    def compared(epsilon, values, image, samples):
+        model, threat = partial(logits_fn, values), ball(epsilon)
+        logits = jax.vmap(lambda one: model(one[None])[0])(samples)
+        label = jnp.full((1,), LABEL)
+        found = interval_pass(model, threat, image, label, rounding="outward")
+        margins = {
+            "interval": found.margins,
+            "linear": linear_margins(model, threat, image, label),
+        }
+        return logits, found.bounds, margins
+
+    return jax.device_get(compared(EPSILONS, weights(5, len(EPSILONS)), *images))
+
+
+def assert_sound(logits, found, margins):
+    assert np.isfinite(logits).all()
+    assert found.lower.shape == (len(EPSILONS), 1, CLASSES)
+    assert (logits >= found.lower).all() and (logits <= found.upper).all()
+    for lower in margins.values():
+        exact = np.float64(logits[:, :, LABEL : LABEL + 1]) - np.float64(logits)
+        assert (exact >= lower).all()
+        assert (lower[:, :, LABEL] == 0).all()
+
+
+FAST = ("attention", "called", "conv", "div", "relu", "residual", "tanh")
+"""Which run always; compiling the others takes long for what it shows."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in FAST else [pytest.mark.slow])
+        for name in FUNCTIONS
+    ],
+)
+def test_no_sample_leaves_the_bounds(name, linf_cases):
+    assert_sound(*outcomes(name, LinfBall, linf_cases))
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@pytest.mark.parametrize("ball", [L2Ball, L1Ball])
+def test_no_sample_leaves_the_bounds_in_other_norms(ball, bounds):
+    images = cases(ball, bounds=bounds)
+    assert_sound(*outcomes("relu", partial(ball, bounds=bounds), images))
+
+
+def test_every_primitive_is_among_the_functions():
+    values = jax.tree.map(lambda each: each[0], weights(0, 1))
+
+    def names(name):
+        logits_fn = partial(network(name), values)
+        return {step.primitive for step in trace(logits_fn, jnp.ones((1, 5))).steps}
+
+    seen = set.union(*map(names, FUNCTIONS))
+    # What transposing makes of others.
+    assert {*PRIMITIVES} - seen <= {"add_any"}
