@@ -241,6 +241,7 @@ def test_statistics_of_the_batch_are_those_of_the_clean_images(key):
         interval(training, threat, images)
 
 
+@pytest.mark.slow
 def test_a_residual_network_has_bounds_in_evaluation(key):
     module = resnet18(num_classes=3, widen_factor=1 / 16)
     images = jax.random.uniform(key, (2, 8, 8, 1))
@@ -251,7 +252,9 @@ def test_a_residual_network_has_bounds_in_evaluation(key):
     assert ((found.lower <= logits) & (logits <= found.upper)).all()
 
 
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize(
+    "padding", ["SAME", pytest.param("VALID", marks=pytest.mark.slow)]
+)
 def test_formulations_of_a_network_have_the_same_bounds(padding, key):
     images = jax.random.uniform(key, (2, 28, 28, 1))
     labels = jnp.array([3, 7])

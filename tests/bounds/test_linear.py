@@ -160,6 +160,7 @@ def compared():
     return found, np.array(exact)
 
 
+@pytest.mark.slow
 def test_no_bound_is_above_the_exact_margin(compared):
     found, exact = compared
     for margins in found.values():

@@ -99,7 +99,9 @@ def test_no_sample_leaves_the_bounds(name, linf_cases):
     assert_sound(*outcomes(name, LinfBall, linf_cases))
 
 
-@pytest.mark.parametrize("bounds", [(0.0, 1.0), None])
+@pytest.mark.parametrize(
+    "bounds", [(0.0, 1.0), pytest.param(None, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("ball", [L2Ball, L1Ball])
 def test_no_sample_leaves_the_bounds_in_other_norms(ball, bounds):
     images = cases(ball, bounds=bounds)

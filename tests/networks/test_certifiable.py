@@ -122,6 +122,7 @@ def test_logits_are_those_worked_out_by_hand(builder, formulation, key):
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_initial_weights_of_shi_are_normal_but_for_the_last_layer(key):
     module = cnn4()
     params = module.init(key, jnp.zeros((1, *MNIST)))["params"]

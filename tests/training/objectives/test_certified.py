@@ -202,6 +202,7 @@ class TestLinearBounds:
         found = [CrownIBP(beta=0.8).at_radius(each, 0.4).beta for each in (0, 0.1, 0.4)]
         assert found == pytest.approx([0, 0.2, 0.8])
 
+    @pytest.mark.slow
     def test_the_dual_loss_is_that_of_the_dual_network(self):
         images, labels = linear.batch()
         rng = np.random.default_rng(2)
