@@ -76,7 +76,7 @@ class InputSet(NamedTuple):
         if self.norm != "linf":
             size = size + 2 * self.radius * _dual_norm(self.norm, rows)
         count = rows.shape[1]
-        share = 1.01 * 3 * gamma(count + 8, rows.dtype)
+        share = 1.01 * 6 * gamma(count + 8, rows.dtype)
         return found - share * size - 4 * count * smallest(rows.dtype)
 
     def _multiplied(self, rows: Array, low: Array, high: Array) -> Array:

@@ -109,7 +109,8 @@ class _Relaxed:
         if rule.slope is None:
             return None
         ends = [bounds[number] for number in step.inputs]
-        return lax.stop_gradient(rule.slope(step, ends, self.name))
+        name: Any = self.name
+        return lax.stop_gradient(rule.slope(step, ends, name))
 
     def relaxation(
         self, step: Step, bounds: dict[int, Bounds], slope: Array | None
