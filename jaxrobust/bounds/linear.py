@@ -110,7 +110,7 @@ class _Relaxed:
             return None
         ends = [bounds[number] for number in step.inputs]
         name: Any = self.name
-        return lax.stop_gradient(rule.slope(step, ends, name))
+        return rule.slope(step, ends, name)
 
     def relaxation(
         self, step: Step, bounds: dict[int, Bounds], slope: Array | None

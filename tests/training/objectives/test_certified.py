@@ -228,6 +228,25 @@ class TestLinearBounds:
             for image, label in zip(images, labels, strict=True)
         ]
         assert loss == pytest.approx(np.mean(expected), rel=1e-4)
+        # Slopes depend on the weights, too: all of it is differentiated.
+        _, gradient = linear.loss_and_gradient(
+            Dual(), LinfBall(EPSILON, None), images, labels, at=model
+        )
+        for index, shape in ((0, (9, 7)), (1, (7, 6))):
+            along = np.random.default_rng(5).normal(size=shape)
+            ends = []
+            for step in (1e-5, -1e-5):
+                moved = list(layers)
+                moved[index] = (layers[index][0] + step * along, layers[index][1])
+                losses = [
+                    by_hand(
+                        moved, np.asarray(image, np.float64).reshape(-1), int(label)
+                    )
+                    for image, label in zip(images, labels, strict=True)
+                ]
+                ends.append(np.mean(losses))
+            slope = (ends[0] - ends[1]) / 2e-5
+            assert np.sum(gradient[index][0] * along) == pytest.approx(slope, rel=1e-3)
 
 
 def by_hand(layers, image, label):
