@@ -186,6 +186,7 @@ AFFINE: dict[str, Affine] = {
     "slice": MOVING,
     "split": MOVING,
     "squeeze": MOVING,
+    "stack": MOVING,
     "sub": Affine(_subtract, _subtract_size, lambda step: (1, 1)),
     "transpose": MOVING,
 }

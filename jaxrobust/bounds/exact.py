@@ -74,7 +74,8 @@ class _Model:
 
     def __init__(self, box: Bounds):
         low, high = (np.asarray(end, np.float64).reshape(-1) for end in box)
-        self.low, self.high = list(low), list(high)
+        self.low: list[float] = low.tolist()
+        self.high: list[float] = high.tolist()
         self.is_binary = [0] * len(low)
         self.rows: list[tuple[np.ndarray, np.ndarray, float, float]] = []
 

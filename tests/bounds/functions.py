@@ -74,6 +74,7 @@ FUNCTIONS: dict[str, Callable[[Hidden], jax.Array]] = {
     "ceil": jnp.ceil,
     "clamp": lambda hidden: lax.clamp(-0.5, hidden, 0.75),
     "clip": lambda hidden: jnp.clip(hidden, -0.5, 0.75),
+    "stack": lambda hidden: jnp.stack([hidden, ROW, -hidden], axis=1).reshape(1, -1),
     "concatenate": lambda hidden: jnp.concatenate([hidden, -hidden, ROW[:1]], axis=1),
     "conv": lambda hidden: lax.conv_general_dilated(
         maps(hidden),

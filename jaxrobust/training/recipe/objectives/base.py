@@ -189,8 +189,9 @@ def settled(objective: Any, epsilon: float, end: float | None = None) -> Any:
         return objective.at(epsilon)
     if not isinstance(objective, Pytree):
         return objective
-    if hasattr(objective, "at_radius"):
-        objective = objective.at_radius(epsilon, epsilon if end is None else end)
+    follow = getattr(objective, "at_radius", None)
+    if follow is not None:
+        objective = follow(epsilon, epsilon if end is None else end)
     fields = {
         field.name: getattr(objective, field.name)
         for field in dataclasses.fields(objective)  # type: ignore
