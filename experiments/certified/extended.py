@@ -11,7 +11,7 @@ extended in few epochs from a model of the radius before.
 
 Presets:
     smoke: digits, a few epochs; shows that the program runs.
-    cpu: MNIST to .4 with the narrow network CNN-4, 24 epochs; two hours on 2 cores.
+    cpu: MNIST to .4 with the narrow network CNN-4, 24 epochs; for 2 cores.
     paper: CNN-7, 70 epochs; wants an accelerator.
 
 There is no such table in a paper. A phase begins with fresh moments of the optimizer

@@ -8,7 +8,7 @@ and what the ensemble leaves.
 
 Presets:
     smoke: digits, a few epochs; shows that the program runs.
-    cpu: MNIST, the narrow network CNN-4; some hours on 2 cores.
+    cpu: MNIST, the narrow network CNN-4; for 2 cores.
     paper: CNN-7, as Shi et al. (2021); wants an accelerator.
 
 Trained as Shi et al., but for `cpu`'s network: the radius rises in every step, slowly

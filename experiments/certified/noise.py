@@ -16,7 +16,7 @@ constant, and falls to 0 in the last phase.
 
 Presets:
     smoke: digits, an epoch of each phase; shows that the program runs, nothing else.
-    cpu: MNIST, half the width of CNN-4; under an hour on 2 cores.
+    cpu: MNIST, half the width of CNN-4; for 2 cores.
     paper: CNN-7, with the number of draws of Cohen et al.; wants an accelerator.
 
 There is no such table in a paper.

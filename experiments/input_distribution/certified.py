@@ -9,8 +9,8 @@ attacks leave.
 
 Presets:
     smoke: two variants of digits, a few epochs; shows that the program runs.
-    cpu: MNIST's variants, the narrow network CNN-4 trained by interval bounds; two
-        hours on 2 cores.
+    cpu: MNIST's variants, the narrow network CNN-4 trained by interval bounds;
+        for 2 cores.
     paper: the network of Wong & Kolter, trained by their dual bound; wants an
         accelerator.
 
