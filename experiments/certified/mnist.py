@@ -70,8 +70,7 @@ def _models(epochs: int, chained: Sequence[int]) -> tuple[Trained, ...]:
 PRESETS = {
     "smoke": Config(
         dataset="digits",
-        # Bounds follow one formulation, and this one is fast on CPUs.
-        model=ModelConfig(name="cnn4", widen_factor=0.25, formulation="patches"),
+        model=ModelConfig(name="cnn4", widen_factor=0.25),
         batch_size=64,
         models=(proven(0.05, 4), attacked((0.05,), (2,))),
         evaluation=ByPGD(
@@ -83,7 +82,7 @@ PRESETS = {
     ),
     "cpu": Config(
         dataset="mnist",
-        model=ModelConfig(name="cnn4", formulation="patches"),
+        model=ModelConfig(name="cnn4"),
         batch_size=256,
         models=_models(60, (2, 2, 4, 4)),
         evaluation=ByPGD(attack=PGD(step_size=0.01, num_steps=100), num_restarts=1),
