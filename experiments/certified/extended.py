@@ -25,9 +25,8 @@ from experiments.certified.models import (
     Config,
     Trained,
     accuracy_table,
-    note,
+    bracketed,
     ramp,
-    rows_of,
 )
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Workspace
@@ -118,13 +117,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Train every model, attack it and certify it."""
-    rows = rows_of(config, workspace)
-    return {
-        "title": "Extended certified training",
-        "rows": rows,
-        "notes": [note(config, rows)],
-        "tables": {"Accuracy": results_table({"rows": rows})},
-    }
+    return bracketed("Extended certified training", config, workspace)
 
 
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:
