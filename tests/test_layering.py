@@ -21,6 +21,7 @@ LAYERS = {
     **dict.fromkeys(("losses", "threat", "networks", "data", "theory", "hosts"), 2),
     **dict.fromkeys(
         (
+            "convolutions",
             "types",
             "pytrees",
             "references",

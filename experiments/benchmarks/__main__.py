@@ -17,7 +17,8 @@ from jaxrobust.cli.streams import lasting_streams
 
 BENCHMARKS = (
     *("training_step", "convolutions", "sweep", "evaluation", "scaling", "startup"),
-    *("precision", "peer_attack", "peers", "minimum", "neighbors", "compiled"),
+    *("precision", "peer_attack", "peers", "minimum", "bounds", "neighbors"),
+    "compiled",
 )
 
 

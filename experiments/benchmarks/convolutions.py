@@ -25,8 +25,8 @@ import numpy as np
 from jax import lax
 
 from experiments.workspace import Workspace
+from jaxrobust.convolutions import conv_by_winograd, is_faster
 from jaxrobust.networks import Conv
-from jaxrobust.networks.winograd import conv_by_winograd, is_faster
 
 STEP_SIZE = 1e-3
 

@@ -25,9 +25,8 @@ from experiments.certified.models import (
     Config,
     Trained,
     accuracy_table,
-    note,
+    bracketed,
     ramp,
-    rows_of,
 )
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Workspace
@@ -89,8 +88,7 @@ def models(radii: Sequence[float], epochs: int) -> tuple[Trained, ...]:
 PRESETS = {
     "smoke": Config(
         dataset="digits",
-        # Bounds follow one formulation, and this one is fast on CPUs.
-        model=ModelConfig(name="cnn4", widen_factor=0.25, formulation="patches"),
+        model=ModelConfig(name="cnn4", widen_factor=0.25),
         batch_size=64,
         models=models((0.02, 0.05), 4)[::3],
         evaluation=ByPGD(attack=PGD(step_size=0.02, num_steps=5), num_restarts=1),
@@ -100,7 +98,7 @@ PRESETS = {
     ),
     "cpu": Config(
         dataset="mnist",
-        model=ModelConfig(name="cnn4", formulation="patches"),
+        model=ModelConfig(name="cnn4"),
         batch_size=256,
         models=models((0.1, 0.2, 0.3, 0.4), 24),
         evaluation=ByPGD(attack=PGD(step_size=0.01, num_steps=40), num_restarts=1),
@@ -119,13 +117,7 @@ PRESETS = {
 
 def run(config: Config, workspace: Workspace) -> Mapping[str, Any]:
     """Train every model, attack it and certify it."""
-    rows = rows_of(config, workspace)
-    return {
-        "title": "Extended certified training",
-        "rows": rows,
-        "notes": [note(config, rows)],
-        "tables": {"Accuracy": results_table({"rows": rows})},
-    }
+    return bracketed("Extended certified training", config, workspace)
 
 
 def results_table(result: Mapping[str, Any]) -> list[list[str]]:

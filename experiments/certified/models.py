@@ -7,9 +7,11 @@ from typing import Any, Literal
 
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Setting, Workspace
+from jaxrobust import plots
 from jaxrobust.bounds import linear_margins
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
 from jaxrobust.evaluation import certify_models, evaluate_models
+from jaxrobust.limits import best_possible
 from jaxrobust.report import percent
 from jaxrobust.training import (
     EpsilonSchedule,
@@ -22,7 +24,15 @@ from jaxrobust.training import (
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import IBP
 
-__all__ = ["Config", "Trained", "accuracy_table", "note", "ramp", "rows_of"]
+__all__ = [
+    "Config",
+    "Trained",
+    "accuracy_table",
+    "bracketed",
+    "note",
+    "ramp",
+    "rows_of",
+]
 
 
 DUAL = partial(linear_margins, slopes="dual", intermediate="linear")
@@ -56,6 +66,8 @@ class Config(Setting):
     """Test images; None for all."""
     num_dual: int = 0
     """Test images that the dual network of Wong & Kolter bounds, too."""
+    radii: tuple[float, ...] = ()
+    """Of the figure: certified, attacked by PGD, and the optimum of any function."""
 
     def recipe_of(self, model: Trained, workspace: Workspace) -> TrainConfig:
         """What to do for a model."""
@@ -121,14 +133,14 @@ def _judged(
     seed, pgd = workspace.seed, config.evaluation
     size = min(config.ensemble_size, len(test))
     part = subset(test, size)
+    radii = tuple(sorted({epsilon, *config.radii}))
+    own = radii.index(epsilon)
     # The same function for all models, so that they share programs.
     model = (applied(run.network), [run.weights])
-    (proof,) = certify_models(*model, test, (epsilon,))
-    (proof_of_part,) = certify_models(*model, part, (epsilon,))
-    attacked = (pgd.attacks, (epsilon,))
-    (weak,) = evaluate_models(
-        *model, test, *attacked, batch_size=pgd.batch_size, seed=seed
-    )
+    (proof,) = certify_models(*model, test, radii)
+    (proof_of_part,) = certify_models(*model, part, radii)
+    options: dict[str, Any] = {"batch_size": pgd.batch_size, "seed": seed}
+    (weak,) = evaluate_models(*model, test, pgd.attacks, (epsilon,), **options)
     (strong,) = evaluate_models(
         *model,
         part,
@@ -140,12 +152,20 @@ def _judged(
     found = {
         "clean_accuracy": weak.clean_accuracy,
         "robust_accuracy": float(weak.robust_accuracy[0]),
-        "certified_accuracy": float(proof.certified_accuracy[0]),
+        "certified_accuracy": float(proof.certified_accuracy[own]),
         "ensemble_accuracy": float(strong.robust_accuracy[0]),
-        "certified_on_the_same": float(proof_of_part.certified_accuracy[0]),
+        "certified_on_the_same": float(proof_of_part.certified_accuracy[own]),
         "num_test": len(test),
         "num_ensemble": size,
     }
+    if config.radii:
+        (attacked,) = evaluate_models(*model, part, pgd.attacks, radii, **options)
+        found["curve"] = {
+            "epsilons": list(radii),
+            "certified": proof.certified_accuracy.tolist(),
+            "certified_on_the_same": proof_of_part.certified_accuracy.tolist(),
+            "attacked": attacked.robust_accuracy.tolist(),
+        }
     if not config.num_dual:
         return found
     few = subset(test, min(config.num_dual, len(test)))
@@ -171,6 +191,7 @@ def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
         key = [
             config_to_json(recipe, has_defaults=False),
             [*judged, config.ensemble_size, config.test_size, config.num_dual],
+            config.radii,
         ]
 
         def compute(each: Trained = each, recipe: TrainConfig = recipe) -> Any:
@@ -235,3 +256,72 @@ def accuracy_table(
     if published is not None:
         header.append("certified by others, in %")
     return [header, *lines]
+
+
+def bracketed(
+    title: str,
+    config: Config,
+    workspace: Workspace,
+    published: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Train every model, attack it and certify it: the result of an experiment.
+
+    Args:
+        title: of the report.
+        config: what to do.
+        workspace: where.
+        published: see `accuracy_table`.
+    """
+    rows = rows_of(config, workspace)
+    found: dict[str, Any] = {
+        "title": title,
+        "rows": rows,
+        "notes": [note(config, rows)],
+        "tables": {"Accuracy": accuracy_table(rows, published)},
+    }
+    if config.radii:
+        optimum = _optimum(config, workspace)
+        found["notes"].append(
+            f"The figure: the first {rows[0]['num_ensemble']:,} test images; the upper "
+            "end of each band is what PGD leaves, the lower one what is certified; "
+            "above the line of the optimum is no function of the image."
+        )
+        drawn = workspace.save_figure("bracket", _draw(rows, config, optimum))
+        found["figures"] = {"Certified and attacked, by radius": drawn}
+    return found
+
+
+def _optimum(config: Config, workspace: Workspace) -> list[float]:
+    """Of the images that the ensemble attacks: the largest share that is robust."""
+    test = config.test_images(config.models[0], workspace)
+    part = subset(test, min(config.ensemble_size, len(test)))
+
+    def compute(epsilon: float) -> float:
+        found = best_possible(part, epsilon=epsilon, num_examples=len(part))
+        return 1 - found.lower_bound
+
+    key = [config.dataset, config.variant, config.test_size, len(part)]
+    return [
+        workspace.cached("optimum", [*key, radius], partial(compute, radius))
+        for radius in config.radii
+    ]
+
+
+def _draw(
+    rows: Sequence[Mapping[str, Any]], config: Config, optimum: Sequence[float]
+) -> plots.Figure:
+    """A band for each model, between what is certified and what PGD leaves."""
+    lines, bands = [], {}
+    for row in rows:
+        curve, label = row["curve"], f"{row['title']}, {row['epsilon']:g}"
+        lower, upper = (
+            [100 * share for share in curve[name]]
+            for name in ("certified_on_the_same", "attacked")
+        )
+        lines.append(plots.Curve(label, curve["epsilons"], upper))
+        bands[label] = lower, upper
+    shares = [100 * share for share in optimum]
+    lines.append(plots.Curve("optimum", config.radii, shares))
+    return plots.curves(
+        lines, xlabel="radius in l_inf", ylabel="accuracy (%)", bands=bands
+    )

@@ -41,7 +41,7 @@ class Widths(Family):
     train_size: int | None = None
 
     def cases(self, seed: int) -> list[Case]:
-        """One for each variant and width."""
+        """One for each variant and width; narrow ones first, which are trained soon."""
         return [
             Case(
                 variant=variant,
@@ -50,8 +50,8 @@ class Widths(Family):
                 seed=seed,
                 has_ensemble=True,
             )
+            for width in sorted(self.widths)
             for variant in self.variants
-            for width in self.widths
         ]
 
 
@@ -66,6 +66,7 @@ def by_width(
         published: the paper's numbers, see `published_at`.
     """
     rows = config.rows(config.cases(workspace.seed), workspace)
+    rows.sort(key=lambda row: config.variants.index(row["variant"]))
     drawn = draw_capacity(rows, xlabel="width", field="width", full=1)
     note = (
         f"Shares of {rows[0]['num_train_judged']:,} training and "

@@ -65,8 +65,7 @@ def _by_dual(variant: str, dataset: str, epsilon: float) -> Trained:
 PRESETS = {
     "smoke": Config(
         dataset="digits",
-        # Bounds follow one formulation, and this one is fast on CPUs.
-        model=ModelConfig(name="cnn4", widen_factor=0.25, formulation="patches"),
+        model=ModelConfig(name="cnn4", widen_factor=0.25),
         batch_size=64,
         models=tuple(_by_intervals(each, 0.05, 4) for each in (BINARY, ORIGINAL)),
         evaluation=ByPGD(attack=PGD(step_size=0.02, num_steps=5), num_restarts=1),
@@ -77,7 +76,7 @@ PRESETS = {
     ),
     "cpu": Config(
         dataset="mnist",
-        model=ModelConfig(name="cnn4", formulation="patches"),
+        model=ModelConfig(name="cnn4"),
         batch_size=256,
         models=tuple(_by_intervals(each, 0.3, 20) for each in MNIST),
         evaluation=ByPGD(attack=PGD(step_size=0.01, num_steps=40), num_restarts=1),

@@ -18,6 +18,7 @@ from jaxrobust.bounds.linear import (
     linear_margins,
 )
 from jaxrobust.bounds.program import UnboundedError
+from jaxrobust.bounds.projected import projected_margins
 from jaxrobust.bounds.rounding import Bounds, Rounding
 from jaxrobust.bounds.smoothing import (
     ABSTAINED,
@@ -53,6 +54,7 @@ __all__ = [
     "is_certified",
     "linear",
     "linear_margins",
+    "projected_margins",
     "smoothed_prediction",
     "smoothing",
 ]

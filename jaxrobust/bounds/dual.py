@@ -28,10 +28,10 @@ from jaxtyping import Array
 from jaxrobust.bounds.inputs import input_set, require_bounded
 from jaxrobust.bounds.intervals import checked_labels
 from jaxrobust.bounds.program import Program, Step, refused, trace
-from jaxrobust.bounds.rules import Affine
+from jaxrobust.bounds.rules import Affine, is_relu
 from jaxrobust.bounds.table import rule_of
 from jaxrobust.threat import ThreatModel
-from jaxrobust.types import Images, Labels, Logits, LogitsFn, known
+from jaxrobust.types import Images, Labels, Logits, LogitsFn
 
 __all__ = ["Layer", "dual_objective", "sequential_layers"]
 
@@ -51,13 +51,6 @@ class Layer(NamedTuple):
 _REMEDY = "use `linear`, which takes any network"
 
 
-def _is_relu(step: Step) -> bool:
-    if step.primitive != "max" or len(step.inputs) != 1:
-        return False
-    kink = known(step.constants[0])
-    return kink is not None and not kink.any()
-
-
 def sequential_layers(logits_fn: LogitsFn, images: Images) -> list[Layer]:
     """The affine maps between which a network takes relus, written out.
 
@@ -73,7 +66,7 @@ def sequential_layers(logits_fn: LogitsFn, images: Images) -> list[Layer]:
     layers, steps = [], []
     start = 0
     for step in program.steps:
-        if _is_relu(step):
+        if is_relu(step):
             layers.append(_layer(program, steps, start, step.inputs[0], step))
             steps, start = [], step.outputs[0]
         elif isinstance(rule_of(step), Affine):

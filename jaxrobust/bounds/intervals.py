@@ -132,7 +132,7 @@ def _pass(
     is_outward = rounding == "outward"
 
     def one(example: jax.Array, image: jax.Array, label: jax.Array | None):
-        program = trace(logits_fn, images, clean, example)
+        program = trace(logits_fn, images, clean, example, as_written=is_outward)
         inputs = input_set(threat, image[None], is_outward)
 
         def refine(number: int, bounds: dict[int, Bounds]) -> Bounds:

@@ -47,7 +47,14 @@ from jaxrobust.bounds.table import rule_of
 from jaxrobust.threat import ThreatModel
 from jaxrobust.types import Images, Labels, Logits, LogitsFn, Scalar
 
-__all__ = ["Intermediate", "Slopes", "best_margins", "linear", "linear_margins"]
+__all__ = [
+    "Intermediate",
+    "Relaxed",
+    "Slopes",
+    "best_margins",
+    "linear",
+    "linear_margins",
+]
 
 Slopes = Literal["dual", "zero", "adaptive", "optimized"]
 """How what lies below a relu is chosen; see the module."""
@@ -85,7 +92,7 @@ class _Settings:
         return name
 
 
-class _Relaxed:
+class Relaxed:
     """The relaxations of a program's steps, as far as their intervals are known."""
 
     def __init__(self, program: Program, name: SlopeName, is_outward: bool):
@@ -141,7 +148,7 @@ def _rows_bounded(
 ) -> Array:
     """The least values of functionals of the logits, `(rows,)`."""
     is_outward = inputs.is_outward
-    relaxed = _Relaxed(program, settings.first, is_outward)
+    relaxed = Relaxed(program, settings.first, is_outward)
 
     def refine(number: int, bounds: dict[int, Bounds]) -> Bounds:
         block = block_size(program, number, batch, settings.memory)
@@ -225,10 +232,11 @@ def _mapped(
     threat.check(images)
     clean = clean_batch(logits_fn, images) if settings.statistics == "clean" else None
     batch = images.shape[0]
+    is_outward = settings.rounding == "outward"
 
     def one(example: Array, image: Array, label: Array | None) -> Array:
-        program = trace(logits_fn, images, clean, example)
-        inputs = input_set(threat, image[None], settings.rounding == "outward")
+        program = trace(logits_fn, images, clean, example, as_written=is_outward)
+        inputs = input_set(threat, image[None], is_outward)
         form = program.forms[program.output]
         rows = rows_of(label, form.shape[1], form.dtype)
         return _rows_bounded(program, inputs, rows, settings, batch)

@@ -25,6 +25,7 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from jaxrobust.arguments import require
+from jaxrobust.bounds.convolving import convolved, is_plain
 from jaxrobust.types import Images, Logits, LogitsFn
 
 __all__ = ["CleanBatch", "Program", "Step", "UnboundedError", "clean_batch", "trace"]
@@ -109,6 +110,8 @@ class Step:
         outputs: numbers of the values that it gives.
         equation: of JAX.
         source: the user's line, for messages.
+        as_written: whether to compute the very equation, which the errors of
+            `rounding.py` are of, rather than what is the same but for rounding.
     """
 
     primitive: str
@@ -116,6 +119,7 @@ class Step:
     outputs: tuple[int, ...]
     equation: JaxprEqn
     source: str
+    as_written: bool = True
 
     @property
     def params(self) -> dict[str, Any]:
@@ -172,7 +176,8 @@ class Step:
             else (each.value if of_constant is None else of_constant(each.value))
             for each in self.operands
         ]
-        results = _evaluate(self.equation, operands)
+        compute = _evaluate if self.as_written else _quickly
+        results = compute(self.equation, operands)
         return results[0] if len(results) == 1 else results
 
 
@@ -222,6 +227,13 @@ def _evaluate(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
         debug_info=_debug_info(invars),
     )
     return jaxpr_as_fun(ClosedJaxpr(program, ()))(*operands)
+
+
+def _quickly(equation: JaxprEqn, operands: Sequence[Any]) -> list[Any]:
+    """The results of one equation, but for rounding."""
+    if is_plain(equation):
+        return [convolved(equation, *operands)]
+    return _evaluate(equation, operands)
 
 
 def _debug_info(given: Sequence[Any]) -> Any:
@@ -372,7 +384,7 @@ def clean_batch(logits_fn: LogitsFn, images: Images) -> CleanBatch:
         nonlocal count
         del source
         count += 1
-        results = _evaluate(equation, [read(each) for each in inputs])
+        results = _quickly(equation, [read(each) for each in inputs])
         is_dependent = any(isinstance(each, Dependent) for each in inputs)
         if not is_dependent or _is_of_batch(equation, inputs, batch):
             return [Statistic(result) for result in results]
@@ -392,6 +404,8 @@ def trace(
     images: Images,
     clean: CleanBatch | None = None,
     example: jax.Array | int = 0,
+    *,
+    as_written: bool = True,
 ) -> Program:
     """The program of a function for one image.
 
@@ -400,6 +414,7 @@ def trace(
         images: whose shape and type count, but for the length of the batch.
         clean: statistics of the batch, for a function that takes any.
         example: which of the batch the image is; may be traced.
+        as_written: see `Step`.
 
     Raises:
         UnboundedError: for a function that takes statistics of its batch, if `clean`
@@ -444,7 +459,7 @@ def trace(
         outputs = tuple(range(len(forms), len(forms) + len(equation.outvars)))
         for number, variable in zip(outputs, equation.outvars, strict=True):
             forms[number] = _form(variable)
-        steps.append(Step(name, operands, outputs, equation, source))
+        steps.append(Step(name, operands, outputs, equation, source, as_written))
         return [Dependent(number) for number in outputs]
 
     (logits,) = _walk(closed, [Dependent(0)], visit)

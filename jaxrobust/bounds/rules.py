@@ -13,6 +13,7 @@ from jaxtyping import Array
 
 from jaxrobust.bounds.program import Dependent, Step
 from jaxrobust.bounds.rounding import Bounds
+from jaxrobust.types import known
 
 __all__ = [
     "Affine",
@@ -24,6 +25,7 @@ __all__ = [
     "constant",
     "filled",
     "fixed",
+    "is_relu",
     "lines",
 ]
 
@@ -109,6 +111,14 @@ class Nonlinear(NamedTuple):
 
 
 Rule = Affine | Nonlinear
+
+
+def is_relu(step: Step) -> bool:
+    """Whether a step is the maximum with 0."""
+    if step.primitive != "max" or len(step.inputs) != 1:
+        return False
+    kink = known(step.constants[0])
+    return kink is not None and not kink.any()
 
 
 def constant(step: Step, bounds: Bounds) -> Relaxation:

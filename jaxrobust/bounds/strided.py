@@ -8,17 +8,15 @@ that are then put beside each other.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from jaxrobust.bounds.convolving import by_platform, directly, is_plain
 from jaxrobust.bounds.program import Known, Step
 
 __all__ = ["strided_transpose"]
-
-_NUMBERS = ("NHWC", "HWIO", "NHWC")
 
 
 def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
@@ -31,7 +29,7 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
         return None
     params = step.params
     strides, pads = params["window_strides"], params["padding"]
-    is_plain = (
+    is_possible = (
         len(strides) == 2
         and max(strides) > 1
         and isinstance(step.operands[1], Known)
@@ -39,11 +37,12 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and min(before for before, _ in pads) >= 0
     )
-    if not is_plain:
+    if not is_possible:
         return None
     lhs, rhs, out = params["dimension_numbers"]
     kernel = lax.transpose(step.constants[0], (*rhs[2:], rhs[1], rhs[0]))
     *sizes, channels, features = kernel.shape
+    is_quick = not step.as_written and is_plain(step.equation)
     taps = [-(-size // stride) for size, stride in zip(sizes, strides, strict=True)]
     whole = [tap * stride for tap, stride in zip(taps, strides, strict=True)]
     edges = [(0, end - size, 0) for end, size in zip(whole, sizes, strict=True)]
@@ -54,6 +53,7 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
     )
     phases = phases[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(*taps, features, strides[0] * strides[1] * channels)
+    convolve = by_platform if is_quick else directly
     form = step.forms[0]
     sides = [form.shape[axis] for axis in lhs[2:]]
 
@@ -63,14 +63,7 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
         # operands of which the second is larger, and then turn it, slowly on a CPU.
         around = [(tap - 1, tap - 1, 0) for tap in taps]
         rows = lax.pad(rows, zero, [(0, 0, 0), *around, (0, 0, 0)])
-        found: Any = lax.conv_general_dilated(
-            rows,
-            phases,
-            (1, 1),
-            "VALID",
-            dimension_numbers=_NUMBERS,
-            precision=params["precision"],
-        )
+        found = convolve(rows, phases, 1, [(0, 0), (0, 0)], params["precision"])
         batch, height, width, _ = found.shape
         found = found.reshape(batch, height, width, *strides, channels)
         found = found.transpose(0, 1, 3, 2, 4, 5)

@@ -3,8 +3,8 @@
 XLA's CPU convolution loses its fast path inside a loop body, and its gradient of a
 windowed maximum is a scatter; both lie on the hot path of every attack. Convolution as
 patches times a matrix, and pooling as a maximum over a reshaped axis, do not have
-these costs there, and the transforms of Winograd have fewer multiplications besides,
-where channels are not few (`winograd.py`). On a TPU convolutions are what the hardware
+these costs there, and transforms have fewer multiplications besides, where channels
+are not few (`jaxrobust.convolutions`). On a TPU convolutions are what the hardware
 does, but a reshaped axis moves the array, so that a pooled convolution is four of them,
 one for each place in the window, and pooling an elementwise maximum. The parameters are
 the same, so checkpoints do not know the formulation; nor do gradients, since all share
@@ -24,7 +24,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from jaxrobust.arguments import require
-from jaxrobust.networks.winograd import conv_by_winograd, is_faster, is_possible
+from jaxrobust.convolutions import (
+    conv_by_patches,
+    conv_by_winograd,
+    conv_max_pool_by_patches,
+    is_faster,
+    is_possible,
+)
 from jaxrobust.types import PRNGKey
 
 __all__ = ["Conv", "Formulation", "Initializer", "max_pool", "torch_uniform"]
@@ -44,67 +50,6 @@ def torch_uniform(fan_in: int) -> Initializer:
         return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init
-
-
-def _conv_by_patches(images: Maps, kernel: Array, strides: int, pads: Pads) -> Maps:
-    """Shifted slices side by side, then one matrix product."""
-    height, width = kernel.shape[:2]
-    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    rows = (images.shape[1] - height) // strides + 1
-    columns = (images.shape[2] - width) // strides + 1
-    slices = [
-        images[
-            :,
-            i : i + (rows - 1) * strides + 1 : strides,
-            j : j + (columns - 1) * strides + 1 : strides,
-        ]
-        for i in range(height)
-        for j in range(width)
-    ]
-    patches = jnp.concatenate(slices, axis=-1)
-    return patches @ kernel.reshape(-1, kernel.shape[-1])
-
-
-def _conv_max_pool_by_patches(images: Maps, kernel: Array, pads: Pads) -> Maps:
-    """Convolution of stride 1 and 2x2 max-pooling in one matrix product.
-
-    A window of `size + 1` pixels covers the four convolution windows under one pooled
-    pixel. One copy of the kernel for each of the four, shifted inside the large window,
-    gives all four values side by side, ready for the maximum. That is a few more
-    multiplications by zero, but patches are copied once for every pooled pixel instead
-    of once for every pixel, and copying is what a CPU spends its time on. Taking 2x2
-    blocks of pixels as channels first keeps these copies contiguous.
-    """
-    size, _, channels, features = kernel.shape
-    half = (size + 1) // 2
-    images = jnp.pad(images, ((0, 0), *pads, (0, 0)))
-    batch, height, width, _ = images.shape
-    rows, columns = (height - size + 1) // 2, (width - size + 1) // 2
-    images = images[:, : 2 * (rows + half - 1), : 2 * (columns + half - 1)]
-    blocks = images.reshape(
-        batch, rows + half - 1, 2, columns + half - 1, 2, channels
-    ).transpose(0, 1, 3, 2, 4, 5)
-    blocks = blocks.reshape(*blocks.shape[:3], 4 * channels)
-    shifted = jnp.stack(
-        [
-            jnp.pad(kernel, ((i, 1 - i), (j, 1 - j), (0, 0), (0, 0)))
-            for i in range(2)
-            for j in range(2)
-        ],
-        axis=3,
-    )
-    shifted = shifted.reshape(half, 2, half, 2, channels, 4 * features)
-    shifted = shifted.transpose(0, 2, 1, 3, 4, 5).reshape(-1, 4 * features)
-    patches = jnp.concatenate(
-        [
-            blocks[:, i : i + rows, j : j + columns]
-            for i in range(half)
-            for j in range(half)
-        ],
-        axis=-1,
-    )
-    maps = (patches @ shifted).reshape(batch, rows, columns, 4, features)
-    return jnp.max(maps, axis=3)
 
 
 def _conv_directly(images: Maps, kernel: Array, strides: int, pads: Pads) -> Maps:
@@ -217,8 +162,8 @@ class Conv(nn.Module):
 
         def patches(images: Maps, kernel: Array) -> Maps:
             if is_fused:
-                return _conv_max_pool_by_patches(images, kernel, pads)
-            return pooled(_conv_by_patches(images, kernel, self.strides, pads))
+                return conv_max_pool_by_patches(images, kernel, pads)
+            return pooled(conv_by_patches(images, kernel, self.strides, pads))
 
         def direct(images: Maps, kernel: Array) -> Maps:
             return pooled(_conv_directly(images, kernel, self.strides, pads))

@@ -9,7 +9,7 @@ from jaxrobust.bounds.program import trace
 from jaxrobust.bounds.strided import strided_transpose
 
 
-def of_numbers(numbers, strides, pads, size, sides=(8, 7), **options):
+def of_numbers(numbers, strides, pads, size, sides=(8, 7), as_written=True, **options):
     """A convolution step, its own transpose and JAX's, of one cotangent."""
     rng = np.random.default_rng(0)
     channels, features = 3, 4
@@ -29,7 +29,7 @@ def of_numbers(numbers, strides, pads, size, sides=(8, 7), **options):
     form = jax.ShapeDtypeStruct(shape, np.float32)
     step = next(
         each
-        for each in trace(logits_fn, form).steps
+        for each in trace(logits_fn, form, as_written=as_written).steps
         if each.primitive == "conv_general_dilated"
     )
     rows = rng.normal(size=step.shape).astype(np.float32)
@@ -37,6 +37,7 @@ def of_numbers(numbers, strides, pads, size, sides=(8, 7), **options):
     return strided_transpose(step), rows, expected
 
 
+@pytest.mark.parametrize("as_written", [True, False])
 @pytest.mark.parametrize(
     "numbers, strides, pads, size",
     [
@@ -48,8 +49,10 @@ def of_numbers(numbers, strides, pads, size, sides=(8, 7), **options):
         (("NCHW", "OIHW", "NHWC"), (2, 2), "SAME", (3, 3)),
     ],
 )
-def test_it_is_the_transpose(numbers, strides, pads, size):
-    transpose, rows, expected = of_numbers(numbers, strides, pads, size)
+def test_it_is_the_transpose(numbers, strides, pads, size, as_written):
+    transpose, rows, expected = of_numbers(
+        numbers, strides, pads, size, as_written=as_written
+    )
     assert transpose is not None
     np.testing.assert_allclose(transpose(rows), expected, rtol=1e-5, atol=1e-5)
 

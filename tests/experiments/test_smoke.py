@@ -30,6 +30,7 @@ NEEDS = {
     "benchmarks/evaluation": "torchattacks",
     "benchmarks/peers": "torchattacks",
     "benchmarks/sweep": "torch",
+    "benchmarks/bounds": "auto_LiRPA",
     "benchmarks/minimum": "adv_lib",
 }
 EVERYDAY = {"concentration/optimum", "large_perturbations/figure12"}

@@ -222,7 +222,11 @@ class TestLinearBounds:
             return units, variables
 
         model = Model(Network(linear.init, apply), Variables(arrays, {}))
-        loss, _ = value(Dual(), images, labels, LinfBall(EPSILON, None), model)
+        threat = LinfBall(EPSILON, None)
+        loss, _ = value(Dual(), images, labels, threat, model)
+        projected = Dual(num_projections=5001)
+        estimate, _ = value(projected, images, labels, threat, model)
+        assert estimate == pytest.approx(float(loss), rel=0.05)
         expected = [
             by_hand(layers, np.asarray(image, np.float64).reshape(-1), int(label))
             for image, label in zip(images, labels, strict=True)

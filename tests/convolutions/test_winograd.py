@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from jaxrobust.convolutions.winograd import conv_by_winograd, is_faster, transforms
 from jaxrobust.data import load_arrays
 from jaxrobust.networks import Conv
-from jaxrobust.networks.winograd import conv_by_winograd, is_faster, transforms
 
 
 @pytest.mark.parametrize(("outputs", "size"), [(4, 5), (4, 3), (2, 3), (4, 2), (2, 2)])
