@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
+
 from experiments.judging import ByEnsemble, ByPGD
 from experiments.workspace import Setting, Workspace
 from jaxrobust import plots
@@ -157,6 +159,10 @@ def _judged(
         "certified_on_the_same": float(proof_of_part.certified_accuracy[own]),
         "num_test": len(test),
         "num_ensemble": size,
+        "num_broken": sum(
+            int(np.sum(proven.is_certified[own] & ~attacked.at(epsilon)))
+            for proven, attacked in ((proof, weak), (proof_of_part, strong))
+        ),
     }
     if config.radii:
         (attacked,) = evaluate_models(*model, part, pgd.attacks, radii, **options)
@@ -225,6 +231,8 @@ def note(config: Config, rows: Sequence[Mapping[str, Any]]) -> str:
         f"{first['num_ensemble']:,} by the ensemble ({config.ensemble.text}); behind "
         "it what is certified of these. Certified by interval bounds, rounded outwards."
     )
+    broken = sum(row["num_broken"] for row in rows)
+    text += f" Certified images that an attack breaks: {broken or 'none'}."
     if len(rows) < len(config.models):
         text += f" {len(rows)} of {len(config.models)} models are trained so far."
     return text

@@ -9,10 +9,27 @@ from jaxrobust.arguments import require
 from jaxrobust.evaluation.intervals import Interval, wilson_interval
 from jaxrobust.precision import MatmulPrecision
 
-__all__ = ["CLEAN_WRONG", "ROBUST", "AttackRow", "Evaluation", "Row"]
+__all__ = ["CLEAN_WRONG", "ROBUST", "AttackRow", "Evaluation", "Row", "place_of"]
 
 CLEAN_WRONG, ROBUST = -2, -1
 """In the place of an attack: the clean image is lost, and no attack broke it."""
+
+
+def place_of(epsilon: float, epsilons: Sequence[float], verb: str) -> int:
+    """Where a radius stands among those that there are.
+
+    Args:
+        epsilon: one of them, up to the rounding of float64.
+        epsilons: in the order asked for.
+        verb: what to do for there to be another one, such as "evaluate".
+
+    Raises:
+        ValueError: for another radius.
+    """
+    is_near = np.isclose(epsilons, epsilon, rtol=1e-12, atol=0)
+    rule = f"one of {', '.join(f'{radius:g}' for radius in epsilons)}"
+    require(is_near.any(), "epsilon", rule, epsilon, f"{verb} at that radius too")
+    return int(np.argmax(is_near))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,27 +165,13 @@ class Evaluation:
         stands = (self.broken_by == ROBUST) | (self.broken_by > places)
         return np.mean(stands, axis=2)
 
-    def place(self, epsilon: float) -> int:
-        """Where a radius stands in `epsilons`.
-
-        Args:
-            epsilon: one of them, up to the rounding of float64.
-
-        Raises:
-            ValueError: for another radius.
-        """
-        is_near = np.isclose(self.epsilons, epsilon, rtol=1e-12, atol=0)
-        rule = f"one of {', '.join(f'{radius:g}' for radius in self.epsilons)}"
-        require(is_near.any(), "epsilon", rule, epsilon, "evaluate at that radius too")
-        return int(np.argmax(is_near))
-
     def at(self, epsilon: float) -> np.ndarray:
         """Which examples withstand all attacks at a radius, `(examples,)`.
 
         Raises:
             ValueError: for a radius that was not evaluated.
         """
-        return self.is_robust[self.place(epsilon)]
+        return self.is_robust[place_of(epsilon, self.epsilons, "evaluate")]
 
     def row(self) -> Row:
         """The accuracies and counts, of plain types."""

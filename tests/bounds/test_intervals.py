@@ -252,9 +252,8 @@ def test_a_residual_network_has_bounds_in_evaluation(key):
     assert ((found.lower <= logits) & (logits <= found.upper)).all()
 
 
-@pytest.mark.parametrize(
-    "padding", ["SAME", pytest.param("VALID", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
 def test_formulations_of_a_network_have_the_same_bounds(padding, key):
     images = jax.random.uniform(key, (2, 28, 28, 1))
     labels = jnp.array([3, 7])

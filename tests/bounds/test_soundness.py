@@ -1,24 +1,25 @@
 """No image that a threat model allows gives logits outside their bounds."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jaxrobust.bounds import (
-    PRIMITIVES,
-    interval_pass,
-    linear_margins,
-)
+from jaxrobust.bounds import PRIMITIVES, interval_pass, linear_margins
 from jaxrobust.bounds.program import trace
 from jaxrobust.threat import L1Ball, L2Ball, LinfBall
 from tests.bounds.functions import CLASSES, FUNCTIONS, PIXELS, network, weights
 
 NUM_SAMPLES = 200
 LABEL = 1
-EPSILONS = np.array([0.0, 0.01, 0.1, 0.3, 0.5], np.float32)
+NUM_PAIRS = 60
+"""Of a network and an image, drawn three times for each function: over 10,000."""
+RADII = np.array([0.0, 0.01, 0.1, 0.3, 0.5], np.float32)
+EPSILONS = np.resize(RADII, NUM_PAIRS)
 
 
 def allowed(key, threat, image):
@@ -33,7 +34,8 @@ def allowed(key, threat, image):
     return jnp.concatenate([threat.sample(keys[0], many), far, steepest, image])
 
 
-def cases(ball, **options):
+@cache
+def cases(ball, bounds, seed):
     """Images, and what a threat model allows in their place, for each radius."""
 
     @jax.jit
@@ -41,18 +43,13 @@ def cases(ball, **options):
     def made(key, epsilon):
         image_key, sample_key = jax.random.split(key)
         image = jax.random.uniform(image_key, (1, PIXELS))
-        return image, allowed(sample_key, ball(epsilon, **options), image)
+        return image, allowed(sample_key, ball(epsilon, bounds=bounds), image)
 
-    return made(jax.random.split(jax.random.key(4), len(EPSILONS)), EPSILONS)
-
-
-@pytest.fixture(scope="module")
-def linf_cases():
-    return cases(LinfBall)
+    return made(jax.random.split(jax.random.key(seed), NUM_PAIRS), EPSILONS)
 
 
-def outcomes(name, ball, images):
-    """Logits, bounds and margins of every image at its radius, and of what is allowed.
+def outcomes(name, ball):
+    """What gives logits, bounds and margins of every image at its radius.
 
     Each image is a batch of its own, since some functions look at the first one.
     """
@@ -71,12 +68,26 @@ def outcomes(name, ball, images):
         }
         return logits, found.bounds, margins
 
-    return jax.device_get(compared(EPSILONS, weights(5, len(EPSILONS)), *images))
+    return compared
 
 
-def assert_sound(logits, found, margins):
+def assert_sound(name, ball, bounds=(0.0, 1.0)):
+    compared = outcomes(name, partial(ball, bounds=bounds))
+
+    # Networks and images are drawn anew; the program is compiled once.
+    @settings(max_examples=3)
+    @given(seed=st.integers(0, 9))
+    def check(seed):
+        values = weights(seed, NUM_PAIRS)
+        images = cases(ball, bounds, seed)
+        inside(*jax.device_get(compared(EPSILONS, values, *images)))
+
+    check()
+
+
+def inside(logits, found, margins):
     assert np.isfinite(logits).all()
-    assert found.lower.shape == (len(EPSILONS), 1, CLASSES)
+    assert found.lower.shape == (NUM_PAIRS, 1, CLASSES)
     assert (logits >= found.lower).all() and (logits <= found.upper).all()
     for lower in margins.values():
         exact = np.float64(logits[:, :, LABEL : LABEL + 1]) - np.float64(logits)
@@ -84,7 +95,7 @@ def assert_sound(logits, found, margins):
         assert (lower[:, :, LABEL] == 0).all()
 
 
-FAST = ("attention", "called", "conv", "div", "relu", "residual", "tanh")
+FAST = ("called", "conv", "div", "relu", "residual", "tanh")
 """Which run always; compiling the others takes long for what it shows."""
 
 
@@ -95,17 +106,16 @@ FAST = ("attention", "called", "conv", "div", "relu", "residual", "tanh")
         for name in FUNCTIONS
     ],
 )
-def test_no_sample_leaves_the_bounds(name, linf_cases):
-    assert_sound(*outcomes(name, LinfBall, linf_cases))
+def test_no_sample_leaves_the_bounds(name):
+    assert_sound(name, LinfBall)
 
 
 @pytest.mark.parametrize(
     "bounds", [(0.0, 1.0), pytest.param(None, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("ball", [L2Ball, L1Ball])
+@pytest.mark.parametrize("ball", [L2Ball, pytest.param(L1Ball, marks=pytest.mark.slow)])
 def test_no_sample_leaves_the_bounds_in_other_norms(ball, bounds):
-    images = cases(ball, bounds=bounds)
-    assert_sound(*outcomes("relu", partial(ball, bounds=bounds), images))
+    assert_sound("relu", ball, bounds)
 
 
 def test_every_primitive_is_among_the_functions():

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxrobust.arguments import require
 from jaxrobust.evaluation.intervals import Interval, wilson_interval
-from jaxrobust.evaluation.outcome import CLEAN_WRONG, Evaluation
+from jaxrobust.evaluation.outcome import CLEAN_WRONG, Evaluation, place_of
 
 __all__ = [
     "UNPROVEN",
@@ -133,27 +133,13 @@ class Certification:
         """Share of all images that are certified, in [0, 1], `(radii,)`."""
         return np.mean(self.is_certified, axis=1)
 
-    def place(self, epsilon: float) -> int:
-        """Where a radius stands in `epsilons`.
-
-        Args:
-            epsilon: one of them, up to the rounding of float64.
-
-        Raises:
-            ValueError: for another radius.
-        """
-        is_near = np.isclose(self.epsilons, epsilon, rtol=1e-12, atol=0)
-        rule = f"one of {', '.join(f'{radius:g}' for radius in self.epsilons)}"
-        require(is_near.any(), "epsilon", rule, epsilon, "certify at that radius too")
-        return int(np.argmax(is_near))
-
     def at(self, epsilon: float) -> np.ndarray:
         """Which examples are certified at a radius, `(examples,)`.
 
         Raises:
             ValueError: for a radius that was not asked about.
         """
-        return self.is_certified[self.place(epsilon)]
+        return self.is_certified[place_of(epsilon, self.epsilons, "certify")]
 
     def proves(self, epsilon: float, norm: str) -> np.ndarray:
         """Which examples are certified at any radius, `(examples,)`.
