@@ -13,7 +13,9 @@ from jaxrobust import plots
 from jaxrobust.bounds import linear_margins
 from jaxrobust.data import Dataset, apply_variant, load_arrays, subset
 from jaxrobust.evaluation import certify_models, evaluate_models
+from jaxrobust.evaluation.certificates.methods import DEFAULT
 from jaxrobust.limits import best_possible
+from jaxrobust.networks import ModelConfig
 from jaxrobust.report import percent
 from jaxrobust.training import (
     EpsilonSchedule,
@@ -25,6 +27,7 @@ from jaxrobust.training import (
 )
 from jaxrobust.training.recipe.config_json import config_to_json
 from jaxrobust.training.recipe.objectives import IBP
+from jaxrobust.training.recipe.objectives.certified import Certified
 
 __all__ = [
     "Config",
@@ -52,6 +55,8 @@ class Trained:
     phases: tuple[Phase, ...]
     dataset: str | None = None
     """Another one than that of the experiment."""
+    model: ModelConfig | None = None
+    """Another network than that of the experiment."""
     variant: str = "original"
 
 
@@ -70,12 +75,20 @@ class Config(Setting):
     """Test images that the dual network of Wong & Kolter bounds, too."""
     radii: tuple[float, ...] = ()
     """Of the figure: certified, attacked by PGD, and the optimum of any function."""
+    methods: tuple[str, ...] = DEFAULT
+    """What certifies."""
+    augmentation: str | None = None
+    """Random changes of the training images."""
 
     def recipe_of(self, model: Trained, workspace: Workspace) -> TrainConfig:
         """What to do for a model."""
-        recipe = self.recipe(workspace, *model.phases)
-        dataset = model.dataset or self.dataset
-        return dataclasses.replace(recipe, dataset=dataset, variant=model.variant)
+        return dataclasses.replace(
+            self.recipe(workspace, *model.phases),
+            dataset=model.dataset or self.dataset,
+            model=model.model or self.model,
+            variant=model.variant,
+            augmentation=self.augmentation,
+        )
 
     def test_images(self, model: Trained, workspace: Workspace) -> Dataset:
         """What a model is judged on."""
@@ -94,7 +107,7 @@ def ramp(
     ramp_epochs: int | None = None,
     milestones: Sequence[int] | None = None,
     carry: Literal["weights", "optimizer"] = "weights",
-    **objective: Any,
+    objective: Certified | None = None,
 ) -> Phase:
     """A phase of training by interval bounds, as Shi et al. train.
 
@@ -107,7 +120,7 @@ def ramp(
         milestones: epochs after which the learning rate falls to a fifth; by default
             three quarters and nine tenths.
         carry: what is taken over from the phase before.
-        **objective: fields of the objective.
+        objective: what is minimized; by default the loss of interval bounds alone.
     """
     if milestones is None:
         milestones = sorted({3 * epochs // 4, 9 * epochs // 10} - {0})
@@ -122,7 +135,7 @@ def ramp(
         name="certified",
         epochs=epochs,
         epsilon=EpsilonSchedule(end=end) if start == end else schedule,
-        objective=IBP(**objective),
+        objective=objective or IBP(),
         optimizer=optimizer,
         carry=carry,
     )
@@ -139,8 +152,8 @@ def _judged(
     own = radii.index(epsilon)
     # The same function for all models, so that they share programs.
     model = (applied(run.network), [run.weights])
-    (proof,) = certify_models(*model, test, radii)
-    (proof_of_part,) = certify_models(*model, part, radii)
+    (proof,) = certify_models(*model, test, radii, methods=config.methods)
+    (proof_of_part,) = certify_models(*model, part, radii, methods=config.methods)
     options: dict[str, Any] = {"batch_size": pgd.batch_size, "seed": seed}
     (weak,) = evaluate_models(*model, test, pgd.attacks, (epsilon,), **options)
     (strong,) = evaluate_models(
@@ -184,6 +197,11 @@ def _judged(
     }
 
 
+def _named(model: ModelConfig) -> str:
+    width = model.widen_factor
+    return model.name if width == 1 else f"{model.name} x{width:g}"
+
+
 def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
     """Train every model, attack it and certify it: a row of each that is known."""
     rows = []
@@ -197,7 +215,7 @@ def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
         key = [
             config_to_json(recipe, has_defaults=False),
             [*judged, config.ensemble_size, config.test_size, config.num_dual],
-            config.radii,
+            [config.radii, config.methods],
         ]
 
         def compute(each: Trained = each, recipe: TrainConfig = recipe) -> Any:
@@ -207,6 +225,7 @@ def rows_of(config: Config, workspace: Workspace) -> list[dict[str, Any]]:
             workspace.say(f"--- judging {each.title}")
             test = config.test_images(each, workspace)
             return {
+                "network": _named(recipe.model),
                 "epochs": len(run.records),
                 **_judged(run, each.epsilon, config, workspace, test),
             }
@@ -229,7 +248,8 @@ def note(config: Config, rows: Sequence[Mapping[str, Any]]) -> str:
         f"Shares of {first['num_test']:,} test images of {config.dataset}, in percent, "
         f"in l_inf. Attacked by PGD with {config.evaluation.text}, and the first "
         f"{first['num_ensemble']:,} by the ensemble ({config.ensemble.text}); behind "
-        "it what is certified of these. Certified by interval bounds, rounded outwards."
+        f"it what is certified of these. Certified by {', '.join(config.methods)}, "
+        "rounded outwards."
     )
     broken = sum(row["num_broken"] for row in rows)
     text += f" Certified images that an attack breaks: {broken or 'none'}."
@@ -247,19 +267,20 @@ def accuracy_table(
         rows: as `rows_of` makes them.
         published: certified accuracies of others by title and radius, "TITLE, 0.3".
     """
-    header = ["training", "epsilon", "epochs", "clean", "PGD", "certified"]
+    header = ["training", "network", "epsilon", "epochs", "clean", "PGD", "certified"]
     header += ["ensemble (certified of the same)"]
     lines = []
     for row in rows:
         strong = percent(row["ensemble_accuracy"])
         cells = [
-            *(row["title"], f"{row['epsilon']:g}", str(row["epochs"])),
+            *(row["title"], row["network"]),
+            *(f"{row['epsilon']:.3g}", str(row["epochs"])),
             *(percent(row["clean_accuracy"]), percent(row["robust_accuracy"])),
             percent(row["certified_accuracy"]),
             f"{strong} ({percent(row['certified_on_the_same'])})",
         ]
         if published is not None:
-            cells.append(published.get(f"{row['title']}, {row['epsilon']:g}", ""))
+            cells.append(published.get(f"{row['title']}, {row['epsilon']:.3g}", ""))
         lines.append(cells)
     if published is not None:
         header.append("certified by others, in %")
@@ -321,7 +342,7 @@ def _draw(
     """A band for each model, between what is certified and what PGD leaves."""
     lines, bands = [], {}
     for row in rows:
-        curve, label = row["curve"], f"{row['title']}, {row['epsilon']:g}"
+        curve, label = row["curve"], f"{row['title']}, {row['epsilon']:.3g}"
         lower, upper = (
             [100 * share for share in curve[name]]
             for name in ("certified_on_the_same", "attacked")

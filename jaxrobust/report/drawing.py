@@ -128,6 +128,11 @@ def _curves(
         lines.append(plots.Curve(label, found["epsilons"], percents))
         lower, upper = zip(*found["robust_interval"], strict=True)
         bands[label] = [[100 * end for end in ends] for ends in (lower, upper)]
+        proven = each.certified["certified_accuracy"] if each.certified else {}
+        if proven:
+            percents = [100 * share for share in proven.values()]
+            radii = [float(radius) for radius in proven]
+            lines.append(plots.Curve(f"{label}, certified", radii, percents))
     figure = plots.curves(
         lines,
         xlabel=f"epsilon ({_unit(alike[0])})",
@@ -140,6 +145,8 @@ def _curves(
         f"Accuracy against epsilon on {data}: PGD, {found['num_steps']} steps, "
         f"{found['num_images']} images; bands are 95 % Wilson intervals."
     )
+    if any(each.certified for each in alike):
+        caption += " Certified: of the images of the table, at its radii."
     return Drawing("curve", f"accuracy-curve{suffix}", caption), figure
 
 
