@@ -54,6 +54,8 @@ def test_extend_goes_on_from_a_run_and_leaves_it_alone(run_dir, tmp_path, capsys
          [0.1, 0.1]),
         (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "linear",
           "--epsilon-start", "0", "--ramp-epochs", "2", "--epochs", "2"], [0.0, 0.1]),
+        (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "linear",
+          "--epsilon-start", "0", "--epochs", "4"], [0.0, 0.1, 0.1, 0.1]),
         # Of 3 steps the last one, at two thirds of a ramp whose last three quarters
         # are a line.
         (["adversarial", "--epsilon", "0.1", "--epsilon-schedule", "smooth",
@@ -444,6 +446,13 @@ def test_data_list_says_what_is_ready(tmp_path, capsys):
         (
             ["train", "--recipe", "iterative", "--epsilon-schedule", "linear"],
             "with iterative training",
+        ),
+        (
+            [
+                *("train", "--epsilon-schedule", "linear"),
+                *("--epochs", "3", "--ramp-epochs", "4"),
+            ],
+            "`--ramp-epochs` must be at most 3 in 3 epochs",
         ),
         (["train", "--epsilon-schedule", "lin"], "did you mean 'linear'"),
         (["train", "--epsilon", "0.1", "0.2", "--epochs", "1"], "as many numbers"),

@@ -26,8 +26,7 @@ from jaxrobust.training import (
     applied,
 )
 from jaxrobust.training.recipe.config_json import config_to_json
-from jaxrobust.training.recipe.objectives import IBP
-from jaxrobust.training.recipe.objectives.certified import Certified
+from jaxrobust.training.recipe.objectives import IBP, Objective
 
 __all__ = [
     "Config",
@@ -107,7 +106,7 @@ def ramp(
     ramp_epochs: int | None = None,
     milestones: Sequence[int] | None = None,
     carry: Literal["weights", "optimizer"] = "weights",
-    objective: Certified | None = None,
+    objective: Objective | None = None,
 ) -> Phase:
     """A phase of training by interval bounds, as Shi et al. train.
 

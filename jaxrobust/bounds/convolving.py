@@ -22,16 +22,16 @@ def is_plain(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "conv_general_dilated":
         return False
     params = equation.params
-    kernel = equation.invars[1].aval
-    sides = [kernel.shape[axis] for axis in params["dimension_numbers"].rhs_spec[2:]]
+    forms: list[Any] = [atom.aval for atom in (*equation.invars, *equation.outvars)]
+    axes = params["dimension_numbers"].rhs_spec[2:]
+    sides = [forms[1].shape[axis] for axis in axes]
     return (
         len(sides) == 2
         and len({*sides}) == len({*params["window_strides"]}) == 1
         and {*params["lhs_dilation"], *params["rhs_dilation"]} == {1}
         and params["feature_group_count"] == params["batch_group_count"] == 1
         and min(min(pad) for pad in params["padding"]) >= 0
-        and {atom.aval.dtype for atom in (*equation.invars, *equation.outvars)}
-        == {jnp.dtype(jnp.float32)}
+        and {form.dtype for form in forms} == {jnp.dtype(jnp.float32)}
     )
 
 

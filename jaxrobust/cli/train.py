@@ -10,6 +10,7 @@ from jaxrobust.cli.common import Common
 from jaxrobust.cli.overriding import overridden
 from jaxrobust.cli.settings_file import read_settings, train_settings
 from jaxrobust.training import (
+    RADIUS_SCHEDULES,
     JumpRule,
     Phase,
     TrainConfig,
@@ -45,7 +46,7 @@ class Train(Common):
     """Whether it stays the same for an epoch (by default), or moves on in every
     step."""
     ramp_epochs: int | None = None
-    """Epochs until it arrives; by default 50."""
+    """Epochs until it arrives; by default half of --epochs."""
     increment: float = 0.01
     """Iterative: growth of the radius per epoch, in units of [0, 1] pixels."""
     hold_epochs: int = 0
@@ -148,13 +149,7 @@ class Train(Common):
             if self.epsilon_schedule == "constant":
                 self.refuse_schedule("a constant radius")
                 return phases
-            change = self.schedule_settings()
-            return tuple(
-                dataclasses.replace(
-                    phase, epsilon=dataclasses.replace(phase.epsilon, **change)
-                )
-                for phase in phases
-            )
+            return tuple(map(self.ramped, phases))
         self.refuse_schedule("iterative training")
         _refuse(self.epochs is not None, "--epochs", "iterative training")
         _refuse(len(radii) > 1, "several radii", "iterative training")
@@ -166,6 +161,25 @@ class Train(Common):
             **settings,
         )
         return (phase,)
+
+    def ramped(self, phase: Phase) -> Phase:
+        """A phase whose radius rises as the flags say, to where it is to arrive.
+
+        Raises:
+            ValueError: for a rise that is longer than the phase.
+        """
+        change = {"ramp_epochs": max(phase.epochs // 2, 1)} | self.schedule_settings()
+        longest = phase.epochs + (self.epsilon_every == "step")
+        require(
+            self.epsilon_schedule not in RADIUS_SCHEDULES
+            or change["ramp_epochs"] <= longest,
+            "--ramp-epochs",
+            f"at most {longest} in {phase.epochs} epochs, or --epsilon is not reached",
+            change["ramp_epochs"],
+            "leave it out for half of the epochs",
+        )
+        epsilon = dataclasses.replace(phase.epsilon, **change)
+        return dataclasses.replace(phase, epsilon=epsilon)
 
     def schedule_settings(self) -> dict[str, Any]:
         """Fields of the schedule of the radius, as far as flags name them."""
