@@ -25,7 +25,9 @@ def images_of(pixels):
     return np.random.default_rng(1).uniform(size=(3, pixels)).astype(np.float32)
 
 
-@pytest.mark.parametrize("box", [None, (0.0, 1.0)])
+@pytest.mark.parametrize(
+    "box", [None, pytest.param((0.0, 1.0), marks=pytest.mark.slow)]
+)
 def test_many_projections_come_near_to_the_dual_bound(box, key):
     logits_fn = dense(*random_dense(0, 6, 12, 9, 3))
     threat = LinfBall(EPSILON, bounds=box)
@@ -50,6 +52,7 @@ def test_what_has_no_relu_is_bounded_exactly(key):
     np.testing.assert_allclose(found, dual_objective(*given), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_convolutions_and_statistics_of_the_batch(key):
     images = jax.random.uniform(key, (3, 8, 8, 1))
     network = cnn4(widen_factor=1 / 8)
@@ -71,6 +74,7 @@ def test_convolutions_and_statistics_of_the_batch(key):
 def test_it_is_differentiated_through_the_estimates(key):
     layers = random_dense(0, 6, 12, 9, 3)
 
+    @jax.jit
     def total(scale):
         scaled = [(weights * scale, bias) for weights, bias in layers]
         given = (dense(*scaled), LinfBall(EPSILON), images_of(6), LABELS)

@@ -226,6 +226,7 @@ def test_two_levels_of_an_own_variant_are_one_trace_and_train_as_if_alone(
     chex.assert_trees_all_close(member.weights, run.weights, atol=1e-5)
 
 
+@pytest.mark.slow
 @each_case("linen")
 def test_four_devices_train_the_weights_of_one(case, by_python, divided):
     weights, said = divided

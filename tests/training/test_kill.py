@@ -55,6 +55,8 @@ def undisturbed(tmp_path_factory):
     return place / RUN
 
 
+# `test_loop.py` stops runs at every place, without a process, in the fast part.
+@pytest.mark.slow
 def test_after_kill_9_resuming_equals_never_having_stopped(undisturbed, tmp_path):
     # The log line of an epoch comes just before its checkpoint, so the kill lands in
     # the middle of a save.
