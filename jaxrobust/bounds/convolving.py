@@ -12,9 +12,9 @@ from jax import lax
 from jax.extend.core import JaxprEqn
 from jaxtyping import Array
 
-from jaxrobust.convolutions import conv_on_cpu
+from jaxrobust.convolutions import conv_directly, conv_on_cpu
 
-__all__ = ["by_platform", "convolved", "directly", "is_plain"]
+__all__ = ["by_platform", "convolved", "is_plain"]
 
 
 def is_plain(equation: JaxprEqn) -> bool:
@@ -35,32 +35,6 @@ def is_plain(equation: JaxprEqn) -> bool:
     )
 
 
-def directly(
-    images: Array,
-    kernel: Array,
-    strides: int,
-    pads: Sequence[tuple[int, int]],
-    precision: Any,
-) -> Array:
-    """By JAX's own convolution.
-
-    Args:
-        images: `(batch, height, width, channels)`.
-        kernel: `(size, size, channels, features)`.
-        strides: step between windows, in pixels.
-        pads: zeros before and after the rows, and the columns.
-        precision: of the products.
-    """
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        (strides, strides),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=precision,
-    )
-
-
 def by_platform(
     images: Array,
     kernel: Array,
@@ -68,12 +42,12 @@ def by_platform(
     pads: Sequence[tuple[int, int]],
     precision: Any,
 ) -> Array:
-    """As is fast on a CPU, in loops too, and `directly` elsewhere; same arguments."""
+    """As is fast on a CPU, in loops too, and `conv_directly` elsewhere."""
     return lax.platform_dependent(
         images,
         kernel,
         cpu=lambda images, kernel: conv_on_cpu(images, kernel, strides, pads),
-        default=lambda images, kernel: directly(
+        default=lambda images, kernel: conv_directly(
             images, kernel, strides, pads, precision
         ),
     )

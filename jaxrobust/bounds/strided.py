@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from jaxrobust.bounds.convolving import by_platform, directly, is_plain
+from jaxrobust.bounds.convolving import by_platform, is_plain
 from jaxrobust.bounds.program import Known, Step
+from jaxrobust.convolutions import conv_directly
 
 __all__ = ["strided_transpose"]
 
@@ -53,7 +54,7 @@ def strided_transpose(step: Step) -> Callable[[Array], Array] | None:
     )
     phases = phases[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4)
     phases = phases.reshape(*taps, features, strides[0] * strides[1] * channels)
-    convolve = by_platform if is_quick else directly
+    convolve = by_platform if is_quick else conv_directly
     form = step.forms[0]
     sides = [form.shape[axis] for axis in lhs[2:]]
 

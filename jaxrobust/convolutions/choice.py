@@ -1,13 +1,40 @@
-"""Which formulation of a convolution a CPU computes fastest, in loops as well."""
+"""Convolution as it is, and as a CPU computes it fastest, in loops as well."""
 
 from collections.abc import Sequence
 
+from jax import lax
 from jaxtyping import Array
 
 from jaxrobust.convolutions.patches import conv_by_patches
 from jaxrobust.convolutions.winograd import conv_by_winograd, is_faster
 
-__all__ = ["conv_on_cpu"]
+__all__ = ["conv_directly", "conv_on_cpu"]
+
+
+def conv_directly(
+    images: Array,
+    kernel: Array,
+    strides: int,
+    pads: Sequence[tuple[int, int]],
+    precision: lax.PrecisionLike = None,
+) -> Array:
+    """Convolution by XLA's own.
+
+    Args:
+        images: `(batch, height, width, channels)`.
+        kernel: `(height, width, channels, features)`.
+        strides: step between windows, in pixels.
+        pads: zeros before and after the rows, and the columns.
+        precision: of the products.
+    """
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (strides, strides),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,
+    )
 
 
 def conv_on_cpu(

@@ -27,6 +27,7 @@ from jaxrobust.arguments import require
 from jaxrobust.convolutions import (
     conv_by_patches,
     conv_by_winograd,
+    conv_directly,
     conv_max_pool_by_patches,
     is_faster,
     is_possible,
@@ -52,16 +53,6 @@ def torch_uniform(fan_in: int) -> Initializer:
     return init
 
 
-def _conv_directly(images: Maps, kernel: Array, strides: int, pads: Pads) -> Maps:
-    return lax.conv_general_dilated(
-        images,
-        kernel,
-        (strides, strides),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
-
-
 @jax.custom_jvp
 def _largest(*maps: Maps) -> Maps:
     """Elementwise maximum of maps, whose gradient all maxima share equally."""
@@ -82,7 +73,7 @@ def _conv_max_pool_by_phases(
     """Convolution and 2x2 max-pooling without an array of what is pooled away.
 
     One convolution of twice the stride for each of the four places in a window; what
-    remains is elementwise. No product is computed that `_conv_directly` does not.
+    remains is elementwise. No product is computed that `conv_directly` does not.
     """
     size, step = kernel.shape[0], 2 * strides
 
@@ -98,7 +89,7 @@ def _conv_max_pool_by_phases(
         # Cut here: XLA's CPU convolution is wrong where one side is cut, one padded.
         cuts = [slice(max(-low, 0), min(high, 0) or None) for low, high in amounts]
         added = [(max(low, 0), max(high, 0)) for low, high in amounts]
-        return _conv_directly(images[:, *cuts], kernel, step, added)
+        return conv_directly(images[:, *cuts], kernel, step, added)
 
     offsets = (0, strides)
     places = [place(row, column) for row in offsets for column in offsets]
@@ -166,7 +157,7 @@ class Conv(nn.Module):
             return pooled(conv_by_patches(images, kernel, self.strides, pads))
 
         def direct(images: Maps, kernel: Array) -> Maps:
-            return pooled(_conv_directly(images, kernel, self.strides, pads))
+            return pooled(conv_directly(images, kernel, self.strides, pads))
 
         def phases(images: Maps, kernel: Array) -> Maps:
             return _conv_max_pool_by_phases(images, kernel, self.strides, pads)
